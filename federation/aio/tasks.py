@@ -1,0 +1,55 @@
+"""Named tasks under an owner, and an orderly end of a process on SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+import uvloop
+
+T = TypeVar("T")
+
+
+async def cancel(task: asyncio.Task[Any] | None) -> None:
+    """Cancel `task` and wait for its end; its own cancellation is not an error, another failure is raised."""
+    if task is None:
+        return
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
+
+
+def run(main: Coroutine[Any, Any, T]) -> T:
+    """Run a process's main coroutine on uvloop."""
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+@contextlib.contextmanager
+def on_signals(callback: Callable[[], None]) -> Iterator[None]:
+    """Call `callback` on the first SIGTERM or SIGINT; the second one ends the process as usual."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGTERM, signal.SIGINT)
+
+    def first(number: int) -> None:
+        for n in numbers:
+            loop.remove_signal_handler(n)
+        callback()
+
+    for n in numbers:
+        loop.add_signal_handler(n, first, n)
+    try:
+        yield
+    finally:
+        for n in numbers:
+            loop.remove_signal_handler(n)
+
+
+async def wait_for_signal() -> None:
+    """Return on the first SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    with on_signals(stop.set):
+        await stop.wait()

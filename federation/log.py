@@ -1,0 +1,39 @@
+"""Structured logs: one JSON object a line on stderr, or short coloured lines on a terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+Logger = structlog.typing.FilteringBoundLogger
+
+
+def configure(*, level: str = "info", json: bool | None = None, **fields: Any) -> None:
+    """Set up logging for this process; `fields` (cluster, process …) stand on every line.
+
+    `json` None means: JSON unless stderr is a terminal.
+    """
+    as_json = not sys.stderr.isatty() if json is None else json
+    renderer: Any = structlog.processors.JSONRenderer() if as_json else structlog.dev.ConsoleRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(**fields)
+
+
+def get(name: str) -> Logger:
+    """A logger whose lines carry `logger=name`."""
+    logger: Logger = structlog.get_logger(logger=name)
+    return logger

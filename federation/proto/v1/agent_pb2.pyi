@@ -1,0 +1,154 @@
+from federation.proto.v1 import records_pb2 as _records_pb2
+from federation.proto.v1 import registry_pb2 as _registry_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AgentIdentity(_message.Message):
+    __slots__ = ("cluster", "trust_domain", "federation", "bundle", "fingerprint")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    FEDERATION_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    trust_domain: str
+    federation: str
+    bundle: _records_pb2.Bundle
+    fingerprint: str
+    def __init__(self, cluster: _Optional[str] = ..., trust_domain: _Optional[str] = ..., federation: _Optional[str] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class PinRequest(_message.Message):
+    __slots__ = ("cluster", "trust_domain", "fingerprint")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    trust_domain: str
+    fingerprint: str
+    def __init__(self, cluster: _Optional[str] = ..., trust_domain: _Optional[str] = ..., fingerprint: _Optional[str] = ...) -> None: ...
+
+class UnpinRequest(_message.Message):
+    __slots__ = ("cluster",)
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    def __init__(self, cluster: _Optional[str] = ...) -> None: ...
+
+class ExportRequest(_message.Message):
+    __slots__ = ("namespace", "name", "grants")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    grants: _containers.RepeatedCompositeFieldContainer[_records_pb2.Grant]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., grants: _Optional[_Iterable[_Union[_records_pb2.Grant, _Mapping]]] = ...) -> None: ...
+
+class ExportReply(_message.Message):
+    __slots__ = ("path", "changed")
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    changed: bool
+    def __init__(self, path: _Optional[str] = ..., changed: _Optional[bool] = ...) -> None: ...
+
+class ListImportsReply(_message.Message):
+    __slots__ = ("imports",)
+    IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    imports: _containers.RepeatedCompositeFieldContainer[_records_pb2.Import]
+    def __init__(self, imports: _Optional[_Iterable[_Union[_records_pb2.Import, _Mapping]]] = ...) -> None: ...
+
+class ResolveRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ResolveReply(_message.Message):
+    __slots__ = ("backends",)
+    IMPORT_FIELD_NUMBER: _ClassVar[int]
+    BACKENDS_FIELD_NUMBER: _ClassVar[int]
+    backends: _containers.RepeatedCompositeFieldContainer[ResolvedBackend]
+    def __init__(self, backends: _Optional[_Iterable[_Union[ResolvedBackend, _Mapping]]] = ..., **kwargs) -> None: ...
+
+class ResolvedBackend(_message.Message):
+    __slots__ = ("cluster", "priority", "ready", "address", "state")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    PRIORITY_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    priority: int
+    ready: int
+    address: str
+    state: str
+    def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+
+class ConsumerStatus(_message.Message):
+    __slots__ = ("role", "name", "version", "connected", "applied_revision", "offered_revision", "problems", "address")
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    APPLIED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    OFFERED_REVISION_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    role: str
+    name: str
+    version: str
+    connected: bool
+    applied_revision: int
+    offered_revision: int
+    problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
+    address: str
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., applied_revision: _Optional[int] = ..., offered_revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., address: _Optional[str] = ...) -> None: ...
+
+class PeerStatus(_message.Message):
+    __slots__ = ("cluster", "state", "services", "gateways", "detail")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    GATEWAYS_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    state: str
+    services: int
+    gateways: _containers.RepeatedCompositeFieldContainer[_records_pb2.Gateway]
+    detail: str
+    def __init__(self, cluster: _Optional[str] = ..., state: _Optional[str] = ..., services: _Optional[int] = ..., gateways: _Optional[_Iterable[_Union[_records_pb2.Gateway, _Mapping]]] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class AgentStatus(_message.Message):
+    __slots__ = ("cluster", "version", "registry_connected", "registry_last_seen_ns", "registry_revision", "epoch", "sequence", "exports", "imports", "peers", "consumers", "problems", "registry_detail")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_CONNECTED_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_LAST_SEEN_NS_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    REGISTRY_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    version: str
+    registry_connected: bool
+    registry_last_seen_ns: int
+    registry_revision: int
+    epoch: int
+    sequence: int
+    exports: int
+    imports: int
+    peers: _containers.RepeatedCompositeFieldContainer[PeerStatus]
+    consumers: _containers.RepeatedCompositeFieldContainer[ConsumerStatus]
+    problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
+    registry_detail: str
+    def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ...) -> None: ...
