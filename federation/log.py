@@ -34,6 +34,6 @@ def configure(*, level: str = "info", json: bool | None = None, **fields: Any) -
 
 
 def get(name: str) -> Logger:
-    """A logger whose lines carry `logger=name`."""
-    logger: Logger = structlog.get_logger(logger=name)
+    """A logger whose lines carry `component=name`."""
+    logger: Logger = structlog.get_logger(component=name)  # "logger" is a parameter of structlog's own
     return logger
