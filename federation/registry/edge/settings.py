@@ -1,0 +1,109 @@
+"""The parts of a settings file that the gateway and the sidecar share; checked once, here."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import msgspec
+
+from federation.errors import InvalidSettings
+from federation.model.ids import SpiffeId, parse_domain, parse_label
+
+SOCKET_PATH_LIMIT = 107
+"""Bytes in the path of a UNIX socket (sun_path of Linux, without its NUL)."""
+
+LONGEST_SOCKET_NAME = "identity.sock"
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`level`: debug, info, warning or error. `json` null: JSON unless stderr is a terminal."""
+
+    level: str = "info"
+    json: bool | None = None
+
+
+class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where /metrics, /healthz and /readyz are served; port 0 picks one and writes it to ports.json."""
+
+    host: str = "127.0.0.1"
+    port: int = 0
+
+
+class EnvoySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`path` null: the envoy beside this interpreter, then the one on PATH. `concurrency`: worker threads."""
+
+    path: str | None = None
+    concurrency: int = 1
+    max_connections: int = 50_000
+
+
+class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where this process runs."""
+
+    region: str = ""
+    zone: str = ""
+
+
+class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What both processes need; `check` refuses what cannot work before anything is started."""
+
+    name: str
+    state_directory: str
+    agent_directory: str
+    namespace: str
+    account: str
+    suffix: str = "global"
+    locality: LocalitySettings = LocalitySettings()
+    metrics: MetricsSettings = MetricsSettings()
+    log: LogSettings = LogSettings()
+    envoy: EnvoySettings = EnvoySettings()
+
+    @property
+    def state(self) -> Path:
+        return Path(self.state_directory)
+
+    @property
+    def identity_socket(self) -> Path:
+        return Path(self.agent_directory) / "identity.sock"
+
+    def check(self) -> None:
+        """Raises InvalidSettings or InvalidName, naming the key."""
+        parse_label(self.name, what="name")
+        SpiffeId.workload("check", self.namespace, self.account)
+        parse_domain(self.suffix, what="suffix")
+        if self.log.level.lower() not in ("debug", "info", "warning", "error"):
+            raise InvalidSettings(f"log.level is {self.log.level!r}", hint="use debug, info, warning or error")
+        if not 1 <= self.envoy.concurrency <= 64:
+            raise InvalidSettings(f"envoy.concurrency {self.envoy.concurrency} is not 1 to 64")
+        if self.envoy.max_connections < 100:
+            raise InvalidSettings(f"envoy.max_connections {self.envoy.max_connections} is below 100")
+        check_port(self.metrics.port, key="metrics.port", zero=True)
+        check_loopback(self.metrics.host, key="metrics.host")
+        for key, directory in (("state_directory", self.state_directory), ("agent_directory", self.agent_directory)):
+            if len(str(Path(directory) / LONGEST_SOCKET_NAME).encode()) > SOCKET_PATH_LIMIT:
+                raise InvalidSettings(
+                    f"{key} {directory} is too long for the UNIX sockets in it",
+                    hint=f"at most {SOCKET_PATH_LIMIT - len(LONGEST_SOCKET_NAME) - 1} bytes",
+                )
+
+
+def check_port(number: int, *, key: str, zero: bool = False) -> None:
+    """Raises InvalidSettings unless `number` is a port (or 0, where `zero` lets the system choose)."""
+    if not (0 if zero else 1) <= number <= 65535:
+        raise InvalidSettings(f"{key} {number} is out of range", hint="a port is 1 to 65535", code="invalid_port")
+
+
+def check_address(text: str, *, key: str) -> None:
+    """Raises InvalidSettings unless `text` is an IP address literal."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        raise InvalidSettings(f"{key} {text!r} is no IP address") from None
+
+
+def check_loopback(text: str, *, key: str) -> None:
+    """Raises InvalidSettings unless `text` is an address of the loopback network."""
+    check_address(text, key=key)
+    if not ipaddress.ip_address(text).is_loopback:
+        raise InvalidSettings(f"{key} {text} is not a loopback address", hint="it is served without authentication")

@@ -1,0 +1,67 @@
+"""The settings of a gateway: one YAML file, described in docs/settings.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from federation.errors import InvalidSettings
+from federation.model.cluster import Gateway
+from federation.model.ids import SYSTEM_NAMESPACE, parse_domain
+from federation.model.service import Locality
+from federation.registry.edge.settings import EdgeSettings, check_address, check_port
+from federation.settings import load
+
+
+class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`address` and `port` are what peers reach and what is announced; `bind` and `bind_port` what Envoy listens on."""
+
+    address: str
+    port: int
+    bind: str = "0.0.0.0"
+    bind_port: int = 0  # 0: the same as `port`
+    egress_bind: str = "127.0.0.1"
+    weight: int = 1
+    drain_seconds: float = 5.0
+    tcp_pairs_limit: int = 10_000
+    namespace: str = SYSTEM_NAMESPACE
+    account: str = "gateway"
+
+    @property
+    def listen_port(self) -> int:
+        return self.bind_port or self.port
+
+    def announced(self, *, draining: bool) -> Gateway:
+        """This gateway as peers see it."""
+        return Gateway(
+            name=self.name,
+            address=self.address,
+            port=self.port,
+            locality=Locality(self.locality.region, self.locality.zone),
+            weight=self.weight,
+            draining=draining,
+        )
+
+    def check(self) -> None:
+        """Raises InvalidSettings or InvalidName, naming the key."""
+        EdgeSettings.check(self)
+        check_port(self.port, key="port")
+        check_port(self.bind_port, key="bind_port", zero=True)
+        check_address(self.bind, key="bind")
+        check_address(self.egress_bind, key="egress_bind")
+        try:
+            check_address(self.address, key="address")
+        except InvalidSettings:
+            parse_domain(self.address, what="address")
+        if not 1 <= self.weight <= 1000:
+            raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
+        if not 0 <= self.drain_seconds <= 600:
+            raise InvalidSettings(f"drain_seconds {self.drain_seconds} is not 0 to 600")
+        if not 1 <= self.tcp_pairs_limit <= 1_000_000:
+            raise InvalidSettings(f"tcp_pairs_limit {self.tcp_pairs_limit} is not 1 to 1000000")
+
+
+def read(path: Path) -> GatewaySettings:
+    """The checked settings in `path`; raises InvalidSettings or InvalidName."""
+    settings = load(path, GatewaySettings)
+    settings.check()
+    return settings

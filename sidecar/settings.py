@@ -1,0 +1,97 @@
+"""The settings of a sidecar: one YAML file, described in docs/settings.md."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from federation.errors import InvalidSettings
+from federation.registry.edge.settings import EdgeSettings, check_address, check_port
+from federation.settings import load
+
+LOOPBACK_RANGE = "127.128.0.0/9"
+REDIRECT_RANGE = "240.64.0.0/12"
+
+
+class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where names are answered (UDP and TCP; port 0 picks one, ports.json tells it) and who is asked for all else.
+
+    `upstream`: "address" or "address:port", tried in this order; empty: names outside the federation are refused.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 53
+    upstream: tuple[str, ...] = ()
+    ttl: int = 5
+
+    def servers(self) -> list[tuple[str, int]]:
+        """`upstream` as (address, port); raises InvalidSettings."""
+        return [_server(text) for text in self.upstream]
+
+
+class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`way`: how calls are caught (docs/settings.md). `range` empty: the way's own default."""
+
+    way: Literal["loopback", "redirect"] = "loopback"
+    range: str = ""
+    outbound_port: int = 15001
+    dns: DnsSettings = DnsSettings()
+    names_limit: int = 1000
+    idle_seconds: float = 600.0
+    absent_seconds: float = 600.0
+    absent_limit: int = 1000
+    intercept: bool = False
+
+    @property
+    def network(self) -> ipaddress.IPv4Network:
+        """The range of virtual addresses."""
+        return ipaddress.IPv4Network(self.range or (LOOPBACK_RANGE if self.way == "loopback" else REDIRECT_RANGE))
+
+    def check(self) -> None:
+        """Raises InvalidSettings or InvalidName, naming the key."""
+        EdgeSettings.check(self)
+        check_port(self.outbound_port, key="outbound_port")
+        check_address(self.dns.host, key="dns.host")
+        check_port(self.dns.port, key="dns.port", zero=True)
+        self.dns.servers()
+        try:
+            network = self.network
+        except ValueError as error:
+            raise InvalidSettings(f"range: {error}", hint="such as 127.128.0.0/9") from error
+        if self.way == "loopback" and not network.subnet_of(ipaddress.IPv4Network("127.0.0.0/8")):
+            raise InvalidSettings(f"range {network} is not part of 127.0.0.0/8, which the loopback way needs")
+        if network.prefixlen > 22:
+            raise InvalidSettings(f"range {network} is too small", hint="/22 or larger")
+        if not 1 <= self.names_limit <= 100_000:
+            raise InvalidSettings(f"names_limit {self.names_limit} is not 1 to 100000")
+        if not 0 <= self.absent_limit <= 100_000:
+            raise InvalidSettings(f"absent_limit {self.absent_limit} is not 0 to 100000")
+        if self.idle_seconds <= 0 or self.absent_seconds <= 0:
+            raise InvalidSettings("idle_seconds and absent_seconds are above 0")
+        if not 0 <= self.dns.ttl <= 3600:
+            raise InvalidSettings(f"dns.ttl {self.dns.ttl} is not 0 to 3600")
+
+
+def _server(text: str) -> tuple[str, int]:
+    """From "192.0.2.1", "192.0.2.1:5353", "2001:db8::1" or "[2001:db8::1]:53"."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    check_address(host, key="dns.upstream")
+    if not port.isdecimal():
+        raise InvalidSettings(f"dns.upstream {text!r} is not ADDRESS or ADDRESS:PORT")
+    check_port(int(port), key="dns.upstream")
+    return host, int(port)
+
+
+def read(path: Path) -> SidecarSettings:
+    """The checked settings in `path`; raises InvalidSettings or InvalidName."""
+    settings = load(path, SidecarSettings)
+    settings.check()
+    return settings
