@@ -1,0 +1,110 @@
+"""The registry's settings: one YAML file, written by `fedctl registry init`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from federation import settings as files
+from federation.errors import InvalidSettings
+from federation.model.ids import parse_domain, parse_port
+
+DEFAULT_LISTEN = "127.0.0.1:7400"
+DEFAULT_ENROLMENT = "127.0.0.1:7401"
+DEFAULT_METRICS = "127.0.0.1:7402"
+
+
+class Quotas(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one origin may claim. Excess records are rejected one by one; a rate above its limit is slowed down."""
+
+    services: int = 20_000
+    endpoints: int = 250_000
+    """Ready copies and endpoints listed, over all services."""
+    bytes: int = 64 << 20
+    """Payload bytes over all records."""
+    record_bytes: int = 1 << 20
+    """Payload bytes of one record."""
+    gateways: int = 64
+    records_per_second: float = 5_000.0
+    burst: int = 50_000
+    """Records accepted at once before `records_per_second` limits; at least `services`, so that a snapshot passes."""
+
+
+class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Durations are seconds; addresses are host:port."""
+
+    federation: str
+    """The federation's domain: clusters have the trust domain <cluster>.<federation>."""
+    directory: str
+    """Where the CA, the store and the operator's credentials are. Relative paths start at the settings file."""
+    listen: str = DEFAULT_LISTEN
+    """Catalog and Operator, mutual TLS. Port 0 picks a free one (tests)."""
+    enrolment: str = DEFAULT_ENROLMENT
+    """Join only; the caller has no certificate yet."""
+    advertise: str = ""
+    """How members dial `listen`, where that differs (0.0.0.0, NAT)."""
+    advertise_enrolment: str = ""
+    metrics: str = DEFAULT_METRICS
+    """/metrics, /healthz, /readyz; empty: not served."""
+    single_machine: bool = False
+    """All members run on this machine: gateways may have loopback addresses."""
+    lease: float = 15.0
+    """A report whose stream has been silent for so long is stale."""
+    heartbeat: float = 5.0
+    svid_ttl: float = 3600.0
+    """Lifetime of the registry's own certificate; renewed at half of it."""
+    operator_ttl: float = 86_400.0
+    """Lifetime of the local operator's certificate; renewed while the registry runs."""
+    write_timeout: float = 10.0
+    """A consumer that does not take an update within this is closed."""
+    drain: float = 2.0
+    """How long streams get to end after SIGTERM."""
+    log_level: str = "info"
+    quotas: Quotas = Quotas()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory)
+
+
+def split_address(text: str, *, what: str) -> tuple[str, int]:
+    """("127.0.0.1", 7400) of "127.0.0.1:7400", ("::1", 7400) of "[::1]:7400"; port 0 is allowed. Raises InvalidInput."""
+    host, colon, port = text.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5:
+        raise InvalidSettings(f"{what} {text[:80]!r} is not HOST:PORT", hint="for example 127.0.0.1:7400 or [::1]:7400")
+    return host, 0 if int(port) == 0 else parse_port(int(port), what=f"{what}: port")
+
+
+def join_address(host: str, port: int) -> str:
+    """The inverse of `split_address`."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def load(path: Path) -> RegistrySettings:
+    """Read and check the settings at `path`; raises InvalidSettings or InvalidInput naming the key."""
+    settings = files.load(path, RegistrySettings)
+    if not Path(settings.directory).is_absolute():
+        settings = msgspec.structs.replace(settings, directory=str((path.parent / settings.directory).resolve()))
+    return check(settings)
+
+
+def check(settings: RegistrySettings) -> RegistrySettings:
+    """`settings` if every value can be used; raises InvalidSettings or InvalidInput naming the key."""
+    parse_domain(settings.federation, what="federation")
+    for key in ("listen", "enrolment", "advertise", "advertise_enrolment", "metrics"):
+        text = getattr(settings, key)
+        if text or key in ("listen", "enrolment"):
+            split_address(text, what=key)
+    for key in ("lease", "heartbeat", "svid_ttl", "operator_ttl", "write_timeout"):
+        if not getattr(settings, key) > 0:
+            raise InvalidSettings(f"{key} must be above 0 seconds")
+    if settings.heartbeat * 2 > settings.lease:
+        raise InvalidSettings(f"heartbeat {settings.heartbeat} s must be at most half of lease {settings.lease} s")
+    quotas = settings.quotas
+    if min(quotas.services, quotas.endpoints, quotas.bytes, quotas.record_bytes, quotas.gateways, quotas.burst) < 1:
+        raise InvalidSettings("every quota must be at least 1")
+    if quotas.records_per_second <= 0:
+        raise InvalidSettings("quotas.records_per_second must be above 0")
+    return settings

@@ -1,0 +1,98 @@
+"""Errors over gRPC: a status, with the stable code and the hint in the trailing metadata, and back again.
+
+Arrives: an IsthmusError raised by a handler. Leaves: the same class, code, message and hint at the caller's side.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+import grpc
+
+from federation import errors
+from federation.errors import IsthmusError
+from federation.log import Logger
+
+CODE_KEY = "isthmus-code"
+HINT_KEY = "isthmus-hint"
+CLASS_KEY = "isthmus-class"
+
+_STATUS: dict[type[IsthmusError], grpc.StatusCode] = {
+    errors.InvalidInput: grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound: grpc.StatusCode.NOT_FOUND,
+    errors.AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    errors.Denied: grpc.StatusCode.PERMISSION_DENIED,
+    errors.Unavailable: grpc.StatusCode.UNAVAILABLE,
+    errors.Conflict: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.QuotaExceeded: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    errors.CorruptState: grpc.StatusCode.DATA_LOSS,
+    errors.StorageFailed: grpc.StatusCode.UNAVAILABLE,
+    errors.TimedOut: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+_BY_STATUS: dict[grpc.StatusCode, type[IsthmusError]] = {
+    **{status: kind for kind, status in _STATUS.items() if kind is not errors.StorageFailed},
+    grpc.StatusCode.UNAUTHENTICATED: errors.Denied,
+}
+_CLASSES: dict[str, type[IsthmusError]] = {
+    kind.code: kind for kind in (IsthmusError, errors.InvalidName, errors.InvalidSettings, *_STATUS)
+}
+_PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+
+Request = TypeVar("Request")
+Reply = TypeVar("Reply")
+
+
+def status_of(error: IsthmusError) -> grpc.StatusCode:
+    """The gRPC status that stands for the class of `error`."""
+    for kind in type(error).__mro__:
+        if kind in _STATUS:
+            return _STATUS[kind]
+    return grpc.StatusCode.INTERNAL
+
+
+def trailer(error: IsthmusError) -> tuple[tuple[str, str], ...]:
+    """The trailing metadata that goes with `status_of(error)`; values are printable ASCII, others percent-encoded."""
+    pairs = ((CODE_KEY, error.error_code), (CLASS_KEY, type(error).code), (HINT_KEY, error.hint))
+    return tuple((key, quote(value, safe=_PRINTABLE)) for key, value in pairs if value)
+
+
+async def abort(context: Any, error: IsthmusError) -> None:
+    """End the call with `error`; never returns."""
+    await context.abort(status_of(error), error.message, trailer(error))
+
+
+def unary(log: Logger) -> Callable[[Callable[..., Awaitable[Reply]]], Callable[..., Awaitable[Reply]]]:
+    """Decorates a unary handler `(request, context) -> reply`: its IsthmusErrors leave as statuses."""
+
+    def decorate(handler: Callable[..., Awaitable[Reply]]) -> Callable[..., Awaitable[Reply]]:
+        @functools.wraps(handler)
+        async def call(request: Any, context: Any) -> Reply:
+            try:
+                return await handler(request, context)
+            except IsthmusError as error:
+                log.info("refused", method=handler.__name__, code=error.error_code, detail=error.message)
+                await abort(context, error)
+                raise AssertionError("abort raises") from error
+
+        return call
+
+    return decorate
+
+
+def from_rpc_error(error: grpc.RpcError, *, what: str) -> IsthmusError:
+    """The error that the far end raised, or Unavailable / TimedOut naming `what` was dialled."""
+    code, details = error.code(), error.details() or ""
+    metadata: Iterable[tuple[str, str | bytes]] = error.trailing_metadata() or ()
+    trailing = {k: unquote(v) for k, v in metadata if isinstance(v, str)}
+    if CODE_KEY in trailing:
+        kind = _CLASSES.get(trailing.get(CLASS_KEY, ""), _BY_STATUS.get(code, IsthmusError))
+        return kind(details, hint=trailing.get(HINT_KEY, ""), code=trailing[CODE_KEY])
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return errors.Unavailable(f"{what} cannot be reached: {details}", hint="is it running, and is the address right?")
+    if code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.TimedOut(f"{what} did not answer in time")
+    kind = _BY_STATUS.get(code, IsthmusError)
+    return kind(f"{what}: {details or code.name}")
