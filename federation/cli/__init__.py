@@ -1,0 +1,1 @@
+"""fedctl: everything that a person does. One file per noun, one printer."""

@@ -1,0 +1,44 @@
+"""Connections of a command: to the registry with the operator's credential, to agents over their UNIX sockets.
+
+The clients are imported when they are used, because gRPC costs more to import than most commands take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+import typer
+
+from federation.cli.home import Home
+
+if TYPE_CHECKING:
+    from discovery.client import AgentClient
+    from federation.registry.operator import OperatorClient
+
+
+def home_of(context: typer.Context | Home) -> Home:
+    """The contexts of this person."""
+    if isinstance(context, Home):
+        return context
+    home: Home = context.obj["home"]
+    return home
+
+
+@contextlib.asynccontextmanager
+async def operator(context: typer.Context | Home) -> AsyncIterator[OperatorClient]:
+    """The registry; raises NotFound without a credential, Unavailable when it cannot be reached."""
+    from federation.registry.operator import OperatorClient
+
+    async with OperatorClient.open(home_of(context).operator_directory()) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def agent(context: typer.Context | Home, cluster: str) -> AsyncIterator[AgentClient]:
+    """The agent of a cluster on this machine; raises NotFound or Unavailable."""
+    from discovery.client import AgentClient
+
+    async with AgentClient.open(home_of(context).cluster_directory(cluster)) as client:
+        yield client

@@ -1,0 +1,183 @@
+"""fedctl get: clusters, links, services, endpoints and gateways, as the registry and the agents know them."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated, Any
+
+import typer
+
+from federation.cli.clients import agent, operator
+from federation.cli.home import Home
+from federation.cli.output import Format, OutputOption, Printer
+from federation.cli.text import age, host_port, timestamp
+from federation.errors import IsthmusError
+from federation.model import wire
+from federation.model.service import Import, Port
+
+app = typer.Typer(no_args_is_help=True, help="Lists of what there is.")
+
+
+@app.command("clusters", epilog="Example: fedctl get clusters -o json")
+def clusters(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """The members of the federation."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with operator(context) as registry:
+            reply = await registry.list_clusters()
+        now = time.time_ns()
+        return [
+            {
+                "name": c.name,
+                "state": c.state,
+                "region": c.locality.region,
+                "zone": c.locality.zone,
+                "services": c.services,
+                "gateways": c.gateways,
+                "seen": timestamp(c.last_seen_ns) if output is not Format.TABLE else age(c.last_seen_ns, now),
+                "trust_domain": c.trust_domain,
+                "fingerprint": c.bundle_fingerprint,
+                "version": c.agent_version,
+            }
+            for c in reply
+        ]
+
+    Printer(output).rows(
+        ("name", "state", "region", "zone", "services", "gateways", "seen", "version"),
+        asyncio.run(ask()),
+        empty="no clusters yet: fedctl token issue CLUSTER, then fedctl cluster join CLUSTER …",
+    )
+
+
+@app.command("links", epilog="Example: fedctl get links")
+def links(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """Which clusters see each other's exports."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with operator(context) as registry:
+            reply = await registry.list_links()
+        return [
+            {
+                "a": info.link.a,
+                "b": info.link.b,
+                "state": info.state,
+                "detail": info.detail,
+                "grants": [f"{g.origin}:{g.namespace}/{g.service}" for g in info.link.grants],
+                "created": timestamp(info.link.created_ns),
+            }
+            for info in reply
+        ]
+
+    Printer(output).rows(
+        ("a", "b", "state", "grants", "created", "detail"), asyncio.run(ask()), empty="no links yet: fedctl link A B"
+    )
+
+
+@app.command("services", epilog="Example: fedctl get services --cluster west")
+def services(
+    context: typer.Context,
+    cluster: Annotated[str, typer.Option(help="Only of this cluster.")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """What the clusters export."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with operator(context) as registry:
+            reply = await registry.list_services()
+        rows = []
+        for info in reply:
+            if cluster and info.cluster != cluster:
+                continue
+            service = wire.service_from_pb(info.service)
+            rows.append(
+                {
+                    "cluster": info.cluster,
+                    "service": str(service.name),
+                    "ports": [_port(p) for p in service.ports],
+                    "ready": service.ready,
+                    "headless": service.headless,
+                    "to": [g.consumer for g in service.grants] or ["*"],
+                }
+            )
+        return sorted(rows, key=lambda r: (r["service"], r["cluster"]))
+
+    Printer(output).rows(
+        ("service", "cluster", "ports", "ready", "to"),
+        asyncio.run(ask()),
+        empty="nothing is exported: fedctl export NAMESPACE/SERVICE --cluster CLUSTER",
+    )
+
+
+@app.command("gateways", epilog="Example: fedctl get gateways")
+def gateways(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
+    """The east-west gateways, and where peers reach them."""
+
+    async def ask() -> list[dict[str, Any]]:
+        async with operator(context) as registry:
+            reply = await registry.list_gateways()
+        return [
+            {
+                "cluster": info.cluster,
+                "name": info.gateway.name,
+                "address": host_port(info.gateway.address, info.gateway.port),
+                "zone": info.gateway.locality.zone,
+                "state": "draining" if info.gateway.draining else "stale" if info.stale else "live",
+            }
+            for info in reply
+        ]
+
+    Printer(output).rows(
+        ("cluster", "name", "address", "zone", "state"),
+        asyncio.run(ask()),
+        empty="no gateway is known: start one with `isthmus-gateway --settings FILE`",
+    )
+
+
+@app.command("endpoints", epilog="Example: fedctl get endpoints --from east --service shop/echo")
+def endpoints(
+    context: typer.Context,
+    seen_from: Annotated[str, typer.Option("--from", help="Only as this cluster sees them.")] = "",
+    service: Annotated[str, typer.Option(help="Only of this NAMESPACE/SERVICE.")] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """The copies of each imported service, as the clusters known here see them: local ones one by one, others by zone."""
+    home: Home = context.obj["home"]
+    printer = Printer(output)
+
+    async def ask(name: str) -> list[dict[str, Any]]:
+        async with agent(home, name) as client:
+            return [row for i in await client.list_imports() for row in _endpoints(name, wire.import_from_pb(i))]
+
+    rows: list[dict[str, Any]] = []
+    for name in [seen_from] if seen_from else sorted(home.clusters):
+        try:
+            rows += asyncio.run(ask(name))
+        except IsthmusError as error:
+            if seen_from:
+                raise
+            printer.note(f"{name}: {error.message}")
+    printer.rows(
+        ("from", "service", "cluster", "zone", "address", "ready"),
+        [r for r in rows if not service or r["service"] == service],
+        empty="no imports: link the cluster with one that exports something",
+    )
+
+
+def _endpoints(seen_from: str, value: Import) -> list[dict[str, Any]]:
+    rows = []
+    for backend in value.backends:
+        common = {"from": seen_from, "service": str(value.name), "cluster": backend.cluster, "stale": backend.stale}
+        rows += [
+            {**common, "zone": e.locality.zone, "address": e.address, "ready": int(e.ready and not e.terminating)}
+            for e in backend.endpoints
+        ]
+        if not backend.endpoints:
+            rows += [
+                {**common, "zone": r.locality.zone, "address": "gateway", "ready": r.ready} for r in backend.readiness
+            ]
+    return rows
+
+
+def _port(port: Port) -> str:
+    return f"{port.port}/{port.app.value}"

@@ -1,0 +1,89 @@
+"""Where fedctl finds the registry and the clusters that this person operates: one small file, written by fedctl itself.
+
+`contexts.yaml` in the home folder (ISTHMUS_HOME or --home, by default ~/.config/isthmus) names the folder of the
+operator's credential and, per cluster, the state folder of its agent on this machine. It holds no secret.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import msgspec
+import yaml
+
+from federation import settings
+from federation.aio.files import write_atomic
+from federation.errors import NotFound, StorageFailed
+from federation.model.ids import parse_label
+
+
+class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    operator: str = ""
+    clusters: dict[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Home:
+    """The contexts of one person; `operator` is None until a registry was initialised or its credential was added."""
+
+    directory: Path
+    operator: Path | None = None
+    clusters: dict[str, Path] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, directory: Path) -> Home:
+        """Read `directory`/contexts.yaml; raises InvalidSettings for a damaged one."""
+        path = directory / "contexts.yaml"
+        if not path.exists():
+            return cls(directory=directory)
+        file = settings.load(path, _File)
+        return cls(
+            directory=directory,
+            operator=Path(file.operator) if file.operator else None,
+            clusters={parse_label(name, what="cluster"): Path(where) for name, where in file.clusters.items()},
+        )
+
+    def save(self) -> None:
+        """Write the file; raises StorageFailed."""
+        tree = {
+            "operator": str(self.operator) if self.operator else "",
+            "clusters": {name: str(where) for name, where in sorted(self.clusters.items())},
+        }
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise StorageFailed(f"cannot make {self.directory}: {error.strerror}") from error
+        write_atomic(self.directory / "contexts.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
+
+    def with_operator(self, directory: Path) -> Home:
+        return replace(self, operator=directory.absolute())
+
+    def with_cluster(self, name: str, directory: Path) -> Home:
+        return replace(self, clusters={**self.clusters, name: directory.absolute()})
+
+    def without_cluster(self, name: str) -> Home:
+        return replace(self, clusters={n: d for n, d in self.clusters.items() if n != name})
+
+    def operator_directory(self) -> Path:
+        """Raises NotFound where this person has no registry yet."""
+        if self.operator is None:
+            raise NotFound(
+                "no registry is known here",
+                code="no_registry",
+                hint="run `fedctl registry init DIR`, or `fedctl registry use DIR` with an operator's credential",
+            )
+        return self.operator
+
+    def cluster_directory(self, name: str) -> Path:
+        """The state folder of the cluster's agent; raises NotFound."""
+        parse_label(name, what="cluster")
+        try:
+            return self.clusters[name]
+        except KeyError:
+            known = ", ".join(sorted(self.clusters)) or "none"
+            raise NotFound(
+                f"no agent of a cluster {name!r} is known here (known: {known})",
+                code="unknown_cluster",
+                hint=f"run this where the agent runs, or `fedctl cluster use {name} DIR` with its state folder",
+            ) from None

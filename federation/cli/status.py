@@ -1,0 +1,185 @@
+"""fedctl status: is the federation whole, and if not, what is wrong where.
+
+Arrives: what the registry and every agent known here say of applied revisions, leases and problems. `assess` is pure:
+it turns that into findings. Status never repeats a claim like "connected"; it compares revisions that were applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from federation.cli.clients import agent, home_of, operator
+from federation.cli.home import Home
+from federation.cli.output import Format, OutputOption, Printer
+from federation.errors import IsthmusError, TimedOut, Unavailable
+from federation.proto.v1 import agent_pb2, registry_pb2
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be: a stable code, who or what, and the detail."""
+
+    code: str
+    subject: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What could be learnt; `unreachable` holds the error per agent ("registry" for the registry)."""
+
+    registry: registry_pb2.RegistryStatus | None = None
+    clusters: Sequence[registry_pb2.ClusterInfo] = ()
+    links: Sequence[registry_pb2.LinkInfo] = ()
+    agents: Mapping[str, agent_pb2.AgentStatus] = field(default_factory=dict)
+    unreachable: Mapping[str, IsthmusError] = field(default_factory=dict)
+
+
+def assess(seen: Seen) -> list[Finding]:
+    """Everything that keeps the federation from being whole, worst first by where it lies: registry, clusters, links."""
+    findings = [
+        Finding("registry_unreachable" if name == "registry" else "agent_unreachable", name, str(error))
+        for name, error in seen.unreachable.items()
+    ]
+    if seen.registry is not None:
+        findings += [Finding(p.code, p.subject or "registry", p.detail) for p in seen.registry.problems]
+    for cluster in seen.clusters:
+        if cluster.state != "live":
+            findings.append(Finding("cluster_not_live", cluster.name, f"the registry calls it {cluster.state}"))
+        elif not cluster.gateways:
+            findings.append(Finding("no_gateway", cluster.name, "it has no gateway: peers cannot call it"))
+        if cluster.name not in seen.agents:
+            findings += [Finding(p.code, f"{cluster.name}: {p.subject}", p.detail) for p in cluster.problems]
+    findings += [
+        Finding("link_not_live", f"{info.link.a}/{info.link.b}", info.detail or info.state)
+        for info in seen.links
+        if info.state != "live"
+    ]
+    for name, status in seen.agents.items():
+        findings += _assess_agent(name, status)
+    return findings
+
+
+def _assess_agent(name: str, status: agent_pb2.AgentStatus) -> list[Finding]:
+    findings = [Finding(p.code, f"{name}: {p.subject}", p.detail) for p in status.problems]
+    if not status.registry_connected:
+        detail = status.registry_detail or "it serves its last view"
+        findings.append(Finding("registry_lost", name, detail))
+    findings += [
+        Finding("peer_not_live", f"{name} -> {peer.cluster}", peer.detail or peer.state)
+        for peer in status.peers
+        if peer.state != "live"
+    ]
+    for consumer in status.consumers:
+        who = f"{name}: {consumer.role} {consumer.name}"
+        if not consumer.connected:
+            findings.append(Finding("consumer_lost", who, "it is not connected to its agent"))
+        elif consumer.applied_revision < consumer.offered_revision:
+            behind = consumer.offered_revision - consumer.applied_revision
+            findings.append(Finding("consumer_behind", who, f"its Envoy has yet to take up {behind} revisions"))
+        findings += [Finding(p.code, f"{who}: {p.subject}", p.detail) for p in consumer.problems]
+    return findings
+
+
+async def look(home: Home) -> Seen:
+    """Ask the registry and every agent known here, at once; who cannot be reached is named."""
+    unreachable: dict[str, IsthmusError] = {}
+    agents: dict[str, agent_pb2.AgentStatus] = {}
+
+    async def ask_agent(name: str) -> None:
+        try:
+            async with agent(home, name) as client:
+                agents[name] = await client.status()
+        except IsthmusError as error:
+            unreachable[name] = error
+
+    async def ask_registry() -> Seen:
+        try:
+            async with operator(home) as registry:
+                return Seen(
+                    registry=await registry.status(),
+                    clusters=await registry.list_clusters(),
+                    links=await registry.list_links(),
+                )
+        except IsthmusError as error:
+            unreachable["registry"] = error
+            return Seen()
+
+    seen, *_ = await asyncio.gather(ask_registry(), *(ask_agent(name) for name in home.clusters))
+    return Seen(
+        registry=seen.registry,
+        clusters=seen.clusters,
+        links=seen.links,
+        agents=dict(sorted(agents.items())),
+        unreachable=dict(sorted(unreachable.items())),
+    )
+
+
+def status(
+    context: typer.Context,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait until everything is as it should be.")] = False,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait at most.")] = 60.0,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Is the federation whole? Exit status 0 if so, 6 if not, 11 if --wait ran out of time."""
+    home = home_of(context)
+    home.operator_directory()
+    seen, findings = asyncio.run(_settle(home, timeout if wait else 0.0))
+    printer = Printer(output)
+    if output is Format.TABLE:
+        printer.rows(
+            ("cluster", "state", "applied", "exports", "imports", "consumers", "registry"),
+            _rows(seen),
+            empty="no clusters",
+        )
+        for finding in findings:
+            print(f"✗ {finding.subject}: {finding.detail} [{finding.code}]")
+        if not findings:
+            print("✓ everything is as it should be")
+    else:
+        found = [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in findings]
+        printer.item({"ok": not findings, "clusters": _rows(seen), "findings": found}, line="")
+    if findings and wait:
+        raise TimedOut(f"not whole after {timeout:g} s: {findings[0].subject}: {findings[0].detail}")
+    if findings:
+        raise Unavailable(f"{len(findings)} finding(s)", code="not_whole", hint="see the lines above")
+
+
+async def _settle(home: Home, timeout: float) -> tuple[Seen, list[Finding]]:
+    deadline = time.monotonic() + timeout
+    while True:
+        seen = await look(home)
+        findings = assess(seen)
+        if not findings or time.monotonic() >= deadline:
+            return seen, findings
+        await asyncio.sleep(0.1)
+
+
+def _rows(seen: Seen) -> list[dict[str, Any]]:
+    states = {c.name: c for c in seen.clusters}
+    rows = []
+    for name in sorted({*states, *seen.agents, *(n for n in seen.unreachable if n != "registry")}):
+        info, own = states.get(name), seen.agents.get(name)
+        rows.append(
+            {
+                "cluster": name,
+                "state": info.state if info else "unknown",
+                "applied": info.applied_revision if info else None,
+                "exports": own.exports if own else (info.services if info else None),
+                "imports": own.imports if own else None,
+                "consumers": len(own.consumers) if own else None,
+                "registry": None if own is None else "connected" if own.registry_connected else "lost",
+            }
+        )
+    return rows
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verb to `app`."""
+    app.command("status", epilog="Example: fedctl status --wait --timeout 30 -o json")(status)

@@ -1,0 +1,49 @@
+import asyncio
+import os
+import signal
+
+import pytest
+
+from federation.aio.tasks import cancel, on_signals, run, wait_for_signal
+
+
+async def test_cancel_waits_for_the_end():
+    ended = False
+
+    async def work() -> None:
+        nonlocal ended
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended = True
+
+    task = asyncio.ensure_future(work())
+    await asyncio.sleep(0)
+    await cancel(task)
+    assert ended
+    await cancel(None)
+
+
+async def test_cancel_raises_what_had_failed():
+    async def broken() -> None:
+        raise RuntimeError("lost")
+
+    task = asyncio.ensure_future(broken())
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="lost"):
+        await cancel(task)
+
+
+def test_sigterm_ends_a_process_in_order():
+    async def main() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        async with asyncio.timeout(5):
+            await wait_for_signal()
+        return "orderly"
+
+    async def armed() -> str:
+        with on_signals(lambda: None):
+            return await main()
+
+    # The inner wait installs its own handlers before the loop runs the pending signal's callback.
+    assert run(armed()) in {"orderly"}
