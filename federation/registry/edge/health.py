@@ -1,0 +1,40 @@
+"""Whether the event loop lives, and whether everything that readiness needs is there; asked by another thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from federation.aio.clock import Clock
+
+BEAT = 1.0
+STUCK_AFTER = 10.0
+
+Condition = Callable[[], str]
+"""Empty when fulfilled, otherwise what is missing."""
+
+
+class Heartbeat:
+    """The event loop moves it; /healthz says when it stands still."""
+
+    def __init__(self, *, clock: Clock) -> None:
+        self._clock = clock
+        self._last = clock.monotonic()
+
+    async def run(self) -> None:
+        """Forever."""
+        while True:
+            self._last = self._clock.monotonic()
+            await self._clock.sleep(BEAT)
+
+    def alive(self) -> tuple[bool, str]:
+        """For MetricsServer."""
+        silent = self._clock.monotonic() - self._last
+        if silent > STUCK_AFTER:
+            return False, f"the event loop has not run for {silent:.0f} s"
+        return True, "ok"
+
+
+def readiness(conditions: Sequence[Condition]) -> tuple[bool, str]:
+    """Ready when nothing is missing; else all that is."""
+    missing = [text for condition in conditions if (text := condition())]
+    return (False, "; ".join(missing)) if missing else (True, "ok")

@@ -1,0 +1,78 @@
+"""Settings of the sidecar: what is refused, and that the refusal is one line that names the key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from federation.errors import InvalidInput
+from sidecar.settings import SidecarSettings, read
+
+GOOD = {
+    "name": "client",
+    "state_directory": "/tmp/s",  # noqa: S108 - never opened
+    "agent_directory": "/tmp/a",  # noqa: S108
+    "namespace": "shop",
+    "account": "client",
+}
+
+
+def write(tmp_path: Path, **changes: object) -> Path:
+    import yaml
+
+    path = tmp_path / "settings.yaml"
+    path.write_text(yaml.safe_dump({k: v for k, v in {**GOOD, **changes}.items() if v is not None}))
+    return path
+
+
+def test_the_least_settings_have_sound_defaults(tmp_path: Path) -> None:
+    settings = read(write(tmp_path))
+    assert settings.way == "loopback"
+    assert str(settings.network) == "127.128.0.0/9"
+    assert settings.dns.servers() == []
+
+
+def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
+    upstream = ["192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]
+    settings = read(write(tmp_path, dns={"upstream": upstream}))
+    assert settings.dns.servers() == [
+        ("192.0.2.1", 53),
+        ("192.0.2.2", 5353),
+        ("2001:db8::1", 53),
+        ("2001:db8::2", 54),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"name": "Not A Label"}, "name"),
+        ({"name": None}, "name"),
+        ({"way": "magic"}, "way"),
+        ({"outbound_port": 0}, "outbound_port"),
+        ({"outbound_port": 70000}, "outbound_port"),
+        ({"dns": {"port": -1}}, "dns.port"),
+        ({"dns": {"host": "localhost"}}, "dns.host"),
+        ({"dns": {"upstream": ["resolver"]}}, "dns.upstream"),
+        ({"dns": {"upstream": ["192.0.2.1:many"]}}, "dns.upstream"),
+        ({"range": "10.0.0.0/8"}, "range"),
+        ({"range": "127.128.0.1/9"}, "range"),
+        ({"range": "127.128.0.0/30"}, "range"),
+        ({"names_limit": 0}, "names_limit"),
+        ({"idle_seconds": 0}, "idle_seconds"),
+        ({"metrics": {"host": "0.0.0.0"}}, "metrics.host"),  # noqa: S104
+        ({"metrics": {"port": 99999}}, "metrics.port"),
+        ({"log": {"level": "loud"}}, "log.level"),
+        ({"state_directory": "/" + "x" * 120}, "state_directory"),
+        ({"suffix": "-bad"}, "suffix"),
+        ({"account": "a/b"}, "account"),
+        ({"surprise": 1}, "surprise"),
+        ({"envoy": {"concurrency": 0}}, "envoy.concurrency"),
+    ],
+)
+def test_bad_settings_give_one_line_that_names_the_key(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(write(tmp_path, **changes))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
