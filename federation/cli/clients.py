@@ -15,6 +15,7 @@ from federation.cli.home import Home
 
 if TYPE_CHECKING:
     from discovery.client import AgentClient
+
     from federation.registry.operator import OperatorClient
 
 
@@ -29,16 +30,18 @@ def home_of(context: typer.Context | Home) -> Home:
 @contextlib.asynccontextmanager
 async def operator(context: typer.Context | Home) -> AsyncIterator[OperatorClient]:
     """The registry; raises NotFound without a credential, Unavailable when it cannot be reached."""
+    directory = home_of(context).operator_directory()
     from federation.registry.operator import OperatorClient
 
-    async with OperatorClient.open(home_of(context).operator_directory()) as client:
+    async with OperatorClient.open(directory) as client:
         yield client
 
 
 @contextlib.asynccontextmanager
 async def agent(context: typer.Context | Home, cluster: str) -> AsyncIterator[AgentClient]:
     """The agent of a cluster on this machine; raises NotFound or Unavailable."""
+    directory = home_of(context).cluster_directory(cluster)
     from discovery.client import AgentClient
 
-    async with AgentClient.open(home_of(context).cluster_directory(cluster)) as client:
+    async with AgentClient.open(directory) as client:
         yield client

@@ -25,7 +25,7 @@ def clusters(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
 
     async def ask() -> list[dict[str, Any]]:
         async with operator(context) as registry:
-            reply = await registry.list_clusters()
+            reply = await registry.clusters()
         now = time.time_ns()
         return [
             {
@@ -56,7 +56,7 @@ def links(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
 
     async def ask() -> list[dict[str, Any]]:
         async with operator(context) as registry:
-            reply = await registry.list_links()
+            reply = await registry.links()
         return [
             {
                 "a": info.link.a,
@@ -84,7 +84,7 @@ def services(
 
     async def ask() -> list[dict[str, Any]]:
         async with operator(context) as registry:
-            reply = await registry.list_services()
+            reply = await registry.services()
         rows = []
         for info in reply:
             if cluster and info.cluster != cluster:
@@ -115,7 +115,7 @@ def gateways(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
 
     async def ask() -> list[dict[str, Any]]:
         async with operator(context) as registry:
-            reply = await registry.list_gateways()
+            reply = await registry.gateways()
         return [
             {
                 "cluster": info.cluster,
@@ -141,7 +141,7 @@ def endpoints(
     service: Annotated[str, typer.Option(help="Only of this NAMESPACE/SERVICE.")] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """The copies of each imported service, as the clusters known here see them: local ones one by one, others by zone."""
+    """The copies of each imported service as a cluster sees them: local ones one by one, others by zone."""
     home: Home = context.obj["home"]
     printer = Printer(output)
 

@@ -12,9 +12,8 @@ from federation.cli.clients import agent, operator
 from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, IsthmusError
-from federation.model.cluster import LinkGrant
+from federation.model.cluster import Link, LinkGrant
 from federation.model.ids import ServiceName, parse_label, parse_port
-from federation.proto.v1 import registry_pb2 as pb
 
 
 def parse_grant(text: str, clusters: tuple[str, str]) -> LinkGrant:
@@ -41,7 +40,7 @@ def parse_grant(text: str, clusters: tuple[str, str]) -> LinkGrant:
     return LinkGrant(origin=origin, consumer=consumer, namespace=namespace, service=service, ports=numbers)
 
 
-async def link_clusters(home: Home, a: str, b: str, grants: Sequence[LinkGrant] = ()) -> pb.LinkInfo:
+async def link_clusters(home: Home, a: str, b: str, grants: Sequence[LinkGrant] = ()) -> Link:
     """Link two clusters: read each one's root from its own agent, pin it at the other, then tell the registry.
 
     The fingerprints travel with the operator, so that the registry cannot speak for either cluster.
@@ -50,16 +49,15 @@ async def link_clusters(home: Home, a: str, b: str, grants: Sequence[LinkGrant] 
         identity_a, identity_b = await asyncio.gather(agent_a.identity(), agent_b.identity())
         await agent_a.pin(b, identity_b.trust_domain, identity_b.fingerprint)
         await agent_b.pin(a, identity_a.trust_domain, identity_a.fingerprint)
-        created = await registry.create_link(
+        return await registry.link(
             a, b, fingerprint_a=identity_a.fingerprint, fingerprint_b=identity_b.fingerprint, grants=grants
         )
-        return pb.LinkInfo(link=created)
 
 
 async def unlink_clusters(home: Home, a: str, b: str) -> list[str]:
     """Cut the link; returns what could not be undone at an agent (each forgets the pin as soon as it sees the cut)."""
     async with operator(home) as registry:
-        await registry.delete_link(a, b)
+        await registry.unlink(a, b)
     left: list[str] = []
     for here, there in ((a, b), (b, a)):
         try:
@@ -95,10 +93,10 @@ def link(
     """Link two clusters, so that each sees what the other exports."""
     _two(a, b)
     grants = [parse_grant(text, (a, b)) for text in grant or []]
-    info = asyncio.run(link_clusters(context.obj["home"], a, b, grants))
+    made = asyncio.run(link_clusters(context.obj["home"], a, b, grants))
     printer = Printer(output)
     printer.item(
-        {"a": info.link.a, "b": info.link.b, "grants": [g.namespace + "/" + g.service for g in info.link.grants]},
+        {"a": made.a, "b": made.b, "grants": [f"{g.origin}:{g.namespace}/{g.service}" for g in made.grants]},
         line=f"{a} and {b} are linked",
     )
     printer.note("see `fedctl status --wait` for when both have taken it up")

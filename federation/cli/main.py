@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import click
 import typer
 
 from federation import __version__
@@ -19,6 +18,8 @@ from federation.cli import cluster, export, get, link, registry, resolve, status
 from federation.cli.home import Home
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
+
+INTERRUPTED = 130
 
 app = typer.Typer(
     name="fedctl",
@@ -69,24 +70,27 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit status, having printed what there is to say."""
     state: dict[str, Any] = {}
     try:
-        status = app(list(arguments), standalone_mode=False, obj=state)
+        status = app(list(arguments), prog_name="fedctl", standalone_mode=False, obj=state)
         return status if isinstance(status, int) else 0
-    except click.exceptions.Abort:
-        return 130
-    except click.ClickException as error:
+    except SystemExit as ending:  # completion ends the process by itself
+        return ending.code if isinstance(ending.code, int) else 0
+    except (typer.Abort, KeyboardInterrupt):
+        return INTERRUPTED
+    except typer.TyperException as error:
         # A wrong option can stand before `-o` was read: look at the words themselves.
         as_json = state.get("format", Format.TABLE) is not Format.TABLE or _asks_for_json(arguments)
-        wrong = InvalidInput(
-            error.format_message(), code="usage", hint="see `fedctl --help`, or --help after a command"
-        )
+        wrong = InvalidInput(_text(error), code="usage", hint="see `fedctl --help`, or --help after a command")
         Printer(Format.JSON if as_json else Format.TABLE).error(wrong)
-        return error.exit_code
+        return InvalidInput.exit_status
     except IsthmusError as error:
         as_json = state.get("format", Format.TABLE) is not Format.TABLE or _asks_for_json(arguments)
         Printer(Format.JSON if as_json else Format.TABLE).error(error)
         return error.exit_status
-    except KeyboardInterrupt:
-        return 130
+
+
+def _text(error: typer.TyperException) -> str:
+    # The parser that typer carries inside puts the words for people into a method of its own.
+    return str(error.format_message()) if hasattr(error, "format_message") else str(error)
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

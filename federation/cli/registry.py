@@ -10,9 +10,8 @@ import typer
 
 from federation.cli.clients import home_of
 from federation.cli.output import Format, OutputOption, Printer
-from federation.cli.text import host_port, parse_host_port
 from federation.errors import NotFound
-from federation.model.ids import parse_domain
+from federation.registry.settings import DEFAULT_ENROLMENT, DEFAULT_LISTEN, DEFAULT_METRICS
 
 app = typer.Typer(no_args_is_help=True, help="The federation's registry.")
 
@@ -24,12 +23,15 @@ def init(
     context: typer.Context,
     directory: Directory,
     federation: Annotated[str, typer.Option(help="The federation's domain; trust domains are CLUSTER.DOMAIN.")],
-    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where members connect.")] = "127.0.0.1:7443",
-    enrol: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where new members join.")] = "127.0.0.1:7444",
+    listen: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where members connect.")] = DEFAULT_LISTEN,
+    enrolment: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where new members join.")] = DEFAULT_ENROLMENT,
     advertise: Annotated[
-        str, typer.Option(metavar="HOST", help="The host that members dial; default: as --listen.")
+        str, typer.Option(metavar="HOST:PORT", help="What members dial, if not --listen (0.0.0.0, NAT).")
     ] = "",
-    metrics_port: Annotated[int, typer.Option(help="Port of /metrics on loopback; 0 picks one.")] = 0,
+    advertise_enrolment: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="What new members dial, if not --enrolment.")
+    ] = "",
+    metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = DEFAULT_METRICS,
     single_machine: Annotated[
         bool, typer.Option("--single-machine", help="All members run here: gateways on loopback are allowed.")
     ] = False,
@@ -38,25 +40,20 @@ def init(
     """Make a registry: its certificate authority, its store, and this operator's credential."""
     from federation.registry.init import init as make
 
-    parse_domain(federation, what="federation domain")
-    made = make(
+    settings = make(
         directory,
-        federation=federation,
-        listen=parse_host_port(listen),
-        enrol=parse_host_port(enrol),
+        federation,
+        listen=listen,
+        enrolment=enrolment,
+        metrics=metrics,
         advertise=advertise,
-        metrics_port=metrics_port,
+        advertise_enrolment=advertise_enrolment,
         single_machine=single_machine,
     )
-    home_of(context).with_operator(made.operator_directory).save()
+    home_of(context).with_operator(directory / "operator").save()
     printer = Printer(output)
     printer.item(
-        {
-            "directory": str(directory),
-            "federation": federation,
-            "listen": host_port(*parse_host_port(listen)),
-            "fingerprint": made.fingerprint,
-        },
+        {"directory": str(directory), "settings": str(settings), "federation": federation, "listen": listen},
         line=f"registry of {federation} made in {directory}",
     )
     printer.note(f"start it with: fedctl registry serve {directory}")
@@ -65,10 +62,10 @@ def init(
 @app.command("serve", epilog="Example: fedctl registry serve ./registry")
 def serve(directory: Directory) -> None:
     """Serve the registry in DIR until it is told to stop."""
-    from federation.registry.__main__ import main as run
-
     if not (directory / "settings.yaml").exists():
         raise NotFound(f"there is no registry in {directory}", hint="run `fedctl registry init DIR` first")
+    from federation.registry.__main__ import main as run
+
     sys.argv = ["isthmus-registry", "--settings", str(directory / "settings.yaml")]
     run()
 

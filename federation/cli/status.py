@@ -42,7 +42,7 @@ class Seen:
 
 
 def assess(seen: Seen) -> list[Finding]:
-    """Everything that keeps the federation from being whole, worst first by where it lies: registry, clusters, links."""
+    """Everything that keeps the federation from being whole: first who cannot be reached, then by where it lies."""
     findings = [
         Finding("registry_unreachable" if name == "registry" else "agent_unreachable", name, str(error))
         for name, error in seen.unreachable.items()
@@ -104,8 +104,8 @@ async def look(home: Home) -> Seen:
             async with operator(home) as registry:
                 return Seen(
                     registry=await registry.status(),
-                    clusters=await registry.list_clusters(),
-                    links=await registry.list_links(),
+                    clusters=await registry.clusters(),
+                    links=await registry.links(),
                 )
         except IsthmusError as error:
             unreachable["registry"] = error

@@ -12,7 +12,7 @@ from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import timestamp
 from federation.errors import InvalidInput
 from federation.model.ids import parse_label
-from federation.proto.v1 import registry_pb2 as pb
+from federation.registry.operator import IssuedToken
 
 app = typer.Typer(no_args_is_help=True, help="Single-use join tokens.")
 
@@ -31,7 +31,7 @@ def issue(
     if not 1 <= ttl <= MAX_TTL_SECONDS:
         raise InvalidInput(f"--ttl {ttl} is out of range", code="invalid_ttl", hint="give 1 to 900 seconds")
 
-    async def ask() -> pb.IssueTokenReply:
+    async def ask() -> IssuedToken:
         async with operator(context) as registry:
             return await registry.issue_token(cluster, ttl_seconds=ttl)
 

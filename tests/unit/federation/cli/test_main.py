@@ -1,0 +1,100 @@
+"""Whatever goes wrong: one clear line that says what to do, a coded error with -o json, a stable exit status."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from federation.cli.main import run
+
+
+def fedctl(home: Path, *arguments: str) -> int:
+    return run(["--home", str(home), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "code", "says"),
+    [
+        (["link", "east", "east"], 2, "self_link", "cannot be linked to itself"),
+        (["link", "East", "west"], 2, "invalid_name", "is no DNS label"),
+        (["link", "east", "west", "--grant", "moon:a/b"], 2, "invalid_input", "ORIGIN one of east, west"),
+        (["link", "east", "west"], 3, "unknown_cluster", "no agent of a cluster 'east'"),
+        (["unlink", "east", "west"], 3, "no_registry", "no registry is known"),
+        (["token", "issue", "east"], 3, "no_registry", "no registry is known"),
+        (["token", "issue", "e_st"], 2, "invalid_name", "is no DNS label"),
+        (["token", "issue", "east", "--ttl", "901"], 2, "invalid_ttl", "out of range"),
+        (["export", "echo", "--cluster", "east"], 2, "invalid_name", "NAMESPACE/SERVICE"),
+        (["export", "shop/echo", "--cluster", "east", "--to", "west:x"], 2, "invalid_input", "ports are numbers"),
+        (["export", "shop/echo", "--cluster", "east", "--to", "west:70000"], 2, "invalid_port", "out of range"),
+        (["get", "clusters"], 3, "no_registry", "no registry is known"),
+        (["resolve", "echo.shop.global", "--from", "moon"], 3, "unknown_cluster", "known: none"),
+        (["status"], 3, "no_registry", "no registry is known"),
+        (["registry", "serve", "nowhere"], 3, "not_found", "no registry in nowhere"),
+        (["registry", "init", "r", "--federation", "Bad_Name"], 2, "invalid_name", "is no DNS label"),
+        (["registry", "init", "r", "--federation", "f", "--listen", "x"], 2, "invalid_settings", "not HOST:PORT"),
+        (["cluster", "leave", "-x"], 2, "usage", "No such option"),
+        (["unknown"], 2, "usage", "No such command"),
+    ],
+)
+def test_bad_input(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    status: int,
+    code: str,
+    says: str,
+):
+    monkeypatch.chdir(tmp_path)
+    assert fedctl(tmp_path / "home", *arguments) == status
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert says in printed.err
+    assert "Traceback" not in printed.err
+    assert printed.err.startswith("error: ")
+    assert len(printed.err.splitlines()) <= 2  # the line, and what to do next
+
+    if arguments[:2] not in (["registry", "serve"],):
+        assert fedctl(tmp_path / "home", *arguments, "-o", "json") == status
+        error = json.loads(capsys.readouterr().err)["error"]
+        assert error["code"] == code
+        assert says in error["message"]
+    assert [p.name for p in tmp_path.iterdir()] == []
+
+
+def test_a_damaged_contexts_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "contexts.yaml").write_text("operator: [}\n")
+    assert fedctl(tmp_path, "get", "clusters") == 2
+    assert "contexts.yaml:1" in capsys.readouterr().err
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]):
+    for words in (
+        ["registry", "init"],
+        ["registry", "serve"],
+        ["token", "issue"],
+        ["cluster", "join"],
+        ["cluster", "leave"],
+        ["link"],
+        ["unlink"],
+        ["get", "clusters"],
+        ["get", "links"],
+        ["get", "services"],
+        ["get", "endpoints"],
+        ["get", "gateways"],
+        ["export"],
+        ["unexport"],
+        ["resolve"],
+        ["status"],
+    ):
+        assert run([*words, "--help"]) == 0
+        assert "Example: fedctl " + " ".join(words) in " ".join(capsys.readouterr().out.split())
+
+
+def test_version_and_completion(capsys: pytest.CaptureFixture[str]):
+    assert run(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("fedctl ")
+    assert run(["--show-completion", "bash"]) == 0
+    assert "_FEDCTL_COMPLETE" in capsys.readouterr().out

@@ -1,0 +1,78 @@
+from federation.cli.status import Seen, assess
+from federation.errors import Unavailable
+from federation.proto.v1 import agent_pb2, records_pb2, registry_pb2
+
+
+def cluster(name: str, state: str = "live", gateways: int = 1) -> registry_pb2.ClusterInfo:
+    return registry_pb2.ClusterInfo(name=name, state=state, gateways=gateways)
+
+
+def link(a: str, b: str, state: str = "live", detail: str = "") -> registry_pb2.LinkInfo:
+    return registry_pb2.LinkInfo(link=records_pb2.Link(a=a, b=b), state=state, detail=detail)
+
+
+def consumer(**fields: object) -> agent_pb2.ConsumerStatus:
+    return agent_pb2.ConsumerStatus(role="gateway", name="gw", **{"connected": True, **fields})
+
+
+HEALTHY = Seen(
+    registry=registry_pb2.RegistryStatus(),
+    clusters=[cluster("east"), cluster("west")],
+    links=[link("east", "west")],
+    agents={
+        "east": agent_pb2.AgentStatus(
+            registry_connected=True,
+            peers=[agent_pb2.PeerStatus(cluster="west", state="live")],
+            consumers=[consumer(applied_revision=7, offered_revision=7)],
+        )
+    },
+)
+
+
+def codes(seen: Seen) -> list[tuple[str, str]]:
+    return [(f.code, f.subject) for f in assess(seen)]
+
+
+def test_a_whole_federation_has_no_findings():
+    assert assess(HEALTHY) == []
+
+
+def test_each_fault_has_its_own_finding():
+    problem = records_pb2.Problem(code="file_malformed", subject="echo.yaml:3", detail="no YAML")
+    assert codes(Seen(unreachable={"registry": Unavailable("gone"), "east": Unavailable("gone")})) == [
+        ("registry_unreachable", "registry"),
+        ("agent_unreachable", "east"),
+    ]
+    assert codes(Seen(clusters=[cluster("east", "stale")])) == [("cluster_not_live", "east")]
+    assert codes(Seen(clusters=[cluster("east", gateways=0)])) == [("no_gateway", "east")]
+    assert codes(Seen(links=[link("a", "b", "degraded")])) == [("link_not_live", "a/b")]
+
+    def agent(**fields: object) -> Seen:
+        return Seen(agents={"east": agent_pb2.AgentStatus(**{"registry_connected": True, **fields})})
+
+    assert codes(agent(registry_connected=False)) == [("registry_lost", "east")]
+    assert codes(agent(problems=[problem])) == [("file_malformed", "east: echo.yaml:3")]
+    assert codes(agent(peers=[agent_pb2.PeerStatus(cluster="west", state="unpinned")])) == [
+        ("peer_not_live", "east -> west")
+    ]
+    assert codes(agent(consumers=[consumer(connected=False)])) == [("consumer_lost", "east: gateway gw")]
+
+
+def test_connected_is_not_enough_a_consumer_must_have_applied_what_it_was_offered():
+    seen = Seen(
+        agents={
+            "east": agent_pb2.AgentStatus(
+                registry_connected=True, consumers=[consumer(applied_revision=5, offered_revision=9)]
+            )
+        }
+    )
+    (finding,) = assess(seen)
+    assert finding.code == "consumer_behind"
+    assert "4 revisions" in finding.detail
+
+
+def test_a_cluster_s_problems_come_from_its_agent_where_that_is_known_and_from_the_registry_elsewhere():
+    problem = records_pb2.Problem(code="file_malformed", subject="f", detail="d")
+    remote = registry_pb2.ClusterInfo(name="west", state="live", gateways=1, problems=[problem])
+    assert codes(Seen(clusters=[remote])) == [("file_malformed", "west: f")]
+    assert codes(Seen(clusters=[remote], agents={"west": agent_pb2.AgentStatus(registry_connected=True)})) == []
