@@ -38,7 +38,7 @@ class Ask(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GlobalName:
-    """A parsed name. `cluster` is set where the name pins one; `port` and `protocol` for PORT; `hostname` for ENDPOINT."""
+    """A parsed name. `cluster`: where the name pins one; `port` and `protocol`: for PORT; `hostname`: for ENDPOINT."""
 
     service: ServiceName
     cluster: str | None = None
@@ -128,7 +128,7 @@ def records(
         hosts = {}
         if name.endswith(f".svc.{CLUSTERSET_ZONE}"):
             hosts = {f"{_hostname(e)}.{c}.{name}": e for c, e in endpoints}
-        targets = [(host, e) for host, e in hosts.items()] or [(name, None)]
+        targets: list[tuple[str, Endpoint | None]] = [*hosts.items()] or [(name, None)]
         found[name] = _addresses(reach, srv=_srv(_one_per_number(ports), targets))
         for host, endpoint in hosts.items():
             found[host] = _addresses((endpoint.address,))

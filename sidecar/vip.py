@@ -1,7 +1,7 @@
 """Virtual addresses: a stable one for each (service, pinned cluster or none) that the workload uses.
 
-Addresses follow from a hash of what they stand for, so that even a lost state file mostly brings the same ones back; the
-file makes it certain. An address that was given up is not given to another service while somebody may still have it.
+Addresses follow from a hash of what they stand for, so that even a lost state file mostly brings the same ones back;
+the file makes it certain. An address that was given up goes to no other service while somebody may still have it.
 """
 
 from __future__ import annotations
@@ -138,7 +138,10 @@ class VirtualAddresses:
         return self._dirty
 
     def dump(self) -> bytes:
-        """The state to be written; the table counts as saved from here on."""
+        """The state to be written; the table counts as saved from here on. Leases no longer fresh are forgotten."""
+        now = self._clock.wall_ns()
+        for lease in [x for x in self._by_address.values() if self._stale(x, now)]:
+            self._drop(lease)
         self._dirty = False
         return msgspec.json.encode(
             [
@@ -160,6 +163,15 @@ class VirtualAddresses:
             self._dirty = True
             raise
 
+    def _stale(self, lease: Lease, now: int) -> bool:
+        """Whether its address may go to another service. A clock that was set back keeps it."""
+        return lease.released_ns != 0 and now - lease.released_ns >= self._fresh_ns
+
+    def _drop(self, lease: Lease) -> None:
+        del self._by_address[lease.address]
+        if self._by_key.get((lease.service, lease.cluster)) is lease:
+            del self._by_key[(lease.service, lease.cluster)]
+
     def _set(self, lease: Lease) -> None:
         self._by_address[lease.address] = lease
         self._by_key[(lease.service, lease.cluster)] = lease
@@ -179,9 +191,8 @@ class VirtualAddresses:
             lease = self._by_address.get(address)
             if lease is None:
                 return address
-            if lease.released_ns and not 0 <= now - lease.released_ns < self._fresh_ns:
-                if self._by_key.get((lease.service, lease.cluster)) is lease:
-                    del self._by_key[(lease.service, lease.cluster)]
+            if self._stale(lease, now):
+                self._drop(lease)
                 return address
         raise QuotaExceeded(
             f"all {size} virtual addresses of {network} are in use",

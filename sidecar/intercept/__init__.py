@@ -1,0 +1,1 @@
+"""How calls to virtual addresses reach Envoy: port clashes of the loopback way, rules of the redirect way."""
