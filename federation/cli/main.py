@@ -79,18 +79,15 @@ def run(arguments: Sequence[str]) -> int:
     except typer.TyperException as error:
         # A wrong option can stand before `-o` was read: look at the words themselves.
         as_json = state.get("format", Format.TABLE) is not Format.TABLE or _asks_for_json(arguments)
-        wrong = InvalidInput(_text(error), code="usage", hint="see `fedctl --help`, or --help after a command")
+        wrong = InvalidInput(
+            error.format_message(), code="usage", hint="see `fedctl --help`, or --help after a command"
+        )
         Printer(Format.JSON if as_json else Format.TABLE).error(wrong)
         return InvalidInput.exit_status
     except IsthmusError as error:
         as_json = state.get("format", Format.TABLE) is not Format.TABLE or _asks_for_json(arguments)
         Printer(Format.JSON if as_json else Format.TABLE).error(error)
         return error.exit_status
-
-
-def _text(error: typer.TyperException) -> str:
-    # The parser that typer carries inside puts the words for people into a method of its own.
-    return str(error.format_message()) if hasattr(error, "format_message") else str(error)
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:

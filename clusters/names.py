@@ -1,0 +1,25 @@
+"""Asks a DNS server for names the way a program's resolver would, on UDP and on TCP."""
+
+from __future__ import annotations
+
+import dns.exception
+import dns.message
+import dns.query
+import dns.rcode
+import dns.rdatatype
+
+from federation.errors import Unavailable
+
+
+def lookup(server: str, port: int, name: str, kind: str = "A", *, tcp: bool = False, timeout: float = 5.0) -> list[str]:
+    """The answers of type `kind`, sorted; empty when the name does not exist. Raises Unavailable."""
+    query = dns.message.make_query(name, kind)
+    ask = dns.query.tcp if tcp else dns.query.udp
+    try:
+        reply = ask(query, server, port=port, timeout=timeout)
+    except (dns.exception.DNSException, OSError) as error:
+        raise Unavailable(f"the DNS server at {server}:{port} did not answer for {name}: {error}") from error
+    if reply.rcode() not in (dns.rcode.NOERROR, dns.rcode.NXDOMAIN):
+        raise Unavailable(f"the DNS server at {server}:{port} answered {dns.rcode.to_text(reply.rcode())} for {name}")
+    wanted = dns.rdatatype.from_text(kind)
+    return sorted(item.to_text() for rrset in reply.answer if rrset.rdtype == wanted for item in rrset)
