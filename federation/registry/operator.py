@@ -21,7 +21,11 @@ from federation.model import wire
 from federation.model.cluster import Link, LinkGrant
 from federation.proto.v1 import registry_pb2 as pb
 from federation.proto.v1 import registry_pb2_grpc as rpc
+from federation.registry.join import Invitation, Joined, join, look_up
 from federation.registry.status import from_rpc_error
+from federation.trust.grpc_credentials import channel_options, registry_server_name
+
+__all__ = ["Invitation", "IssuedToken", "Joined", "OperatorClient", "OperatorFile", "join", "look_up"]
 
 Reply = TypeVar("Reply")
 
@@ -44,12 +48,12 @@ class IssuedToken:
 
 
 class OperatorClient:
-    """What an operator asks of the registry. Every method raises the registry's IsthmusError, Unavailable or TimedOut."""
+    """What an operator asks of the registry. Methods raise the registry's IsthmusError, Unavailable, TimedOut."""
 
     def __init__(self, channel: grpc.aio.Channel, *, address: str, federation: str, timeout: float = 10.0) -> None:
         self.address, self.federation = address, federation
         self._channel, self._timeout = channel, timeout
-        self._stub: Any = rpc.OperatorStub(channel)
+        self._stub: Any = rpc.OperatorStub(channel)  # type: ignore[no-untyped-call]
 
     @classmethod
     def open(cls, directory: Path, *, timeout: float = 10.0) -> OperatorClient:
@@ -69,7 +73,7 @@ class OperatorClient:
         channel = grpc.aio.secure_channel(
             where.registry,
             grpc.ssl_channel_credentials(root_certificates=root, private_key=key, certificate_chain=chain),
-            options=channel_options(f"registry.{where.federation}"),
+            options=channel_options(registry_server_name(where.federation)),
         )
         return cls(channel, address=where.registry, federation=where.federation, timeout=timeout)
 
@@ -142,13 +146,3 @@ class OperatorClient:
             return await call(request, timeout=self._timeout)
         except grpc.aio.AioRpcError as error:
             raise from_rpc_error(error, what=f"the registry at {self.address}") from error
-
-
-def channel_options(server_name: str) -> list[tuple[str, Any]]:
-    """Options of a channel to a server whose certificate names `server_name`, wherever it is dialled."""
-    return [
-        ("grpc.ssl_target_name_override", server_name),
-        ("grpc.default_authority", server_name),
-        ("grpc.max_receive_message_length", 64 << 20),
-        ("grpc.enable_http_proxy", 0),
-    ]

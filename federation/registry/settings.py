@@ -69,7 +69,7 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 def split_address(text: str, *, what: str) -> tuple[str, int]:
-    """("127.0.0.1", 7400) of "127.0.0.1:7400", ("::1", 7400) of "[::1]:7400"; port 0 is allowed. Raises InvalidInput."""
+    """("127.0.0.1", 7400) of "127.0.0.1:7400", ("::1", 7400) of "[::1]:7400"; 0 is allowed. Raises InvalidSettings."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
     if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5:

@@ -36,9 +36,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[IsthmusError]] = {
     **{status: kind for kind, status in _STATUS.items() if kind is not errors.StorageFailed},
     grpc.StatusCode.UNAUTHENTICATED: errors.Denied,
 }
-_CLASSES: dict[str, type[IsthmusError]] = {
-    kind.code: kind for kind in (IsthmusError, errors.InvalidName, errors.InvalidSettings, *_STATUS)
-}
+_NAMED: tuple[type[IsthmusError], ...] = (IsthmusError, errors.InvalidName, errors.InvalidSettings, *_STATUS)
+_CLASSES = {kind.code: kind for kind in _NAMED}
 _PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 Request = TypeVar("Request")
@@ -91,7 +90,9 @@ def from_rpc_error(error: grpc.RpcError, *, what: str) -> IsthmusError:
         kind = _CLASSES.get(trailing.get(CLASS_KEY, ""), _BY_STATUS.get(code, IsthmusError))
         return kind(details, hint=trailing.get(HINT_KEY, ""), code=trailing[CODE_KEY])
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.Unavailable(f"{what} cannot be reached: {details}", hint="is it running, and is the address right?")
+        return errors.Unavailable(
+            f"{what} cannot be reached: {details}", hint="is it running, and is the address right?"
+        )
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.TimedOut(f"{what} did not answer in time")
     kind = _BY_STATUS.get(code, IsthmusError)

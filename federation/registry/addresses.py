@@ -1,0 +1,135 @@
+"""Which gateway addresses a federation accepts: none that would lead a consumer back to itself or to its host.
+
+A consumer dials what the origin claims. An origin that claims loopback, link-local or metadata addresses would have the
+consumer's proxy talk to the consumer's own machine (CVE-2021-25737 is the precedent), so that each address is judged
+in every form that a kernel or a translator takes it apart to: IPv4-mapped, IPv4-compatible, SIIT, 6to4, Teredo, NAT64,
+ISATAP. Where a DNS name leads to is not known here: consumers resolve it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+from federation.errors import InvalidInput
+from federation.model.ids import parse_label
+
+_REFUSED_V4 = {
+    IPv4Network("0.0.0.0/8"): "unspecified",
+    IPv4Network("127.0.0.0/8"): "loopback",
+    IPv4Network("169.254.0.0/16"): "link-local (cloud metadata is there)",
+    IPv4Network("100.100.100.200/32"): "a cloud's metadata service",
+    IPv4Network("168.63.129.16/32"): "a cloud's host agent",
+    IPv4Network("192.0.0.192/32"): "a cloud's metadata service",
+    IPv4Network("192.88.99.0/24"): "a 6to4 relay",
+    IPv4Network("224.0.0.0/4"): "multicast",
+    IPv4Network("240.0.0.0/4"): "reserved (sidecars and cluster-set addresses use it)",
+}
+_REFUSED_V6 = {
+    IPv6Network("::/128"): "unspecified",
+    IPv6Network("::1/128"): "loopback",
+    IPv6Network("fe80::/10"): "link-local",
+    IPv6Network("fec0::/10"): "site-local",
+    IPv6Network("ff00::/8"): "multicast",
+    IPv6Network("100::/64"): "discard-only",
+    IPv6Network("fd00:ec2::/32"): "a cloud's metadata service",
+    IPv6Network("fd20:ce::254/128"): "a cloud's metadata service",
+}
+_LOOPBACK = (IPv4Network("127.0.0.0/9"), IPv6Network("::1/128"))  # 127.128.0.0/9 is the sidecars' own
+_EMBEDDED_LAST_32 = tuple(
+    map(
+        IPv6Network,
+        # IPv4-compatible, IPv4-mapped, SIIT (RFC 2765), NAT64 (RFC 6052), NAT64 for local use (RFC 8215)
+        ("::/96", "::ffff:0:0/96", "::ffff:0:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48"),
+    )
+)
+_6TO4 = IPv6Network("2002::/16")
+_TEREDO = IPv6Network("2001::/32")
+_NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
+_ISATAP = (0x0000_5EFE, 0x0200_5EFE)
+
+_LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "arpa", "invalid", "onion", "home", "lan")
+_NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z", re.ASCII)
+
+
+def check_gateway_address(text: str, *, single_machine: bool) -> str:
+    """The address in its canonical form; loopback passes only where all members run on one machine.
+
+    Raises InvalidInput (forbidden_address, malformed_address).
+    """
+    try:
+        address = ip_address(text)
+    except ValueError:
+        return _check_name(text)
+    if isinstance(address, IPv6Address) and address.scope_id is not None:
+        raise _forbidden(text, "bound to an interface")
+    if single_machine and any(address.version == net.version and address in net for net in _LOOPBACK):
+        return str(address)
+    reason = _refusal(address)
+    if reason:
+        raise _forbidden(text, reason)
+    return str(address)
+
+
+def _refusal(address: IPv4Address | IPv6Address) -> str:
+    """Why the address is refused; empty: it is not."""
+    refused = _REFUSED_V4 if isinstance(address, IPv4Address) else _REFUSED_V6
+    for network, reason in refused.items():
+        if address in network:
+            return reason
+    if isinstance(address, IPv6Address):
+        for inner in _embedded(address):
+            reason = _refusal(inner)
+            if reason:
+                return f"{inner} in another form, which is {reason}"
+    return ""
+
+
+def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
+    """The IPv4 addresses that some translator or tunnel would make of it."""
+    number = int(address)
+    low = number & 0xFFFF_FFFF
+    if any(address in net for net in _EMBEDDED_LAST_32):
+        yield IPv4Address(low)
+    if address in _NAT64_LOCAL:  # with a /48 prefix the u octet (bits 64 to 71) parts the address: RFC 6052, 2.2
+        yield IPv4Address((number >> 64 & 0xFFFF) << 16 | number >> 40 & 0xFFFF)
+    if address in _6TO4:
+        yield IPv4Address(number >> 80 & 0xFFFF_FFFF)
+    if address in _TEREDO:
+        yield IPv4Address(number >> 64 & 0xFFFF_FFFF)
+        yield IPv4Address(low ^ 0xFFFF_FFFF)
+    if number >> 32 & 0xFFFF_FFFF in _ISATAP:
+        yield IPv4Address(low)
+
+
+def _check_name(text: str) -> str:
+    """A DNS name that no resolver or C library takes for an address, and that is no name of the own machine."""
+    name = text.lower().removesuffix(".")
+    labels = name.split(".")
+    if not name or len(name) > 253:
+        raise _malformed(text)
+    for label in labels:
+        try:
+            parse_label(label, what="part")
+        except InvalidInput as error:
+            raise _malformed(text) from error
+    if _NUMBER.match(labels[-1]):  # inet_aton takes 127.1, 2130706433 and 0x7f.1 for addresses
+        raise _malformed(text)
+    if labels[-1] in _LOCAL_NAMES:
+        raise _forbidden(text, f"of the domain {labels[-1]}, which means something else on every machine")
+    return name
+
+
+def _malformed(text: str) -> InvalidInput:
+    return InvalidInput(
+        f"gateway address {text[:80]!r} is neither an IP address nor a DNS name", code="malformed_address"
+    )
+
+
+def _forbidden(text: str, reason: str) -> InvalidInput:
+    return InvalidInput(
+        f"gateway address {text[:80]!r} is {reason}",
+        hint="give an address at which other clusters reach this gateway",
+        code="forbidden_address",
+    )
