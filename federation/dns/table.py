@@ -84,6 +84,15 @@ class Table:
         """The records of `name`, or None."""
         return self._records.get(wire.encode_name(name))
 
+    def looked_up(self, name: str) -> bool:
+        """Whether `name` was asked for since this was last called. Costs nothing per query: kept answers are the trace,
+        and they are forgotten here."""
+        key = wire.encode_name(name)
+        used = any(key + suffix in self.hot for suffix in _SUFFIXES)
+        if used:
+            self._forget(key)
+        return used
+
     def names(self) -> Iterator[str]:
         """Every name that has been put, in no order; those that each zone has by itself are left out."""
         own = {f"ns.dns.{z}" for z in self.zones} | {f"dns-version.{CLUSTERSET}"}
