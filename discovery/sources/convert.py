@@ -1,0 +1,162 @@
+"""Pure: one Service, its ServiceExport and its EndpointSlices become what the cluster claims of the service.
+
+Follows the Multi-Cluster Services API (KEP-1645), the EndpointSlice API (discovery.k8s.io/v1) and KEP-3726 for
+application protocols. Arrives checked (discovery.sources.manifests); leaves as federation.model.service.Service with
+its local endpoints, or as a Refused with the reason that `fedctl status` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from discovery.sources import manifests as k8s
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol, Endpoint, Locality, Port, Protocol, Readiness, Service
+
+_APP = {
+    "http": AppProtocol.HTTP,
+    "kubernetes.io/ws": AppProtocol.HTTP,  # a WebSocket begins as HTTP/1.1
+    "kubernetes.io/h2c": AppProtocol.H2C,
+    "h2c": AppProtocol.H2C,
+    "http2": AppProtocol.H2C,
+    "grpc": AppProtocol.GRPC,
+    "grpc-web": AppProtocol.HTTP,
+}
+CARRIED = frozenset({"TCP", "UDP"})
+"""Ports of other protocols (SCTP) are left out, with a Problem."""
+_DEFAULT_AFFINITY_SECONDS = 10_800  # core/v1 SessionAffinityConfig
+
+
+class Refused(Exception):
+    """Why an exported service cannot be offered: a stable code and one line."""
+
+    def __init__(self, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.code, self.detail = code, detail
+
+
+def convert(
+    service: k8s.Service,
+    export: k8s.ServiceExport,
+    slices: Sequence[k8s.EndpointSlice],
+    *,
+    exported_at_ns: int,
+    locality: Locality,
+) -> Service:
+    """The claim; `locality` is the cluster's own, for endpoints that say nothing. Raises Refused."""
+    spec = service.spec
+    if spec.type == "ExternalName":
+        raise Refused("invalid_service_type", "a Service of type ExternalName cannot be exported (InvalidServiceType)")
+    ports = tuple(port(p) for p in spec.ports or () if (p.protocol or "TCP") in CARRIED)
+    if spec.ports and not ports:
+        raise Refused("unsupported_protocol", "none of its ports speaks TCP or UDP")
+    headless = spec.cluster_ip == "None"
+    endpoints = _endpoints(spec, ports, slices, headless=headless, locality=locality)
+    affinity = spec.session_affinity or "None"
+    exported = export.spec or k8s.ExportSpec()
+    return Service(
+        name=ServiceName(service.metadata.namespace or "default", service.metadata.name),
+        exported_at_ns=exported_at_ns,
+        ports=ports,
+        headless=headless,
+        session_affinity=affinity,
+        session_affinity_seconds=_affinity_seconds(spec) if affinity == "ClientIP" else 0,
+        internal_traffic_policy=spec.internal_traffic_policy or "",
+        traffic_distribution=spec.traffic_distribution or "",
+        ip_families=tuple(spec.ip_families or _families(slices)),
+        labels=dict(sorted((exported.exported_labels or {}).items())),
+        annotations=dict(sorted((exported.exported_annotations or {}).items())),
+        readiness=readiness(endpoints),
+        grants=k8s.grants((export.metadata.annotations or {}).get(k8s.CONSUMERS)),
+        endpoints=endpoints,
+    )
+
+
+def port(value: k8s.ServicePort) -> Port:
+    """A port of a Service that speaks one of CARRIED."""
+    protocol = Protocol(value.protocol or "TCP")
+    app = AppProtocol.OPAQUE if protocol is Protocol.UDP else app_protocol(value.app_protocol, value.name or "")
+    return Port(name=value.name or "", port=value.port, protocol=protocol, app=app)
+
+
+def app_protocol(declared: str | None, name: str) -> AppProtocol:
+    """From appProtocol, else from the port's name or its part before the first '-'.
+
+    `https` and `kubernetes.io/wss` are carried as bytes: the encryption is the workload's own.
+    """
+    if declared:
+        return _APP.get(declared.lower(), AppProtocol.OPAQUE)
+    prefix = name.partition("-")[0]
+    return _APP.get(prefix, AppProtocol.OPAQUE)
+
+
+def readiness(endpoints: Iterable[Endpoint]) -> tuple[Readiness, ...]:
+    """Ready endpoints per zone, sorted. An endpoint that has an address in both families counts once."""
+    counts: dict[Locality, list[int]] = {}
+    for endpoint in endpoints:
+        if endpoint.ready:
+            counts.setdefault(endpoint.locality, [0, 0])[":" in endpoint.address] += 1
+    return tuple(Readiness(locality, max(counts[locality])) for locality in sorted(counts))
+
+
+def _endpoints(
+    spec: k8s.ServiceSpec,
+    ports: tuple[Port, ...],
+    slices: Sequence[k8s.EndpointSlice],
+    *,
+    headless: bool,
+    locality: Locality,
+) -> tuple[Endpoint, ...]:
+    """All endpoints, sorted. One that stands in several slices is one: ready if any says so, with the ports of all."""
+    found: dict[tuple[str, str], Endpoint] = {}
+    for slice_ in slices:
+        targets = _targets(ports, slice_)
+        labels = slice_.metadata.labels or {}
+        region = labels.get(k8s.REGION) or locality.region
+        for given in slice_.endpoints or ():
+            conditions = given.conditions or k8s.Conditions()
+            is_ready = conditions.ready is not False or bool(spec.publish_not_ready_addresses)
+            serving = is_ready if conditions.serving is None else conditions.serving
+            endpoint = Endpoint(
+                address=given.addresses[0],  # the others are the same endpoint (EndpointSlice API: fungible)
+                ready=is_ready,
+                terminating=bool(conditions.terminating) and serving,
+                locality=Locality(region, given.zone or labels.get(k8s.ZONE) or locality.zone),
+                hostname=(given.hostname or "") if headless else "",
+                ports=targets,
+            )
+            key = (endpoint.address, endpoint.hostname)
+            known = found.get(key)
+            if known is not None:
+                endpoint = replace(
+                    endpoint if endpoint.ready or not known.ready else known,
+                    ready=endpoint.ready or known.ready,
+                    ports=dict(sorted({**known.ports, **endpoint.ports}.items())),
+                )
+            found[key] = endpoint
+    return tuple(found[key] for key in sorted(found))
+
+
+def _targets(ports: tuple[Port, ...], slice_: k8s.EndpointSlice) -> dict[int, int]:
+    """Service port → port of this slice's endpoints. A slice port belongs to the service port of its name, so named
+    target ports need no look-up; where a number is both TCP and UDP, TCP decides."""
+    offered = {(p.name or "", p.protocol or "TCP"): p.port for p in slice_.ports or () if p.port is not None}
+    targets: dict[int, int] = {}
+    for given in sorted(ports, key=lambda p: (p.port, p.protocol)):
+        target = offered.get((given.name, given.protocol.value))
+        if target is None and len(ports) == len(offered) == 1:  # one port each: nothing to confuse
+            target = next(iter(offered.values()))
+        if target is not None:
+            targets.setdefault(given.port, target)
+    return targets
+
+
+def _families(slices: Iterable[k8s.EndpointSlice]) -> list[str]:
+    return sorted({s.address_type for s in slices if s.endpoints}) or ["IPv4"]
+
+
+def _affinity_seconds(spec: k8s.ServiceSpec) -> int:
+    config = spec.session_affinity_config
+    seconds = config.client_ip.timeout_seconds if config and config.client_ip else None
+    return _DEFAULT_AFFINITY_SECONDS if seconds is None else min(max(seconds, 1), 86_400)

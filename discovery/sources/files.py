@@ -1,0 +1,454 @@
+"""The file source: a folder of ordinary Kubernetes manifests, read and followed.
+
+Arrives: the kernel's word that a file changed (discovery.sources.inotify), and a slow look at the whole folder as
+safety net. Leaves: SourceState for discovery.report and discovery.view. Only the file that changed is read, only the
+services in it are built again. A file that is bad keeps what it last held (discovery.sources.parse), files that vanish
+in numbers are held until a second look (discovery.sources.removals).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from discovery.sources import cache, exporting
+from discovery.sources.base import SourceState
+from discovery.sources.inotify import FolderWatch
+from discovery.sources.manifests import CONSUMERS, MANAGED_BY, Placed, ServiceExport, grants
+from discovery.sources.objects import Objects
+from discovery.sources.parse import ManifestError, Parsed, parse
+from discovery.sources.removals import Removals
+from discovery.state import Saver, read_or_none, set_aside
+from federation.aio.clock import Clock
+from federation.aio.files import write_atomic
+from federation.aio.latest import Latest
+from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
+from federation.log import Logger
+from federation.model.cluster import Problem
+from federation.model.ids import ServiceName
+from federation.model.service import Grant, Locality
+
+SUFFIXES = (".yaml", ".yml", ".json")
+MAX_FILES = 50_000
+_IN_THREAD_BYTES = 128 * 1024
+_SETTLE_SECONDS = 0.25
+_YIELD_EVERY = 20
+
+
+@dataclass(slots=True)
+class _File:
+    """What is known of one file. `seen` was last looked at, well or badly; `problem` is why it was bad."""
+
+    seen: cache.Fingerprint | None = None
+    manifests: tuple[Placed, ...] = ()
+    ignored: int = 0
+    problem: Problem | None = None
+
+
+class FileSource:
+    """Source over one folder; subfolders and names that begin with a dot are not read."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        cache_path: Path,
+        locality: Locality,
+        clock: Clock,
+        log: Logger,
+        poll_seconds: float = 5.0,
+        confirm_seconds: float = 5.0,
+        max_bytes: int = 16 << 20,
+        cache_seconds: float = 10.0,
+    ) -> None:
+        self.state: Latest[SourceState] = Latest(SourceState())
+        self._folder, self._clock, self._log = folder, clock, log
+        self._poll, self._max_bytes = poll_seconds, max_bytes
+        self._files: dict[str, _File] = {}
+        self._removals = Removals(confirm_seconds=confirm_seconds)
+        self._unsettled: dict[str, cache.Fingerprint] = {}
+        self._folder_problem: Problem | None = None
+        self._watch_problem: Problem | None = None
+        self._device: int | None = None
+        self._lock = asyncio.Lock()
+        self._events = asyncio.Event()
+        self._named: set[str] = set()
+        self._all = False
+        self._cache_path = cache_path
+        self._objects = Objects(locality=locality)
+        self._locality = locality
+        self._saver = Saver(
+            cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._publish
+        )
+        self._bad_files: set[str] = set()
+        self._listed = False
+        self._next_look = 0.0
+
+    @property
+    def ignored(self) -> int:
+        """Objects of kinds that are not used."""
+        return sum(max(0, f.ignored) for f in self._files.values())
+
+    async def run(self) -> None:
+        """Read the folder and follow it, until cancelled."""
+        watch = FolderWatch(self._folder, self._on_event)
+        self._load()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._saver.run(), name="files-cache")
+                self._start(watch)
+                await self._look(None, settled=True)
+                while True:
+                    await self._wait()
+                    named, everything = self._named, self._all
+                    self._named, self._all = set(), False
+                    if not watch.alive:
+                        self._start(watch)
+                        everything = True
+                    if named:
+                        await self._look(named, settled=True)
+                    if everything or self._clock.monotonic() >= self._next_look:
+                        await self._look(None, settled=False)
+        finally:
+            watch.close()
+            await self._saver.flush()
+
+    async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
+        """Write a ServiceExport for `name`; (path, changed). Raises NotFound, Conflict, StorageFailed."""
+        async with self._lock:
+            if self._objects.find("Service", name) is None:
+                known = ", ".join(map(str, sorted(self.state.value.services)[:5]))
+                raise NotFound(f"there is no Service {name} in {self._folder}", hint=f"known: {known or 'none'}")
+            found = self._objects.find("ServiceExport", name)
+            file = exporting.file_name(name)
+            created = datetime.fromtimestamp(self._clock.wall_ns() // 10**9, UTC)
+            if found is not None:
+                file, placed = found
+                meta = placed.manifest.metadata
+                if grants(_consumers(placed)) == wanted:
+                    return str(self._folder / file), False
+                if (meta.labels or {}).get(MANAGED_BY) != "isthmus" or len(self._objects.holds(file)) > 1:
+                    raise Conflict(
+                        f"{name} is exported by {file}:{placed.line} for other consumers", hint="edit that file"
+                    )
+                created = meta.creation_timestamp or created
+            data = exporting.manifest(name, wanted, created=created.strftime("%Y-%m-%dT%H:%M:%SZ"))
+            await asyncio.to_thread(write_atomic, self._folder / file, data, mode=0o644)
+        await self._look({file}, settled=True)
+        return str(self._folder / file), True
+
+    async def unexport(self, name: ServiceName) -> tuple[str, bool]:
+        """Remove the ServiceExport of `name`; (path, changed). Raises NotFound, Conflict, StorageFailed."""
+        async with self._lock:
+            found = self._objects.find("ServiceExport", name)
+            if found is None:
+                if self._objects.find("Service", name) is None:
+                    raise NotFound(f"there is no Service {name} in {self._folder}")
+                return "", False
+            file, placed = found
+            path = self._folder / file
+            try:
+                data = await asyncio.to_thread(path.read_bytes)
+                rest = exporting.without(data, placed)
+                if rest is None:
+                    await asyncio.to_thread(path.unlink)
+                else:
+                    await asyncio.to_thread(write_atomic, path, rest, mode=0o644)
+            except ValueError as error:
+                raise Conflict(
+                    f"the ServiceExport at {file}:{placed.line} cannot be cut out: {error}", hint="edit that file"
+                ) from error
+            except OSError as error:
+                raise StorageFailed(f"cannot change {path}: {error.strerror}") from error
+        await self._look({file}, settled=True, commanded=True)
+        return str(path), True
+
+    # --- following ---------------------------------------------------------------------------------------------------
+
+    def _on_event(self, names: set[str] | None) -> None:
+        if names is None:
+            self._all = True
+        else:
+            self._named |= {n for n in names if _is_manifest(n)}
+            self._all = self._all or any(n.startswith("..") for n in names)
+            if not self._named and not self._all:
+                return
+        self._events.set()
+
+    async def _wait(self) -> None:
+        """Until something is reported, a second look is due, or the folder is due for its slow look."""
+        delay = max(0.0, self._next_look - self._clock.monotonic())
+        timer = asyncio.ensure_future(self._clock.sleep(delay))
+        event = asyncio.ensure_future(self._events.wait())
+        try:
+            await asyncio.wait((timer, event), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            timer.cancel()
+            event.cancel()
+        self._events.clear()
+
+    def _start(self, watch: FolderWatch) -> None:
+        try:
+            watch.start()
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError | NotADirectoryError):
+                detail = f"changes are found every {self._poll:g} s only: {error.strerror or error}"
+                self._watch_problem = Problem("watch_unavailable", str(self._folder), detail)
+        else:
+            self._watch_problem = None
+
+    async def _look(self, names: set[str] | None, *, settled: bool, commanded: bool = False) -> None:
+        """Look at `names`, or at the whole folder. `settled`: their writers have closed them; otherwise a change is
+        read when two looks find it equal, because it could be half written."""
+        async with self._lock:
+            whole = names is None
+            absent: set[str] = set(self._removals.held)
+            changed = False
+            if names is None:
+                survey = await self._survey()
+                if survey is None:
+                    self._schedule()
+                    self._publish()
+                    return
+                present, names = survey
+                absent = self._files.keys() - present
+                self._unsettled = {n: f for n, f in self._unsettled.items() if n in names}
+            for count, name in enumerate(sorted(names)):
+                if count % _YIELD_EVERY == _YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
+                there = await self._examine(name, settled=settled)
+                if there is None:
+                    absent.add(name)
+                    continue
+                absent.discard(name)
+                changed |= there
+            absent &= self._files.keys()
+            believed = (
+                absent & names
+                if commanded
+                else self._removals.look(
+                    absent, present=len(self._files) - len(absent), now=self._clock.monotonic(), whole=whole
+                )
+            )
+            for name in believed:
+                self._forget(name)
+            if changed or believed:
+                self._saver.touch()
+            self._schedule(looked=whole)
+            self._publish()
+
+    def _schedule(self, *, looked: bool = True) -> None:
+        """When the whole folder is looked at next: sooner while something waits for a second look."""
+        now = self._clock.monotonic()
+        if looked:
+            self._next_look = now + (min(1.0, self._poll) if self._folder_problem else self._poll)
+        if (due := self._removals.due()) is not None:
+            self._next_look = min(self._next_look, max(due, now + 0.05))
+        if self._unsettled:
+            self._next_look = min(self._next_look, now + _SETTLE_SECONDS)
+
+    async def _survey(self) -> tuple[set[str], set[str]] | None:
+        """(manifests in the folder, those that look different or are held); None when the folder cannot be read,
+        which deletes nothing."""
+        known = {name: file.seen for name, file in self._files.items() if not _is_empty(file)}
+        try:
+            present, different, device = await asyncio.to_thread(self._scan, known)
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            code, what = ("folder_gone", "is gone") if missing else ("folder_unreadable", f"{error.strerror}")
+            self._folder_problem = Problem(code, str(self._folder), f"{what}; its last content counts until it is back")
+            return None
+        if not present and self._files and self._device not in (None, device):
+            detail = "is empty and on another device (unmounted?); its last content counts until it is back"
+            self._folder_problem = Problem("folder_gone", str(self._folder), detail)
+            return None
+        self._device = device
+        self._folder_problem = None
+        self._listed = True
+        if len(present) > MAX_FILES:
+            detail = f"{len(present)} files; the first {MAX_FILES} are read"
+            self._folder_problem = Problem("too_many_files", str(self._folder), detail)
+            present = set(sorted(present)[:MAX_FILES])
+        return present, different & present
+
+    def _scan(self, known: dict[str, cache.Fingerprint | None]) -> tuple[set[str], set[str], int]:
+        """In a thread: the manifests there are, and those whose fingerprint is not the known one."""
+        present, different = set(), set()
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                if not _is_manifest(entry.name):
+                    continue
+                try:
+                    if entry.is_dir():
+                        continue
+                    seen = known.get(entry.name)
+                    if seen is None or _fingerprint(entry.stat()) != seen:
+                        different.add(entry.name)
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    different.add(entry.name)  # its reading says what is wrong
+                present.add(entry.name)
+        return present, different, os.stat(self._folder).st_dev
+
+    async def _examine(self, name: str, *, settled: bool) -> bool | None:
+        """Read `name` if it changed: True when what it holds changed, None when it is missing or empty."""
+        path = self._folder / name
+        known = self._files.get(name)
+        try:
+            status = os.stat(path)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._bad(name, None, f"{name}:1", "file_unreadable", f"cannot be read: {error.strerror}")
+            return False
+        seen = _fingerprint(status)
+        if known is not None and known.seen == seen:
+            self._unsettled.pop(name, None)
+            return None if _is_empty(known) else False
+        if not settled and self._unsettled.get(name) != seen:
+            self._unsettled[name] = seen
+            return None if known is not None and _is_empty(known) else False
+        self._unsettled.pop(name, None)
+        return await self._read(name, status)
+
+    async def _read(self, name: str, status: os.stat_result) -> bool | None:
+        path = self._folder / name
+        seen: cache.Fingerprint | None = _fingerprint(status)
+        if not stat.S_ISREG(status.st_mode):
+            self._bad(name, seen, f"{name}:1", "file_unreadable", "is no regular file")
+            return False
+        if status.st_size > self._max_bytes:
+            detail = f"has {status.st_size} bytes; at most {self._max_bytes} are read"
+            self._bad(name, seen, f"{name}:1", "file_too_large", detail)
+            return False
+        try:
+            if status.st_size > _IN_THREAD_BYTES:
+                seen, parsed = await asyncio.to_thread(_load, path, self._max_bytes)
+            else:
+                seen, parsed = _load(path, self._max_bytes)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._bad(name, None, f"{name}:1", "file_unreadable", f"cannot be read: {error.strerror}")
+            return False
+        except ManifestError as error:
+            self._bad(name, seen, f"{name}:{error.line}", error.code, error.detail)
+            return False
+        known = self._files.get(name)
+        if known is not None and known.manifests and not parsed.manifests and not parsed.ignored:
+            known.seen, known.problem = seen, None
+            self._bad_files.discard(name)
+            known.ignored = -1  # empty now: believed, or not, like a file that is gone
+            return None
+        self._bad_files.discard(name)
+        self._files[name] = _File(seen, parsed.manifests, parsed.ignored)
+        mtime_ns = min(status.st_mtime_ns, self._clock.wall_ns())
+        self._objects.put(name, parsed.manifests, mtime_ns=mtime_ns)
+        return True
+
+    def _bad(self, name: str, seen: cache.Fingerprint | None, where: str, code: str, detail: str) -> None:
+        """`name` cannot be used: it keeps what it last held, and says why."""
+        known = self._files.setdefault(name, _File())
+        known.seen = seen
+        problem = Problem(code, where, detail + ("; its last good content counts" if known.manifests else ""))
+        if known.problem != problem:
+            self._log.warning("manifest refused", where=where, code=code, detail=detail)
+        known.problem = problem
+        self._bad_files.add(name)
+
+    def _forget(self, name: str) -> None:
+        del self._files[name]
+        self._bad_files.discard(name)
+        self._objects.remove(name)
+
+    # --- what leaves -------------------------------------------------------------------------------------------------
+
+    def _publish(self) -> None:
+        """Set the state when it differs from the last one."""
+        last = self.state.value
+        exports, names, problems = self._objects.build()
+        everything = (*self._own_problems(), *problems)
+        complete = last.complete or self._listed or bool(self._files)
+        if (exports is last.exports or exports == last.exports) and names is None and everything == last.problems:
+            if complete == last.complete:
+                return
+            exports = last.exports
+        self.state.set(
+            SourceState(
+                exports=exports,
+                services=last.services if names is None else names,
+                problems=everything,
+                complete=complete,
+            )
+        )
+
+    def _own_problems(self) -> list[Problem]:
+        found = [p for p in (self._folder_problem, self._watch_problem, self._saver.problem) if p is not None]
+        if held := sorted(self._removals.held):
+            shown = ", ".join(held[:3]) + (f" and {len(held) - 3} more" if len(held) > 3 else "")
+            detail = f"{shown} vanished or were emptied at once; held until a second look finds the same"
+            found.append(Problem("removal_held", str(self._folder), detail))
+        found += [p for name in sorted(self._bad_files) if (p := self._files[name].problem) is not None]
+        return found
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        data = read_or_none(self._cache_path, self._log)
+        if data is None:
+            return
+        try:
+            loaded = cache.decode(data)
+        except CorruptState as error:
+            set_aside(self._cache_path, self._log, error)
+            return
+        self._objects = Objects(locality=self._locality, first_seen=loaded.first_seen)
+        for name, file in loaded.files.items():
+            self._files[name] = _File(file.fingerprint, file.manifests, file.ignored)
+            self._objects.put(name, file.manifests, mtime_ns=file.fingerprint[0] if file.fingerprint else 0)
+
+    def _dump(self) -> bytes:
+        files = {
+            name: cache.CachedFile(
+                f.seen if f.problem is None and f.ignored >= 0 else None, max(0, f.ignored), f.manifests
+            )
+            for name, f in self._files.items()
+        }
+        return cache.encode(cache.Cache(files, self._objects.first_seen))
+
+
+def _load(path: Path, max_bytes: int) -> tuple[cache.Fingerprint | None, Parsed]:
+    """Read and parse; no fingerprint (so that it is read again) when it changed under the reading."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        before = os.fstat(descriptor)
+        if not stat.S_ISREG(before.st_mode):
+            raise ManifestError(1, "file_unreadable", "is no regular file")
+        data = file.read(max_bytes + 1)
+        after = os.fstat(descriptor)
+    if len(data) > max_bytes:
+        raise ManifestError(1, "file_too_large", f"has more than {max_bytes} bytes")
+    seen = _fingerprint(after)
+    return (seen if seen == _fingerprint(before) else None), parse(data)
+
+
+def _fingerprint(status: os.stat_result) -> cache.Fingerprint:
+    return (status.st_mtime_ns, status.st_size, status.st_ino, status.st_ctime_ns, status.st_dev)
+
+
+def _is_manifest(name: str) -> bool:
+    return name.endswith(SUFFIXES) and not name.startswith(".")
+
+
+def _is_empty(file: _File) -> bool:
+    return file.ignored < 0
+
+
+def _consumers(placed: Placed) -> str | None:
+    assert isinstance(placed.manifest, ServiceExport)  # noqa: S101 - asked for by kind
+    return (placed.manifest.metadata.annotations or {}).get(CONSUMERS)
