@@ -1,4 +1,4 @@
-"""How long an endpoint change takes: from replacing a manifest in one cluster to the acknowledgement of another's Envoy.
+"""How long an endpoint change takes: from a replaced manifest in one cluster to the acknowledgement by another's Envoy.
 
 The sidecar logs each acknowledgement of its Envoy with the monotonic time at which it arrived; all processes of a
 machine share that clock, so no polling interval is part of the measurement.
@@ -70,7 +70,7 @@ class Acknowledgements:
 async def measure(
     federation: ProcessFederation, *, origin: str, consumer: str, changes: int, timeout: float = 5.0
 ) -> Propagation:
-    """Change the HTTP service of `origin` `changes` times, one after the other, and wait for `consumer`'s Envoy each time.
+    """Change the HTTP service of `origin` `changes` times, one by one, and wait for `consumer`'s Envoy each time.
 
     The change is a second copy that comes and goes; nobody should send requests meanwhile, since it does not exist.
     Raises TimedOut when a change is not acknowledged within `timeout` seconds.
