@@ -92,28 +92,36 @@ class Hello(_message.Message):
     def __init__(self, history: _Optional[str] = ..., resumed: _Optional[bool] = ..., heartbeat_ms: _Optional[int] = ...) -> None: ...
 
 class Batch(_message.Message):
-    __slots__ = ("revision", "records", "more", "origins", "absent")
+    __slots__ = ("revision", "records", "more", "origins", "absent", "since", "part")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     RECORDS_FIELD_NUMBER: _ClassVar[int]
     MORE_FIELD_NUMBER: _ClassVar[int]
     ORIGINS_FIELD_NUMBER: _ClassVar[int]
     ABSENT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
     revision: int
     records: _containers.RepeatedCompositeFieldContainer[Record]
     more: bool
     origins: _containers.RepeatedCompositeFieldContainer[Origin]
     absent: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, revision: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., more: _Optional[bool] = ..., origins: _Optional[_Iterable[_Union[Origin, _Mapping]]] = ..., absent: _Optional[_Iterable[str]] = ...) -> None: ...
+    since: int
+    part: int
+    def __init__(self, revision: _Optional[int] = ..., records: _Optional[_Iterable[_Union[Record, _Mapping]]] = ..., more: _Optional[bool] = ..., origins: _Optional[_Iterable[_Union[Origin, _Mapping]]] = ..., absent: _Optional[_Iterable[str]] = ..., since: _Optional[int] = ..., part: _Optional[int] = ...) -> None: ...
 
 class Progress(_message.Message):
-    __slots__ = ("revision", "digest", "count")
+    __slots__ = ("revision", "digest", "count", "since", "demand")
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
     revision: int
     digest: bytes
     count: int
-    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., count: _Optional[int] = ...) -> None: ...
+    since: int
+    demand: int
+    def __init__(self, revision: _Optional[int] = ..., digest: _Optional[bytes] = ..., count: _Optional[int] = ..., since: _Optional[int] = ..., demand: _Optional[int] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("code", "detail", "retry_after_ms")
@@ -138,7 +146,7 @@ class Demand(_message.Message):
     def __init__(self, subscribe: _Optional[_Union[Subscribe, _Mapping]] = ..., ack: _Optional[_Union[Ack, _Mapping]] = ..., presence: _Optional[_Union[Presence, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class Subscribe(_message.Message):
-    __slots__ = ("history", "revision", "kinds", "wildcard", "names", "known", "dropped")
+    __slots__ = ("history", "revision", "kinds", "wildcard", "names", "known", "dropped", "origins", "demand")
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     KINDS_FIELD_NUMBER: _ClassVar[int]
@@ -146,6 +154,8 @@ class Subscribe(_message.Message):
     NAMES_FIELD_NUMBER: _ClassVar[int]
     KNOWN_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
+    ORIGINS_FIELD_NUMBER: _ClassVar[int]
+    DEMAND_FIELD_NUMBER: _ClassVar[int]
     history: str
     revision: int
     kinds: _containers.RepeatedScalarFieldContainer[Kind]
@@ -153,7 +163,9 @@ class Subscribe(_message.Message):
     names: _containers.RepeatedScalarFieldContainer[str]
     known: _containers.RepeatedScalarFieldContainer[str]
     dropped: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, history: _Optional[str] = ..., revision: _Optional[int] = ..., kinds: _Optional[_Iterable[_Union[Kind, str]]] = ..., wildcard: _Optional[bool] = ..., names: _Optional[_Iterable[str]] = ..., known: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Iterable[str]] = ...) -> None: ...
+    origins: _containers.RepeatedScalarFieldContainer[str]
+    demand: int
+    def __init__(self, history: _Optional[str] = ..., revision: _Optional[int] = ..., kinds: _Optional[_Iterable[_Union[Kind, str]]] = ..., wildcard: _Optional[bool] = ..., names: _Optional[_Iterable[str]] = ..., known: _Optional[_Iterable[str]] = ..., dropped: _Optional[_Iterable[str]] = ..., origins: _Optional[_Iterable[str]] = ..., demand: _Optional[int] = ...) -> None: ...
 
 class Ack(_message.Message):
     __slots__ = ("revision", "digest", "rejections")
