@@ -20,7 +20,7 @@ from federation.dns.wire import AA, CD, RA, RD, TC, Ede, Malformed, Query, Rcode
 from federation.log import Logger
 
 Miss = Callable[[str], Awaitable[bool | str]]
-Send = Callable[[bytes], None]
+Send = Callable[[bytes], object]
 
 
 class Failed(enum.Enum):
@@ -76,6 +76,11 @@ class Resolver:
             self.counts["answered"] += 1
             return self._render(query, known, limit)
         return self._missing(query, zone, send, limit)
+
+    @property
+    def misses(self) -> int:
+        """How many names are being looked up."""
+        return self._misses.in_flight
 
     async def close(self) -> None:
         """Give up what is in flight."""

@@ -140,7 +140,7 @@ class Table:
             data = [answer.soa_rdata(name, zone, self.negative_ttl)]
         elif name == zone and qtype == Type.NS:
             data = [answer.compressed(name, b"\x02ns\x03dns" + zone)]
-        elif qtype == Type.ANY:
+        elif qtype == Type.ANY and (name in self._records or name == zone):
             return answer.positive(name, Type.HINFO, self.ttl, [b"\x07RFC8482\x00"], flags=self._flags)  # RFC 8482 4.2
         if not data:
             return self.nodata(name, zone)

@@ -58,6 +58,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._writable = True
         self._paused = False
+        self._half_closed = False
         self.pending = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,7 +76,7 @@ class _Connection(asyncio.Protocol):
         """The client may close its half and still wait for answers; the idle time-out ends the rest."""
         if not self.pending:
             return False
-        self._closing = True
+        self._half_closed = True
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,8 +98,6 @@ class _Connection(asyncio.Protocol):
         self._streams.open.pop(self, None)
         if self._transport is not None:
             self._transport.abort()
-
-    _closing = False
 
     def _drain(self) -> None:
         """Handle every whole message in the buffer, until the client has to slow down."""
@@ -131,7 +130,7 @@ class _Connection(asyncio.Protocol):
         self.pending -= 1
         self._touch()
         self._write(reply)
-        if self._closing and not self.pending and self._transport is not None:
+        if self._half_closed and not self.pending and self._transport is not None:
             self._transport.close()
         self._drain()
 

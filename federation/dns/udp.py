@@ -7,12 +7,14 @@ here by two look-ups and one join. Everything else goes to the resolver.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any, cast
 
 from federation.dns import wire
+from federation.dns.ratelimit import Limiter, Verdict
 from federation.dns.resolve import Resolver
 from federation.dns.table import Table
-from federation.dns.wire import CD, DO, RD
+from federation.dns.wire import CD, DO, RD, TC, Malformed, Rcode
 
 Address = tuple[Any, ...]
 
@@ -33,17 +35,33 @@ _OPTS = {
 _OPT_SIZE = 11
 
 
+def _drop(data: bytes, addr: Address) -> None:
+    """Stands in for `sendto` where answers cannot leave."""
+
+
 class Datagrams(asyncio.DatagramProtocol):
     """Answers datagrams. `fast` counts what the fast path answered."""
 
     def __init__(self, table: Table, resolver: Resolver) -> None:
         self._hot, self._resolver = table.hot, resolver
         self._transport: asyncio.DatagramTransport | None = None
+        self._sendto: Callable[[bytes, Address], object] = _drop
         self.fast = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.DatagramTransport, transport)
         self._sendto = self._transport.sendto
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport, self._sendto = None, _drop
+
+    def pause_writing(self) -> None:
+        """The socket is full: answers are dropped, as a network would, instead of queued without bound."""
+        self._sendto = _drop
+
+    def resume_writing(self) -> None:
+        if self._transport is not None:
+            self._sendto = self._transport.sendto
 
     def datagram_received(self, data: bytes, addr: Address) -> None:
         index = _PLAIN_HEADS.get(data[2:12])
@@ -67,21 +85,35 @@ class Datagrams(asyncio.DatagramProtocol):
                     self._sendto(b"".join((data[:2], answer.heads[index], question, body, opt)), addr)
                     self.fast += 1
                     return
-        self._slow(data, addr)
-
-    def _slow(self, data: bytes, addr: Address) -> None:
-        def send(late: bytes) -> None:
-            if self._transport is not None and not self._transport.is_closing():
-                self._sendto(late, addr)
-
-        reply = self._resolver.handle(data, send, stream=False)
+        reply = self._resolver.handle(data, lambda late: self._sendto(late, addr), stream=False)
         if reply is not None:
             self._sendto(reply, addr)
 
     def error_received(self, exc: Exception) -> None:
-        """A client went away before its answer (ICMP port unreachable): nobody is left to tell."""
+        """A client went away before its answer, or gave an address that cannot be: nobody is left to tell."""
 
     def close(self) -> None:
         """Stop listening."""
+        self._sendto = _drop
         if self._transport is not None:
             self._transport.close()
+
+
+class LimitedDatagrams(Datagrams):
+    """The same with a response rate limit."""
+
+    def __init__(self, table: Table, resolver: Resolver, limiter: Limiter) -> None:
+        super().__init__(table, resolver)
+        self._limiter = limiter
+        self.limited = 0
+
+    def datagram_received(self, data: bytes, addr: Address) -> None:
+        verdict = self._limiter.judge(addr[0])
+        if verdict is Verdict.PASS:
+            super().datagram_received(data, addr)
+            return
+        self.limited += 1
+        if verdict is Verdict.SLIP:
+            query = wire.parse_query(data)
+            if not isinstance(query, Malformed):
+                self._sendto(wire.reply(query, rcode=Rcode.NOERROR, flags=TC), addr)

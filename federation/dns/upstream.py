@@ -1,13 +1,15 @@
 """Forwards queries for other people's names to resolvers, and believes only answers that fit the question.
 
 Every attempt has a fresh socket (the kernel picks its port at random) connected to the resolver, and a fresh random id;
-the answer must echo the question (RFC 5452 9.1). An answer that was cut (TC) is asked for again over TCP.
+the answer must echo the question (RFC 5452 9.1). An answer that was cut (TC) is asked for again over TCP when the asker
+came by TCP; an asker by UDP gets it as it is, because a whole one would not fit either.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import ipaddress
 import secrets
 import socket
 from collections.abc import Callable, Sequence
@@ -20,6 +22,9 @@ from federation.dns.wire import Ede, Query, Rcode
 
 Server = tuple[str, int]
 _PENALTY = 10.0
+_ROUNDS = 2
+SHIELDED = ("127.128.0.0/9", "240.0.0.0/4")
+"""Where virtual addresses live. No name of other people leads there, unless somebody wants it to (DNS rebinding)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +39,10 @@ UpstreamAnswer = bytes | UpstreamFailed
 
 
 class Upstream:
-    """Resolvers in order of preference. `timeout` (seconds) is for one attempt, `deadline` for all of them."""
+    """Resolvers in order of preference. `timeout` (seconds) is for one attempt, `deadline` for all of them.
+
+    Answers with an IPv4 address in one of the networks `shielded` are blocked.
+    """
 
     def __init__(
         self,
@@ -42,6 +50,7 @@ class Upstream:
         *,
         timeout: float = 1.0,
         deadline: float = 4.0,
+        shielded: Sequence[str] = SHIELDED,
         max_in_flight: int = 512,
         max_waiting: int = 4096,
         clock: Clock | None = None,
@@ -50,6 +59,7 @@ class Upstream:
         self.servers = tuple(servers)
         self._timeout, self._deadline, self._random_id = timeout, deadline, random_id
         self._clock = clock or SystemClock()
+        self._shielded = tuple(ipaddress.IPv4Network(n) for n in shielded)
         self._failed_at: dict[Server, float] = {}
         self._shared: Shared[tuple[bytes, int, bool], UpstreamAnswer] = Shared(
             self._resolve, name="dns-forward", most=max_in_flight, waiting=max_waiting
@@ -68,29 +78,37 @@ class Upstream:
 
     async def _resolve(self, key: tuple[bytes, int, bool]) -> UpstreamAnswer:
         tail, end, stream = key
-        failures: list[str] = []
-        refusal: bytes | None = None
+        failures: dict[Server, str] = {}
+        refusals: dict[Server, bytes] = {}
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._deadline):
-                for server in self._order():
+                for server in self._order() * _ROUNDS:
+                    if server in refusals:
+                        continue
                     try:
                         answer = await self._attempt(server, tail, end, stream=stream)
-                    except TimeoutError:
+                    except (TimeoutError, OSError) as error:
                         self._failed_at[server] = self._clock.monotonic()
-                        failures.append(f"{server[0]} did not answer")
-                        continue
-                    except OSError as error:
-                        self._failed_at[server] = self._clock.monotonic()
-                        failures.append(f"{server[0]}: {error.strerror or error}")
+                        failures[server] = getattr(error, "strerror", None) or "did not answer"
                         continue
                     self._failed_at.pop(server, None)
                     if answer[3] & 15 in (Rcode.SERVFAIL, Rcode.NOTIMP, Rcode.REFUSED):
-                        refusal = answer
+                        refusals[server] = answer
                         continue
-                    return answer
-        if refusal is not None:
-            return refusal
-        return UpstreamFailed(Ede.NO_REACHABLE_AUTHORITY, "; ".join(failures) or "the upstream resolvers are too slow")
+                    return self._checked(answer, end)
+        if refusals:
+            return next(iter(refusals.values()))
+        reason = "; ".join(f"{server[0]}: {why}" for server, why in failures.items())
+        return UpstreamFailed(Ede.NO_REACHABLE_AUTHORITY, reason or "the upstream resolvers are too slow")
+
+    def _checked(self, answer: bytes, end: int) -> UpstreamAnswer:
+        addresses = wire.answered_addresses(answer, end)
+        if addresses is None and not answer[2] & 0x02:
+            return UpstreamFailed(Ede.NETWORK_ERROR, "an upstream resolver sent a broken answer")
+        for raw in addresses or ():
+            if len(raw) == 4 and any(ipaddress.IPv4Address(raw) in n for n in self._shielded):
+                return UpstreamFailed(Ede.BLOCKED, "the answer lies among the virtual addresses of this host")
+        return answer
 
     def _order(self) -> list[Server]:
         """All servers, those that failed lately last."""

@@ -61,6 +61,7 @@ class Ede(enum.IntEnum):
 
     OTHER = 0
     NOT_READY = 14
+    BLOCKED = 15
     PROHIBITED = 18
     NOT_AUTHORITATIVE = 20
     NOT_SUPPORTED = 21
@@ -230,6 +231,22 @@ def _options(message: bytes, at: int, end: int) -> bool:
     while at + 4 <= end:
         at += 4 + (message[at + 2] << 8 | message[at + 3])
     return at == end
+
+
+def answered_addresses(message: bytes, at: int) -> list[bytes] | None:
+    """The data of the A and AAAA records that a message answers with; its question ends at `at`. None: broken."""
+    found = []
+    for _ in range(int.from_bytes(message[6:8], "big")):
+        after = skip_name(message, at)
+        if after is None or after + 10 > len(message):
+            return None
+        rtype, _rclass, _ttl, length = _RR_FIXED.unpack_from(message, after)
+        at = after + 10 + length
+        if at > len(message):
+            return None
+        if rtype in (Type.A, Type.AAAA):
+            found.append(message[after + 10 : at])
+    return found
 
 
 def opt_record(*, rcode: int = 0, flags: int = 0, ede: tuple[int, str] | None = None) -> bytes:

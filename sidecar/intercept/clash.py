@@ -57,7 +57,7 @@ def explain(clash: Listener) -> str:
     """The clash in one line, and what to do."""
     return (
         f"port {clash.port} is held on all addresses by a process of uid {clash.uid} (socket {clash.inode}), so no "
-        "virtual address can have it: calls go through the gateway; let that process listen on its own address to change it"
+        "virtual address can have it: calls go through the gateway (let it listen on an address of its own instead)"
     )
 
 
