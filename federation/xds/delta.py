@@ -1,0 +1,480 @@
+"""One client's delta ADS stream as a machine without I/O: requests and snapshots go in, responses come out.
+
+Arrives: what `server` read from the stream (`receive`), the newest snapshot (`publish`), time (`tick`). Leaves: at most
+one response in flight per type (`next`), the names that the snapshot lacks, and how far the client has acknowledged.
+
+Each name of each type is in one of three states: as wanted, to be put, to be removed; `_classify` decides, from the
+newest snapshot alone, so what was overtaken is never sent. `_may_put` and `_may_remove` say what may go now:
+
+- additions go secrets, clusters, endpoints, listeners, routes; listeners and routes wait until the clusters before them
+  were acknowledged and have their endpoints; removals go the other way, after the additions were acknowledged;
+- what the client asked for by name is answered at once, whatever else is under way;
+- after a rejection the rejected response is divided, until the offender stands alone; it is then left out until it
+  changes, and the client keeps the last good one, with all that this one refers to.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from federation.xds import wire
+from federation.xds.snapshot import Resource, Snapshot, TypeUrl
+from federation.xds.subscription import Subscription
+
+_MOST_SUSPECTS = 16
+_UNKNOWN = object()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Nack:
+    """A resource that the client refuses in this version."""
+
+    kind: TypeUrl
+    name: str
+    version: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The parts of a DeltaDiscoveryRequest that matter."""
+
+    kind: TypeUrl
+    subscribe: Sequence[str] = ()
+    unsubscribe: Sequence[str] = ()
+    initial_versions: Mapping[str, str] = field(default_factory=dict)
+    nonce: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """What is to be written to the stream next."""
+
+    kind: TypeUrl
+    nonce: str
+    put: tuple[Resource, ...] = ()
+    removed: tuple[str, ...] = ()
+    generation: int = 0
+
+    def encode(self) -> bytes:
+        """The DeltaDiscoveryResponse."""
+        return wire.response(
+            kind=self.kind,
+            nonce=self.nonce,
+            put=self.put,
+            removed=self.removed,
+            system_version=str(self.generation),
+        )
+
+
+class _Type:
+    """What a session knows of one resource type."""
+
+    def __init__(self, kind: TypeUrl, *, only_named: tuple[str, ...]) -> None:
+        self.kind = kind
+        self.subscription = Subscription(kind, only_named=only_named)
+        # What the client has acknowledged: the version, or None where it was told that there is none.
+        self.known: dict[str, str | None] = {}
+        # The resources behind `known`, as far as this session sent them.
+        self.good: dict[str, Resource] = {}
+        self.puts: set[str] = set()
+        self.removes: set[str] = set()
+        self.urgent: set[str] = set()  # asked for by name and not yet answered
+        self.again: set[str] = set()  # to be sent although the client has them
+        self.reply = False  # a first wildcard request is answered even when there is nothing
+        self.flight: Response | None = None
+        self.probes: deque[frozenset[str]] = deque()
+        self.quarantine: dict[str, Nack] = {}
+        self.held: dict[str, float] = {}  # named, missing, and the owner may still make it: since when
+        self.refused: set[str] = set()
+        self.covered = 0  # newest generation that everything sent so far amounts to
+        self.level = 0  # newest generation that everything acknowledged so far amounts to
+
+    def sent(self, name: str) -> object:
+        """The version that the client has or is about to have, None if it was told there is none."""
+        if self.flight is not None:
+            for resource in self.flight.put:
+                if resource.name == name:
+                    return resource.version
+            if name in self.flight.removed:
+                return None
+        return self.known.get(name, _UNKNOWN)
+
+
+class Session:
+    """The state of one stream. Times are monotonic seconds.
+
+    `hold` is how long an on-demand name waits for the owner before it is refused, `patience` how long an acknowledged
+    resource may take to ask for what it refers to before the session goes on without. `heir_of` is the client's session
+    before this one: what it had acknowledged there is recognised by its version.
+    """
+
+    def __init__(
+        self,
+        *,
+        on_demand: Sequence[str] = (),
+        hold: float = 5.0,
+        patience: float = 2.0,
+        heir_of: Session | None = None,
+    ) -> None:
+        self._types = {
+            kind: _Type(kind, only_named=tuple(on_demand) if kind is TypeUrl.CLUSTER else ()) for kind in TypeUrl
+        }
+        self._snapshot: Snapshot | None = None
+        self._generation = 0
+        self._nonce = 0
+        self._hold, self._patience = hold, patience
+        self._awaited: dict[tuple[TypeUrl, str], float] = {}
+        self._acked = 0
+        self._inherited = {s.kind: s.good for s in heir_of._types.values()} if heir_of is not None else {}
+
+    # What others look at.
+
+    @property
+    def acked(self) -> int:
+        """The newest generation that the client has acknowledged whole, but for what it refused."""
+        return self._acked
+
+    @property
+    def nacks(self) -> dict[tuple[TypeUrl, str], Nack]:
+        """What the client refuses now."""
+        return {(t.kind, name): nack for t in self._types.values() for name, nack in t.quarantine.items()}
+
+    def named(self, kind: TypeUrl) -> frozenset[str]:
+        """The names that the client subscribed explicitly."""
+        return self._types[kind].subscription.names
+
+    # What goes in.
+
+    def publish(self, generation: int, snapshot: Snapshot) -> None:
+        """Make `snapshot` what the client should have; generations rise."""
+        old, self._snapshot, self._generation = self._snapshot, snapshot, generation
+        for state in self._types.values():
+            before, after = old.table(state.kind) if old is not None else {}, snapshot.table(state.kind)
+            if old is None:
+                names: set[str] = set(after) | set(state.known) | state.subscription.names
+                state.urgent |= state.subscription.names
+            elif before is after:
+                continue
+            else:
+                names = {
+                    n for n, r in after.items() if (b := before.get(n)) is not r and (not b or b.version != r.version)
+                }
+                names |= before.keys() - after.keys()
+            for name in names:
+                self._classify(state, name)
+        self._settle()
+
+    def receive(self, request: Request, *, now: float) -> frozenset[str]:
+        """Apply a request; returns the names asked for that the snapshot lacks.
+
+        A stale nonce does not count as an answer, but its subscriptions do (xDS protocol, "ACK/NACK and nonces").
+        """
+        state = self._types[request.kind]
+        if request.nonce and state.flight is not None and state.flight.nonce == request.nonce:
+            flight, state.flight = state.flight, None
+            if request.error is None:
+                self._acknowledged(state, flight, now)
+            else:
+                self._rejected(state, flight, request.error)
+        missing = self._subscribe(state, request, now)
+        self._settle()
+        return missing
+
+    def refuse(self, kind: TypeUrl, names: Iterable[str]) -> None:
+        """Answer that `names` do not exist; they stay subscribed, and are sent when a snapshot has them."""
+        state = self._types[kind]
+        for name in names:
+            if state.subscription.named(name):
+                state.held.pop(name, None)
+                state.refused.add(name)
+                state.urgent.add(name)
+                self._classify(state, name)
+        self._settle()
+
+    def release(self, kind: TypeUrl | None = None, name: str | None = None) -> None:
+        """Try what the client refused once more: all, of one type, or one resource."""
+        for state in self._types.values():
+            if kind is None or state.kind is kind:
+                for refused in [n for n in state.quarantine if name is None or n == name]:
+                    del state.quarantine[refused]
+                    self._classify(state, refused)
+        self._settle()
+
+    def tick(self, now: float) -> None:
+        """Give up waiting where the time is over."""
+        for key in [key for key, since in self._awaited.items() if now - since >= self._patience]:
+            del self._awaited[key]
+        for state in self._types.values():
+            late = [name for name, since in state.held.items() if now - since >= self._hold]
+            if late:
+                self.refuse(state.kind, late)
+        self._settle()
+
+    @property
+    def waiting(self) -> bool:
+        """Whether `tick` has something to look after."""
+        return bool(self._awaited) or any(state.held for state in self._types.values())
+
+    # What comes out.
+
+    def next(self) -> Response | None:
+        """The next response to write, if there is one; it counts as sent."""
+        if self._snapshot is None:
+            return None
+        for state in self._types.values():
+            response = self._put(state)
+            if response is not None:
+                return self._send(state, response)
+        for state in reversed(self._types.values()):
+            response = self._remove(state)
+            if response is not None:
+                return self._send(state, response)
+        return None
+
+    def _put(self, state: _Type) -> Response | None:
+        if state.flight is not None:
+            return None
+        names = self._group(state) if self._may_put(state.kind) else state.puts & state.urgent
+        absent = state.removes & state.urgent
+        if not names and not absent and not state.reply:
+            return None
+        table = self._table(state)
+        return self._response(state, [table[name] for name in sorted(names)], sorted(absent))
+
+    def _remove(self, state: _Type) -> Response | None:
+        if state.flight is not None or not state.removes or not self._may_remove(state.kind):
+            return None
+        names = state.removes - self._pinned(state.kind)
+        return self._response(state, (), sorted(names)) if names else None
+
+    def _response(self, state: _Type, put: Iterable[Resource], removed: Iterable[str]) -> Response:
+        self._nonce += 1
+        return Response(
+            kind=state.kind,
+            nonce=str(self._nonce),
+            put=tuple(put),
+            removed=tuple(removed),
+            generation=self._generation,
+        )
+
+    def _send(self, state: _Type, response: Response) -> Response:
+        state.flight = response
+        state.reply = False
+        for name in (*(r.name for r in response.put), *response.removed):
+            state.puts.discard(name)
+            state.removes.discard(name)
+            state.urgent.discard(name)
+            state.again.discard(name)
+        self._settle()
+        return response
+
+    def _group(self, state: _Type) -> set[str]:
+        """What to put together: after a rejection its divisions one by one, otherwise everything."""
+        while state.probes:
+            group = state.puts & state.probes[0]
+            state.probes.popleft()
+            if group:
+                return group
+        return set(state.puts)
+
+    # The gates.
+
+    def _may_put(self, kind: TypeUrl) -> bool:
+        """Whether additions of this type may go now."""
+        t = self._types
+        secrets, clusters, listeners = t[TypeUrl.SECRET], t[TypeUrl.CLUSTER], t[TypeUrl.LISTENER]
+        if kind is TypeUrl.SECRET:
+            return True
+        if kind is TypeUrl.CLUSTER:
+            return not secrets.puts
+        if kind is TypeUrl.ENDPOINT:
+            return not clusters.puts
+        ready = not (clusters.puts or clusters.flight or secrets.puts) and not self._warming()
+        return ready and (kind is TypeUrl.LISTENER or not listeners.puts)
+
+    def _warming(self) -> bool:
+        """Whether a cluster that the client has still lacks its first endpoints."""
+        if any(kind is TypeUrl.ENDPOINT for kind, _ in self._awaited):
+            return True
+        endpoints = self._types[TypeUrl.ENDPOINT]
+        flying = endpoints.flight.put if endpoints.flight else ()
+        return any(r.name not in endpoints.known for r in flying) or any(
+            name not in endpoints.known for name in endpoints.puts
+        )
+
+    def _may_remove(self, kind: TypeUrl) -> bool:
+        """Whether removals of this type may go now: those who could refer to it have nothing left to do."""
+        t = self._types
+        if any(t[other].puts for other in (TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.ROUTE)):
+            return False
+        before = {
+            TypeUrl.LISTENER: (),
+            TypeUrl.ROUTE: (TypeUrl.LISTENER,),
+            TypeUrl.CLUSTER: (TypeUrl.LISTENER, TypeUrl.ROUTE),
+            TypeUrl.ENDPOINT: (TypeUrl.CLUSTER,),
+            TypeUrl.SECRET: (TypeUrl.LISTENER, TypeUrl.CLUSTER),
+        }[kind]
+        return all(not t[other].flight and not (t[other].removes - self._pinned(other)) for other in before)
+
+    def _pinned(self, kind: TypeUrl) -> frozenset[str]:
+        """Names that the last good version of something refused still refers to."""
+        pinned: set[str] = set()
+        for state in self._types.values():
+            for name in state.quarantine:
+                good = state.good.get(name)
+                if good is not None:
+                    pinned |= {r.name for r in good.references if r.kind == kind}
+        return frozenset(pinned)
+
+    # Transitions.
+
+    def _acknowledged(self, state: _Type, flight: Response, now: float) -> None:
+        for resource in flight.put:
+            state.known[resource.name] = resource.version
+            state.good[resource.name] = resource
+            state.quarantine.pop(resource.name, None)
+            for reference in resource.references:
+                kind = TypeUrl(reference.kind)
+                if kind is not TypeUrl.CLUSTER and not self._types[kind].subscription.named(reference.name):
+                    self._awaited[kind, reference.name] = now
+        self._removed(state, flight)
+        for name in (*(r.name for r in flight.put), *flight.removed):
+            self._classify(state, name)
+
+    def _removed(self, state: _Type, flight: Response) -> None:
+        for name in flight.removed:
+            gone = state.good.pop(name, None)
+            state.quarantine.pop(name, None)
+            for reference in gone.references if gone else ():
+                self._awaited.pop((TypeUrl(reference.kind), reference.name), None)
+            if state.subscription.named(name):
+                state.known[name] = None
+            else:
+                state.known.pop(name, None)
+        if flight.removed and state.kind is TypeUrl.LISTENER:
+            # A listener may have been refused because one that is gone now held its address.
+            self.release(TypeUrl.LISTENER)
+
+    def _rejected(self, state: _Type, flight: Response, detail: str) -> None:
+        self._removed(state, flight)  # a removal cannot fail
+        names = sorted(r.name for r in flight.put)
+        if len(names) == 1:
+            (resource,) = flight.put
+            state.quarantine[resource.name] = Nack(
+                kind=state.kind, name=resource.name, version=resource.version, detail=detail
+            )
+        elif names:
+            state.probes.extendleft(reversed(_divide(names, detail)))
+        for name in (*names, *flight.removed):
+            self._classify(state, name)
+
+    def _subscribe(self, state: _Type, request: Request, now: float) -> frozenset[str]:
+        first = not state.subscription.begun
+        if first:
+            self._recall(state, request.initial_versions)
+        moved = state.subscription.receive(subscribe=request.subscribe, unsubscribe=request.unsubscribe)
+        table = self._table(state)
+        missing: set[str] = set()
+        for name in moved.asked:
+            self._awaited.pop((state.kind, name), None)
+            if not (first and name in request.initial_versions):
+                state.again.add(name)
+            if name not in table and state.subscription.named(name):
+                missing.add(name)
+                state.refused.discard(name)
+                if state.subscription.only_named(name):
+                    state.held[name] = now
+            state.urgent.add(name)
+            self._classify(state, name)
+        for name in moved.dropped:
+            self._forget(state, name)
+        if moved.wildcard_ended:
+            for name in [n for n in state.known if not state.subscription.wants(n)]:
+                self._forget(state, name)
+            for name in [n for n in state.puts | state.removes if not state.subscription.wants(n)]:
+                self._forget(state, name)
+        if moved.wildcard_began:
+            state.reply = True
+            for name in table.keys() | state.known.keys():
+                self._classify(state, name)
+        elif first:
+            for name in request.initial_versions:
+                self._classify(state, name)
+        return frozenset(missing)
+
+    def _recall(self, state: _Type, versions: Mapping[str, str]) -> None:
+        """The client has these from an earlier stream."""
+        state.known.update(versions)
+        inherited = self._inherited.pop(state.kind, {})
+        table = self._table(state)
+        for name, version in versions.items():
+            for resource in (table.get(name), inherited.get(name)):
+                if resource is not None and resource.version == version:
+                    state.good[name] = resource
+
+    def _forget(self, state: _Type, name: str) -> None:
+        """The client is no longer interested in `name`, and has dropped it by itself."""
+        state.known.pop(name, None)
+        state.good.pop(name, None)
+        state.quarantine.pop(name, None)
+        state.held.pop(name, None)
+        state.refused.discard(name)
+        state.again.discard(name)
+        state.urgent.discard(name)
+        state.puts.discard(name)
+        state.removes.discard(name)
+
+    def _classify(self, state: _Type, name: str) -> None:
+        """Put `name` where it belongs: to be put, to be removed, or neither."""
+        state.puts.discard(name)
+        state.removes.discard(name)
+        if self._snapshot is None:
+            return
+        wanted = self._table(state).get(name)
+        sent = state.sent(name)
+        again, named = name in state.again, state.subscription.named(name)
+        if wanted is not None and state.subscription.wants(name):
+            state.held.pop(name, None)
+            state.refused.discard(name)
+            nack = state.quarantine.get(name)
+            if nack is not None and nack.version != wanted.version:
+                del state.quarantine[name]
+                nack = None
+            if nack is None and (again or sent != wanted.version):
+                state.puts.add(name)
+        elif name not in state.held and (again or isinstance(sent, str) or (sent is _UNKNOWN and named)):
+            state.removes.add(name)
+        if name not in state.puts and name not in state.removes and name not in state.held:
+            state.urgent.discard(name)
+            state.again.discard(name)
+
+    def _settle(self) -> None:
+        """Work out how far the client is."""
+        if self._snapshot is None:
+            return
+        for state in self._types.values():
+            left = state.puts or state.reply or (state.removes and state.removes - self._pinned(state.kind))
+            if not left:
+                state.covered = self._generation
+            if state.flight is None:
+                state.level = state.covered
+        begun = self._types[TypeUrl.CLUSTER].subscription.begun and self._types[TypeUrl.LISTENER].subscription.begun
+        if begun and not self._awaited:
+            self._acked = max(self._acked, min(state.level for state in self._types.values()))
+
+    def _table(self, state: _Type) -> Mapping[str, Resource]:
+        return self._snapshot.table(state.kind) if self._snapshot is not None else {}
+
+
+def _divide(names: Sequence[str], detail: str) -> list[frozenset[str]]:
+    """A rejected response in parts that are tried one after the other; the client's text says whom to suspect."""
+    suspects = [name for name in names if name in detail]
+    if 0 < len(suspects) <= _MOST_SUSPECTS and len(suspects) < len(names):
+        rest = frozenset(names) - frozenset(suspects)
+        return [rest, *(frozenset({name}) for name in suspects)]
+    middle = len(names) // 2
+    return [frozenset(names[:middle]), frozenset(names[middle:])]

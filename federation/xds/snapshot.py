@@ -1,0 +1,201 @@
+"""The xDS resources of one Envoy at one moment: immutable, named, hashed.
+
+Arrives: the protobuf messages that the pure build functions made. Leaves: a `Snapshot`, which `consistency` checks and
+`server` publishes. A resource is serialised once, here, and travels as these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Any
+
+from federation.errors import Conflict, InvalidInput
+from federation.xds.references import Reference, references
+
+
+class InconsistentSnapshot(Conflict):
+    """A set of resources that Envoy could not live with; it is refused whole and the last good one stays."""
+
+    code = "inconsistent_snapshot"
+
+
+class TypeUrl(StrEnum):
+    """The resource types, in the order in which additions are pushed; removals go the other way.
+
+    Secrets come first: an update of one changes in place what clusters and listeners already use (a new peer's bundle
+    has to be there before the first connection to that peer), and a new one is sent when Envoy asks for it anyway.
+    """
+
+    SECRET = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 - a type's name
+    CLUSTER = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+    ENDPOINT = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+    LISTENER = "type.googleapis.com/envoy.config.listener.v3.Listener"
+    ROUTE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+
+    @property
+    def label(self) -> str:
+        """A short name for logs and metrics: `cluster`, `endpoint` …"""
+        return self.name.lower()
+
+    @property
+    def message_name(self) -> str:
+        """The full name of the protobuf message."""
+        return self.value.rpartition("/")[2]
+
+
+_BY_MESSAGE = {kind.message_name: kind for kind in TypeUrl}
+_NAME_FIELD = {TypeUrl.ENDPOINT: "cluster_name"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resource:
+    """One named resource: its serialised message and a version that is the hash of it.
+
+    `references` are the other resources that it cannot do without; see `federation.xds.references`.
+    """
+
+    kind: TypeUrl
+    name: str
+    version: str
+    body: bytes = field(repr=False)
+    references: frozenset[Reference] = frozenset()
+
+    @classmethod
+    def of(cls, name: str, message: Any, *, previous: Resource | None = None) -> Resource:
+        """`message` as the resource `name`; `previous` itself where nothing changed (that is the cheap way).
+
+        Raises InvalidInput for a message of another type, or one that names itself differently.
+        """
+        kind = _BY_MESSAGE.get(message.DESCRIPTOR.full_name)
+        if kind is None:
+            raise InvalidInput(f"{message.DESCRIPTOR.full_name} is no resource that is served over xDS")
+        own = getattr(message, _NAME_FIELD.get(kind, "name"))
+        if own != name or not name:
+            raise InvalidInput(f"the {kind.label} {name!r} calls itself {own!r}")
+        body: bytes = message.SerializeToString(deterministic=True)
+        if previous is not None and previous.kind is kind and previous.body == body:
+            return previous
+        return cls(kind=kind, name=name, version=_hash(body), body=body, references=references(message))
+
+    @property
+    def content(self) -> str:
+        """The hash of the body alone, without the cluster's stamp."""
+        return self.version.partition(".")[0]
+
+
+Table = Mapping[str, Resource]
+_NONE: Table = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """All resources of one Envoy, by type and name.
+
+    The version of an endpoint resource carries a stamp of the cluster that uses it: a changed cluster warms anew and
+    waits for its endpoints, so they count as changed too and are sent again, also after a reconnect in between.
+    """
+
+    tables: Mapping[TypeUrl, Table] = field(default_factory=dict)
+    _stamps: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def of(cls, resources: Mapping[TypeUrl, Iterable[Resource]]) -> Snapshot:
+        """The snapshot of exactly these resources; raises InconsistentSnapshot for a name that stands twice."""
+        snapshot = cls()
+        for kind in TypeUrl:
+            if kind in resources:
+                snapshot = snapshot.with_(kind, put=resources[kind])
+        return snapshot
+
+    @classmethod
+    def built(cls, messages: Mapping[str, Iterable[tuple[str, Any]]], *, previous: Snapshot | None = None) -> Snapshot:
+        """The snapshot of what a build function returned: type URL → (name, message).
+
+        `previous` lends its resources where nothing changed, so that only what changed is walked for references. Raises
+        InvalidInput for an unknown type, InconsistentSnapshot for a name that stands twice.
+        """
+        resources: dict[TypeUrl, list[Resource]] = {}
+        for url, pairs in messages.items():
+            try:
+                kind = TypeUrl(url)
+            except ValueError as error:
+                raise InvalidInput(f"{url!r} is no resource type that is served over xDS") from error
+            old = previous.table(kind) if previous is not None else _NONE
+            resources[kind] = [Resource.of(name, message, previous=_plain(old.get(name))) for name, message in pairs]
+        return cls.of(resources)
+
+    def table(self, kind: TypeUrl) -> Table:
+        """The resources of one type by name."""
+        return self.tables.get(kind, _NONE)
+
+    def get(self, kind: TypeUrl, name: str) -> Resource | None:
+        return self.table(kind).get(name)
+
+    def names(self, kind: TypeUrl) -> frozenset[str]:
+        return frozenset(self.table(kind))
+
+    def with_(self, kind: TypeUrl, *, put: Iterable[Resource] = (), remove: Iterable[str] = ()) -> Snapshot:
+        """A snapshot with some resources of one type replaced, added or left out; the rest is shared.
+
+        Raises InconsistentSnapshot when `put` names one twice, InvalidInput for a resource of another type.
+        """
+        table = dict(self.table(kind))
+        for name in remove:
+            table.pop(name, None)
+        seen: set[str] = set()
+        for resource in put:
+            if resource.kind is not kind:
+                raise InvalidInput(f"{resource.name!r} is a {resource.kind.label}, not a {kind.label}")
+            if resource.name in seen:
+                raise InconsistentSnapshot(f"the {kind.label} {resource.name!r} stands twice in one snapshot")
+            seen.add(resource.name)
+            table[resource.name] = resource
+        tables = dict(self.tables)
+        stamps = self._stamps
+        if kind is TypeUrl.CLUSTER:
+            stamps = _cluster_stamps(table)
+            endpoints = self.table(TypeUrl.ENDPOINT)
+            tables[TypeUrl.ENDPOINT] = {name: _stamped(e, stamps.get(name, "")) for name, e in endpoints.items()}
+        elif kind is TypeUrl.ENDPOINT:
+            for name in seen:
+                table[name] = _stamped(table[name], stamps.get(name, ""))
+        tables[kind] = table
+        return Snapshot(tables=tables, _stamps=stamps)
+
+    @property
+    def digest(self) -> str:
+        """A hash over every type, name and version: equal for equal snapshots, however they came to be."""
+        digest = hashlib.blake2b(digest_size=16)
+        for kind in TypeUrl:
+            for name, resource in sorted(self.table(kind).items()):
+                digest.update(f"{kind}\0{name}\0{resource.version}\n".encode())
+        return digest.hexdigest()
+
+
+def _hash(body: bytes) -> str:
+    return hashlib.blake2b(body, digest_size=12).hexdigest()
+
+
+def _plain(resource: Resource | None) -> Resource | None:
+    """The resource as `Resource.of` made it."""
+    return None if resource is None else _stamped(resource, "")
+
+
+def _stamped(resource: Resource, stamp: str) -> Resource:
+    version = f"{resource.content}.{stamp}" if stamp else resource.content
+    return resource if version == resource.version else replace(resource, version=version)
+
+
+def _cluster_stamps(clusters: Table) -> dict[str, str]:
+    """Endpoint resource → a stamp of the clusters that use it."""
+    stamps: dict[str, str] = {}
+    for name in sorted(clusters):
+        cluster = clusters[name]
+        for reference in cluster.references:
+            if reference.kind == TypeUrl.ENDPOINT:
+                stamps[reference.name] = stamps.get(reference.name, "") + cluster.version
+    return {name: stamp if len(stamp) <= 24 else _hash(stamp.encode()) for name, stamp in stamps.items()}
