@@ -13,16 +13,18 @@ Result = TypeVar("Result")
 K = TypeVar("K", str, bytes)
 V = TypeVar("V")
 
-_NOTHING: Mapping[Any, Any] = MappingProxyType({})
+
+def _nothing() -> Mapping[Any, Any]:
+    return MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
     """Members and links sorted by name."""
 
-    members: Mapping[str, Member] = _NOTHING
-    links: Mapping[str, LinkEntry] = _NOTHING
-    tokens: Mapping[bytes, Token] = _NOTHING
+    members: Mapping[str, Member] = field(default_factory=_nothing)
+    links: Mapping[str, LinkEntry] = field(default_factory=_nothing)
+    tokens: Mapping[bytes, Token] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

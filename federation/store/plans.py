@@ -23,7 +23,7 @@ def enrol(picture: Picture, token: bytes, member: Member, fingerprint: str) -> P
             code="token_foreign",
         )
     if held.redeemed_by:
-        if held.redeemed_by == fingerprint and present is not None and present.joined_ns >= held.issued_ns:
+        if held.redeemed_by == fingerprint and not held.revoked and present is not None:
             return Plan(result=present)  # the reply was lost; nothing is left to do
         raise Denied(
             "this join token has been used",
@@ -46,7 +46,7 @@ def remove_member(picture: Picture, name: str) -> Plan[tuple[LinkEntry, ...]]:
         result=cut,
         members={name: None},
         links={e.link.name: None for e in cut},
-        tokens=_revoked(_unused(picture, name, 0)),
+        tokens=_revoked([t for t in picture.tokens.values() if t.cluster == name and not t.revoked]),  # retries too
     )
 
 
