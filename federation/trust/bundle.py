@@ -11,11 +11,12 @@ import hashlib
 from dataclasses import replace
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from federation.errors import Denied, InvalidInput
 from federation.model.cluster import Bundle
 from federation.trust import keys
-from federation.trust.keys import PrivateKey, certificate_from_der
+from federation.trust.keys import PrivateKey, certificate_from_der, strong_enough
 
 MAX_ROOTS = 8
 """More roots than an overlap of rotations needs are a mistake, or an attempt to fill our memory."""
@@ -52,8 +53,8 @@ def parse_fingerprint(text: str) -> bytes:
 def check_bundle(bundle: Bundle, *, trust_domain: str | None = None) -> None:
     """Raises Denied unless `bundle` can be what a trust domain is verified with.
 
-    Codes: bundle_empty; bundle_invalid (another trust domain than `trust_domain`, too many roots, a root that is no CA
-    certificate or that names another trust domain).
+    Codes: bundle_empty; bundle_invalid (another trust domain than `trust_domain`, too many roots, a root that is no
+    self-signed CA certificate with a usual key, or does not name the trust domain).
     """
     name = bundle.trust_domain
     if trust_domain is not None and name != trust_domain:
@@ -78,16 +79,21 @@ def _root_problem(der: bytes, trust_domain: str) -> str:
         extensions = certificate.extensions
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = extensions.get_extension_for_class(x509.KeyUsage).value
-    except (InvalidInput, ValueError, x509.ExtensionNotFound):
-        return "is no CA certificate"
+        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        # A key that one TLS library refuses would spoil the roots of all the others, which share its configuration.
+        strong = strong_enough(certificate.public_key())
+        certificate.verify_directly_issued_by(certificate)
+    except (InvalidInput, ValueError, TypeError, UnsupportedAlgorithm, InvalidSignature) as error:
+        return f"is no self-signed CA certificate ({type(error).__name__})"
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+        return "lacks basicConstraints, keyUsage or a URI name, or has one that cannot be read"
     if not constraints.ca or not usage.key_cert_sign:
         return "is no CA certificate"
-    try:
-        names = extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ""
-    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
-    return "" if uris in ([], [f"spiffe://{trust_domain}"]) else "names another trust domain"
+    if not strong:
+        return "has a key that is too weak, or of a kind that not every TLS library takes"
+    if names.get_values_for_type(x509.UniformResourceIdentifier) != [f"spiffe://{trust_domain}"]:
+        return "does not name this trust domain"
+    return ""
 
 
 def sign_successor(bundle: Bundle, key: PrivateKey) -> Bundle:

@@ -19,6 +19,8 @@ from federation.trust.svid import utc
 
 _LONGEST_SLEEP = 60.0
 """Seconds; after each the wall clock is looked at again: a suspended machine or a corrected clock is noticed."""
+_SHORTEST_RETRY = 0.2
+"""Seconds."""
 _JITTER = 0.1
 """Part of the life by which the middle is missed on purpose, so that a fleet does not renew at once."""
 
@@ -66,6 +68,11 @@ class Renewer(Generic[E]):
         """Renew for ever; failures are retried without end, and `latest` keeps the old credential meanwhile."""
         while True:
             await self._until_due()
+            await self._until_renewed()
+            await self._clock.sleep(_SHORTEST_RETRY)  # even if what signs gives nothing that lives longer
+
+    async def _until_renewed(self) -> None:
+        while True:
             try:
                 fresh = await self._renew()
             except (IsthmusError, OSError) as error:
@@ -75,17 +82,15 @@ class Renewer(Generic[E]):
             self._backoff.reset()
             self.latest.set(fresh)
             self._log.info("identity renewed", expires=fresh.not_after.isoformat())
+            return
 
     async def _failed(self, error: Exception) -> None:
         self.failures += 1
-        delay = (
-            min(self._backoff.next(), max(0.2, self.expires_in() / 4))
-            if self.expires_in() > 0
-            else self._backoff.next()
-        )
-        self._log.warning(
-            "identity not renewed", error=str(error), expires_in=round(self.expires_in()), retry_in=round(delay, 2)
-        )
+        left = self.expires_in()
+        delay = self._backoff.next()
+        if left > 0:  # what is left of the life must hold several attempts
+            delay = min(delay, max(_SHORTEST_RETRY, left / 4))
+        self._log.warning("identity not renewed", error=str(error), expires_in=round(left), retry_in=round(delay, 2))
         await self._clock.sleep(delay)
 
     async def _until_due(self) -> None:

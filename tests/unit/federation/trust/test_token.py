@@ -1,0 +1,92 @@
+"""Join tokens: one string, and what a typing error in it says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from federation.errors import InvalidInput
+from federation.trust.token import PREFIX, JoinToken, split_address
+
+PIN = "sha256:" + "ab" * 32
+
+
+def token(**changes: str) -> JoinToken:
+    fields = {"registry": "registry.example.org:7443", "ca_fingerprint": PIN, "cluster": "east"} | changes
+    return JoinToken.new(**fields)  # type: ignore[arg-type]
+
+
+def test_there_and_back() -> None:
+    made = token()
+    assert JoinToken.parse(made.encode()) == made
+    assert JoinToken.parse(f"  {made.encode()}\n") == made
+    assert made.encode().startswith(PREFIX)
+    assert len(made.secret) == 32
+
+
+def test_every_token_is_another_one() -> None:
+    assert len({token().hash() for _ in range(100)}) == 100
+
+
+def test_the_secret_does_not_show() -> None:
+    made = JoinToken.new(registry="r:1", ca_fingerprint=PIN, cluster="east", random=lambda n: b"\xaa" * n)
+    assert "aaaa" not in repr(made)
+    assert "\\xaa" not in repr(made)
+    assert made.secret not in made.hash()
+
+
+def test_the_hash_binds_name_and_registry_but_not_the_address() -> None:
+    made = token()
+    assert replace(made, cluster="west").hash() != made.hash()
+    assert replace(made, ca_fingerprint="sha256:" + "cd" * 32).hash() != made.hash()
+    assert replace(made, registry="10.0.0.1:7443").hash() == made.hash()
+
+
+def test_any_single_typing_error_is_found() -> None:
+    text = token().encode()
+    for i in range(len(text)):
+        other = "A" if text[i] != "A" else "B"
+        for wrong in (text[:i] + other + text[i + 1 :], text[:i] + text[i + 1 :]):
+            with pytest.raises(InvalidInput) as caught:
+                JoinToken.parse(wrong)
+            assert caught.value.error_code == "token_malformed"
+            assert "fedctl token issue" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "text", ["", "isthmus1.", "isthmus1.AAAA", "isthmus2.AAAA", "isthmus1." + "A" * 5000, "é", "isthmus1.é"]
+)
+def test_what_is_no_token(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        JoinToken.parse(text)
+    assert caught.value.error_code == "token_malformed"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"registry": "no-port"},
+        {"registry": "host:0"},
+        {"registry": "host:65536"},
+        {"registry": "host:7443x"},
+        {"registry": ":7443"},
+        {"registry": "ho st:1"},
+        {"ca_fingerprint": "sha256:12"},
+        {"cluster": "East"},
+        {"cluster": "a.b"},
+        {"cluster": ""},
+    ],
+)
+def test_what_a_token_is_not_made_of(changes: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        token(**changes)
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [("a.b:1", ("a.b", 1)), ("127.0.0.1:65535", ("127.0.0.1", 65535)), ("[::1]:7443", ("::1", 7443))],
+)
+def test_addresses(address: str, expected: tuple[str, int]) -> None:
+    assert split_address(address) == expected
+    assert JoinToken.parse(token(registry=address).encode()).registry == address
