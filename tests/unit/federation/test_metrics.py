@@ -1,0 +1,42 @@
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from federation.metrics import MetricsServer
+
+
+class Process:
+    ready = (True, "")
+    alive = (True, "")
+
+
+@pytest.fixture
+def served() -> Iterator[tuple[Process, str]]:
+    process = Process()
+    registry = CollectorRegistry()
+    Counter("isthmus_pushes", "Pushes.", registry=registry).inc(3)
+    server = MetricsServer(registry, host="127.0.0.1", port=0, alive=lambda: process.alive, ready=lambda: process.ready)
+    server.start()
+    yield process, f"http://127.0.0.1:{server.port}"
+    server.close()
+
+
+def get(url: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as reply:  # noqa: S310 - loopback
+            return reply.status, reply.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def test_metrics_and_checks(served: tuple[Process, str]):
+    process, url = served
+    assert "isthmus_pushes_total 3.0" in get(url + "/metrics")[1]
+    assert get(url + "/healthz") == (200, "ok\n")
+    process.ready = (False, "no view yet")
+    assert get(url + "/readyz") == (503, "no view yet\n")
+    assert get(url + "/")[0] == 404
