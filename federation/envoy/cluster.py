@@ -1,0 +1,185 @@
+"""Clusters: where a service's port is sent to, how failures show, and what is spoken there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
+from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
+from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
+from envoy.config.core.v3.address_pb2 import TcpKeepalive
+from envoy.config.core.v3.health_check_pb2 import HealthCheck
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions
+from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions as UpstreamHttp
+from envoy.type.v3.percent_pb2 import Percent
+
+from federation.envoy import names, tls
+from federation.envoy.endpoint import TLS_KEY
+from federation.envoy.message import flag, number, pack, seconds
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol
+
+BUFFER_BYTES = 32 * 1024
+CONNECT_SECONDS = 1.0
+IDLE_SECONDS = 3600.0
+MAX_CONCURRENT = 65_536
+_HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """A cluster whose gateways may be among the endpoints."""
+
+    cluster: str
+    trust_domain: str
+
+
+def service_cluster(
+    cluster_name: str,
+    service: ServiceName,
+    port: int,
+    app: AppProtocol,
+    *,
+    endpoints: str,
+    remotes: Sequence[Remote],
+    host: str,
+    affinity: bool,
+) -> Cluster:
+    """An import's port as callers reach it: local endpoints in plain text, gateways by mutual TLS.
+
+    `endpoints` is the name of its EDS resource, `host` what health checks call the service, `affinity` whether the
+    caller's address chooses the endpoint.
+    """
+    cluster = _cluster(cluster_name, endpoints=endpoints)
+    _balance(cluster, affinity=affinity)
+    alpn = names.ALPN_HTTP if app.is_http else names.ALPN_TCP
+    for remote in remotes:
+        match = cluster.transport_socket_matches.add(
+            name=remote.cluster,
+            transport_socket=tls.upstream(
+                sni=names.server_name(service, port, remote.trust_domain),
+                alpn=[alpn],
+                accept=tls.gateway_identity(remote.trust_domain),
+            ),
+        )
+        match.match.fields[TLS_KEY].string_value = remote.cluster
+    if app.is_http:
+        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
+            pack(_negotiated() if app is AppProtocol.HTTP and remotes else _explicit(app))
+        )
+    if remotes:
+        cluster.health_checks.append(_gateway_check(host))
+        # A gateway that stopped without a word holds requests for as long as TCP hopes.
+        cluster.close_connections_on_host_health_failure = True
+    cluster.outlier_detection.CopyFrom(_outliers(app))
+    return cluster
+
+
+def local_cluster(cluster_name: str, app: AppProtocol, *, endpoints: str, affinity: bool = False) -> Cluster:
+    """An exported port's own endpoints, at a gateway: plain text, readiness from the report."""
+    cluster = _cluster(cluster_name, endpoints=endpoints)
+    _balance(cluster, affinity=affinity)
+    if app.is_http:
+        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_explicit(app)))
+    cluster.outlier_detection.CopyFrom(_outliers(app))
+    return cluster
+
+
+def http2_options() -> Http2ProtocolOptions:
+    """HTTP/2 towards and from other proxies (reliability: 100 streams, windows of 64 KiB and 1 MiB)."""
+    return Http2ProtocolOptions(
+        max_concurrent_streams=number(100),
+        initial_stream_window_size=number(64 * 1024),
+        initial_connection_window_size=number(1024 * 1024),
+        allow_connect=True,  # WebSockets; plain CONNECT has no route anywhere
+    )
+
+
+def _cluster(name: str, *, endpoints: str) -> Cluster:
+    limits = CircuitBreakers.Thresholds(
+        max_connections=number(MAX_CONCURRENT),
+        max_pending_requests=number(MAX_CONCURRENT),
+        max_requests=number(MAX_CONCURRENT),
+        retry_budget=CircuitBreakers.Thresholds.RetryBudget(
+            budget_percent=Percent(value=20),
+            # A dead gateway fails everything in flight at once: these may all go elsewhere.
+            min_retry_concurrency=number(1024),
+        ),
+    )
+    cluster = Cluster(
+        name=name,
+        type=Cluster.EDS,
+        eds_cluster_config=Cluster.EdsClusterConfig(eds_config=tls.ads(), service_name=endpoints),
+        connect_timeout=seconds(CONNECT_SECONDS),
+        per_connection_buffer_limit_bytes=number(BUFFER_BYTES),
+        circuit_breakers=CircuitBreakers(thresholds=[limits]),
+        wait_for_warm_on_init=flag(False),
+        ignore_health_on_host_removal=True,
+        upstream_connection_options=UpstreamConnectionOptions(
+            tcp_keepalive=TcpKeepalive(
+                keepalive_probes=number(3), keepalive_time=number(30), keepalive_interval=number(5)
+            )
+        ),
+    )
+    # 1 %: when every host is believed to be dead, try them all rather than none.
+    cluster.common_lb_config.healthy_panic_threshold.value = 1
+    return cluster
+
+
+def _balance(cluster: Cluster, *, affinity: bool) -> None:
+    if affinity:
+        cluster.lb_policy = Cluster.RING_HASH
+        cluster.ring_hash_lb_config.minimum_ring_size.value = 1024
+        cluster.ring_hash_lb_config.maximum_ring_size.value = 8192
+    else:
+        cluster.lb_policy = Cluster.LEAST_REQUEST
+
+
+def _explicit(app: AppProtocol) -> UpstreamHttp:
+    options = UpstreamHttp(common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(IDLE_SECONDS)))
+    if app is AppProtocol.HTTP:
+        options.explicit_http_config.http_protocol_options.CopyFrom(Http1ProtocolOptions())
+    else:
+        options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options())
+    return options
+
+
+def _negotiated() -> UpstreamHttp:
+    """HTTP/2 where TLS agreed on it (gateways), HTTP/1.1 in plain text (local endpoints)."""
+    options = UpstreamHttp(common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(IDLE_SECONDS)))
+    options.auto_config.http_protocol_options.CopyFrom(Http1ProtocolOptions())
+    options.auto_config.http2_protocol_options.CopyFrom(http2_options())
+    return options
+
+
+def _gateway_check(host: str) -> HealthCheck:
+    """Asks each gateway whether it serves this service to us. A black hole shows after 1.5 s at most."""
+    return HealthCheck(
+        timeout=seconds(1.0),
+        interval=seconds(0.5),
+        interval_jitter=seconds(0.05),
+        no_traffic_interval=seconds(5),
+        unhealthy_threshold=number(1),
+        healthy_threshold=number(1),
+        http_health_check=HealthCheck.HttpHealthCheck(host=host, path="/"),
+        tls_options=HealthCheck.TlsOptions(alpn_protocols=[names.ALPN_HEALTH]),
+    )
+
+
+def _outliers(app: AppProtocol) -> OutlierDetection:
+    return OutlierDetection(
+        interval=seconds(1),
+        base_ejection_time=seconds(2),
+        max_ejection_time=seconds(30),
+        max_ejection_percent=number(100),
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=number(2),
+        enforcing_consecutive_local_origin_failure=number(100),
+        enforcing_local_origin_success_rate=number(0),
+        enforcing_success_rate=number(0),
+        enforcing_failure_percentage=number(0),
+        enforcing_consecutive_5xx=number(0),
+        consecutive_gateway_failure=number(2),
+        enforcing_consecutive_gateway_failure=number(100 if app.is_http else 0),
+    )

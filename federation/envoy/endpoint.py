@@ -1,0 +1,66 @@
+"""Sets of endpoints, by priority."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from envoy.config.core.v3.address_pb2 import Address, SocketAddress
+from envoy.config.core.v3.base_pb2 import Metadata
+from envoy.config.core.v3.health_check_pb2 import HealthStatus
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+
+from federation.envoy.message import number
+
+TLS_MATCH = "envoy.transport_socket_match"
+"""Metadata namespace by which a host chooses its transport socket."""
+TLS_KEY = "cluster"
+
+
+class Host(Protocol):
+    """One address; `cluster` names the cluster whose gateway it is, and is empty for a local endpoint (plain text)."""
+
+    @property
+    def address(self) -> str: ...
+    @property
+    def port(self) -> int: ...
+    @property
+    def weight(self) -> int: ...
+    @property
+    def cluster(self) -> str: ...
+
+
+def assignment(name: str, placement: Sequence[Sequence[Host]]) -> ClusterLoadAssignment:
+    """The EDS resource `name`: one group per priority."""
+    return ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            LocalityLbEndpoints(priority=priority, lb_endpoints=map(_endpoint, hosts))
+            for priority, hosts in enumerate(placement)
+        ],
+    )
+
+
+def address(ip: str, port: int) -> Address:
+    """A TCP address."""
+    return Address(socket_address=SocketAddress(address=ip, port_value=port))
+
+
+def _endpoint(host: Host) -> LbEndpoint:
+    made = LbEndpoint(
+        endpoint=Endpoint(address=address(host.address, host.port)), load_balancing_weight=number(host.weight)
+    )
+    if host.cluster:
+        made.metadata.CopyFrom(_metadata(host.cluster))
+    else:
+        # Readiness comes with the report; the checks of the cluster are for gateways.
+        made.endpoint.health_check_config.disable_active_health_check = True
+        made.health_status = HealthStatus.HEALTHY
+    return made
+
+
+def _metadata(cluster: str) -> Metadata:
+    metadata = Metadata()
+    metadata.filter_metadata[TLS_MATCH].fields[TLS_KEY].string_value = cluster
+    return metadata

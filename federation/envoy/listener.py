@@ -1,0 +1,258 @@
+"""Listeners and their network filters; every header rule for what enters an Envoy of ours stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from envoy.config.accesslog.v3.accesslog_pb2 import (
+    AccessLogFilter,
+    ComparisonFilter,
+    ResponseFlagFilter,
+    StatusCodeFilter,
+)
+from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
+from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, RuntimeUInt32, TransportSocket
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
+from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.on_demand.v3.on_demand_pb2 import OnDemand, OnDemandCds
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
+from envoy.extensions.filters.http.router.v3.router_pb2 import Router
+from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
+from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+    HttpFilter,
+    LocalReplyConfig,
+    Rds,
+)
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation as Early
+from envoy.type.v3.hash_policy_pb2 import HashPolicy
+from google.protobuf.struct_pb2 import Struct
+from xds.type.v3.typed_struct_pb2 import TypedStruct
+
+from federation.envoy import cluster, names, route, tls
+from federation.envoy.endpoint import address
+from federation.envoy.message import flag, number, pack, seconds
+
+STREAM_IDLE_SECONDS = 300.0
+REQUEST_HEADERS_SECONDS = 10.0
+ON_DEMAND_SECONDS = 5.0
+_SET_FILTER_STATE = "envoy.filters.network.set_filter_state"
+_CLUSTER_STATE = "envoy.tcp_proxy.cluster"
+_STRING = "envoy.string"
+
+State = Sequence[tuple[str, str]]
+"""(filter state key, format)."""
+
+
+def listener(
+    name: str,
+    ip: str,
+    port: int,
+    chains: Iterable[FilterChain],
+    *,
+    inspect_tls: bool = False,
+    original_destination: bool = False,
+) -> Listener:
+    """A TCP listener on `ip`:`port`."""
+    filters = []
+    if original_destination:
+        filters.append(ListenerFilter(name="envoy.filters.listener.original_dst", typed_config=pack(OriginalDst())))
+    if inspect_tls:
+        filters.append(ListenerFilter(name="envoy.filters.listener.tls_inspector", typed_config=pack(TlsInspector())))
+    return Listener(
+        name=name,
+        address=address(ip, port),
+        listener_filters=filters,
+        listener_filters_timeout=seconds(5),
+        filter_chains=chains,
+        per_connection_buffer_limit_bytes=number(cluster.BUFFER_BYTES),
+        stat_prefix=name.partition("/")[0],
+    )
+
+
+def chain(
+    name: str,
+    filters: Iterable[Filter],
+    *,
+    alpn: str | None = None,
+    transport: TransportSocket | None = None,
+) -> FilterChain:
+    """A chain of filters, for connections that offer `alpn` over `transport` if those are given."""
+    made = FilterChain(name=name, filters=filters)
+    if alpn is not None:
+        made.filter_chain_match.CopyFrom(FilterChainMatch(transport_protocol="tls", application_protocols=[alpn]))
+    if transport is not None:
+        made.transport_socket.CopyFrom(transport)
+        made.transport_socket_connect_timeout.CopyFrom(seconds(5))
+    return made
+
+
+def connection_state(*, at_once: State = (), after_handshake: State = ()) -> Filter:
+    """Keeps facts of the connection as filter state, where routes and authorisation find them."""
+    # A struct, not a message: xds-protos does not know the field of the TLS handshake yet.
+    config = Struct()
+    if at_once:
+        config["on_new_connection"] = [_state(key, text) for key, text in at_once]
+    if after_handshake:
+        config["on_downstream_tls_handshake"] = [_state(key, text) for key, text in after_handshake]
+    typed = TypedStruct(
+        type_url="type.googleapis.com/envoy.extensions.filters.network.set_filter_state.v3.Config", value=config
+    )
+    return Filter(name=_SET_FILTER_STATE, typed_config=pack(typed))
+
+
+def http(
+    stat_prefix: str,
+    routes: RouteConfiguration | str,
+    *,
+    gateway: bool = False,
+    http1: bool = False,
+    on_demand: bool = False,
+    words: Mapping[str, str] | None = None,
+) -> Filter:
+    """The HTTP connection manager.
+
+    `routes` is a configuration or the name of one (RDS). `gateway`: callers come from other clusters by mutual TLS, so
+    their identity is put into x-forwarded-client-cert and each route says who is admitted. `on_demand`: the cluster is
+    named after the connection's destination and asked for. `words` replaces Envoy's own text by response flag.
+    """
+    manager = HttpConnectionManager(
+        stat_prefix=stat_prefix,
+        codec_type=HttpConnectionManager.HTTP2 if gateway and not http1 else HttpConnectionManager.AUTO,
+        http_filters=_http_filters(gateway=gateway, on_demand=on_demand),
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=seconds(cluster.IDLE_SECONDS),
+            headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST,
+        ),
+        http2_protocol_options=cluster.http2_options(),
+        server_header_transformation=HttpConnectionManager.PASS_THROUGH,
+        stream_idle_timeout=seconds(STREAM_IDLE_SECONDS),
+        request_headers_timeout=seconds(REQUEST_HEADERS_SECONDS),
+        use_remote_address=flag(True),
+        skip_xff_append=not gateway,
+        # Nobody is internal, whatever the address: x-envoy-* headers are never believed.
+        internal_address_config=HttpConnectionManager.InternalAddressConfig(),
+        generate_request_id=flag(False),
+        forward_client_cert_details=(HttpConnectionManager.SANITIZE_SET if gateway else HttpConnectionManager.SANITIZE),
+        upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
+        normalize_path=flag(True),
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManager.UNESCAPE_AND_REDIRECT,
+        strip_trailing_host_dot=not gateway,
+        local_reply_config=_local_replies(words or {}, gateway=gateway),
+    )
+    if gateway:
+        manager.set_current_client_cert_details.uri = True
+    if isinstance(routes, str):
+        manager.rds.CopyFrom(Rds(route_config_name=routes, config_source=tls.ads()))
+    else:
+        manager.route_config.CopyFrom(routes)
+    if on_demand:
+        manager.early_header_mutation_extensions.append(_name_cluster())
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
+
+
+def tcp(stat_prefix: str, to: str, *, affinity: bool = False) -> Filter:
+    """A TCP proxy to the cluster `to`; a connection that cannot be made is tried with other endpoints."""
+    proxy = _tcp_proxy(stat_prefix, affinity=affinity)
+    proxy.cluster = to
+    return Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))
+
+
+def tcp_to_destination(stat_prefix: str) -> list[Filter]:
+    """A TCP proxy to the cluster named after the address that was dialled, asked for where Envoy has it not."""
+    proxy = _tcp_proxy(stat_prefix, affinity=True)
+    _ask(proxy)
+    return [
+        connection_state(at_once=[(_CLUSTER_STATE, "vip/%DOWNSTREAM_LOCAL_ADDRESS%")]),
+        Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
+    ]
+
+
+def tcp_to_exported(stat_prefix: str) -> list[Filter]:
+    """A TCP proxy to the cluster named after the server name and the caller, which exists iff that is admitted."""
+    proxy = _tcp_proxy(stat_prefix, affinity=False)
+    _ask(proxy)
+    proxy.upstream_connect_mode = 2  # ON_DOWNSTREAM_TLS_HANDSHAKE: before it nobody knows who calls
+    name = names.inbound_tcp_cluster("%REQUESTED_SERVER_NAME%", "%DOWNSTREAM_PEER_URI_SAN%")
+    return [
+        connection_state(after_handshake=[(_CLUSTER_STATE, name)]),
+        Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
+    ]
+
+
+def _state(key: str, text: str) -> dict[str, object]:
+    value: dict[str, object] = {
+        "object_key": key,
+        "format_string": {"text_format_source": {"inline_string": text}},
+        "read_only": True,
+    }
+    if key != _CLUSTER_STATE:
+        value["factory_key"] = _STRING
+    return value
+
+
+def _tcp_proxy(stat_prefix: str, *, affinity: bool) -> TcpProxy:
+    proxy = TcpProxy(
+        stat_prefix=stat_prefix,
+        cluster="-",
+        idle_timeout=seconds(cluster.IDLE_SECONDS),
+        max_connect_attempts=number(6),
+        backoff_options=BackoffStrategy(base_interval=seconds(0.01), max_interval=seconds(0.1)),
+    )
+    if affinity:
+        proxy.hash_policy.append(HashPolicy(source_ip=HashPolicy.SourceIp()))
+    return proxy
+
+
+def _ask(proxy: TcpProxy) -> None:
+    proxy.on_demand.CopyFrom(TcpProxy.OnDemand(odcds_config=tls.ads(), timeout=seconds(ON_DEMAND_SECONDS)))
+
+
+def _http_filters(*, gateway: bool, on_demand: bool) -> list[HttpFilter]:
+    filters = []
+    if gateway:
+        filters.append(HttpFilter(name=route.RBAC_FILTER, typed_config=pack(RbacFilter(rules=route.nobody()))))
+    if on_demand:
+        ask = OnDemand(odcds=OnDemandCds(source=tls.ads(), timeout=seconds(ON_DEMAND_SECONDS)))
+        filters.append(HttpFilter(name="envoy.filters.http.on_demand", typed_config=pack(ask)))
+    router = Router(suppress_envoy_headers=True, dynamic_stats=flag(False))
+    filters.append(HttpFilter(name="envoy.filters.http.router", typed_config=pack(router)))
+    return filters
+
+
+def _name_cluster() -> TypedExtensionConfig:
+    header = HeaderValueOption(
+        header=HeaderValue(key=route.CLUSTER_HEADER, value="vip/%DOWNSTREAM_LOCAL_ADDRESS%"),
+        append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+    )
+    return TypedExtensionConfig(
+        name="envoy.http.early_header_mutation.header_mutation",
+        typed_config=pack(Early(mutations=[HeaderMutation(append=header)])),
+    )
+
+
+def _local_replies(words: Mapping[str, str], *, gateway: bool) -> LocalReplyConfig:
+    config = LocalReplyConfig()
+    if gateway:
+        denied = StatusCodeFilter(
+            comparison=ComparisonFilter(
+                op=ComparisonFilter.EQ, value=RuntimeUInt32(default_value=403, runtime_key="isthmus.denied")
+            )
+        )
+        mapper = config.mappers.add(filter=AccessLogFilter(status_code_filter=denied))
+        mapper.body.inline_string = "isthmus: your cluster has no grant for this service\n"
+    for flags, text in words.items():
+        mapper = config.mappers.add(
+            filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=flags.split(",")))
+        )
+        mapper.body.inline_string = f"isthmus: {text}\n"
+        if gateway:
+            mapper.headers_to_add.append(HeaderValueOption(header=HeaderValue(key=route.NOT_FORWARDED, value="true")))
+    return config

@@ -1,0 +1,130 @@
+"""The names of Envoy's resources: each has one builder function here, and nobody writes a literal.
+
+Parsers are exact: what a builder could not have made is None.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from federation.errors import InvalidName
+from federation.model.ids import ServiceName, parse_label
+
+CLUSTER_TYPE = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
+ENDPOINT_TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
+LISTENER_TYPE = "type.googleapis.com/envoy.config.listener.v3.Listener"
+ROUTE_TYPE = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret"  # noqa: S105 (a type URL)
+
+IDENTITY = "identity"
+"""Secret: the process's own certificate chain and key."""
+PEERS = "peers"
+"""Secret: the SPIFFE validation context with one bundle per linked trust domain and the own one."""
+INBOUND = "inbound"
+"""Listener of a gateway for other clusters, and its route configuration."""
+HEALTH = "health"
+"""Route configuration of a gateway that answers active health checks."""
+OUTBOUND = "outbound"
+"""Listener of a sidecar that is led the redirected connections, and its route configuration."""
+
+ALPN_HTTP = "h2"
+ALPN_TCP = "isthmus-tcp"
+ALPN_HEALTH = "isthmus-health"
+
+STATE_SNI = "isthmus.sni"
+"""Filter state: the server name that a connection to a gateway asked for."""
+STATE_PEER = "isthmus.peer"
+"""Filter state: the URI SANs of the peer's verified certificate, comma-joined."""
+STATE_DESTINATION = "isthmus.destination"
+"""Filter state: the address and port that a redirected connection was made to."""
+
+
+def outbound_cluster(name: ServiceName, port: int, pinned: str | None = None) -> str:
+    """The set of endpoints of an import's port; `pinned`: of one cluster only."""
+    return f"out/{name.namespace}/{name.name}/{port}" + (f"/{pinned}" if pinned else "")
+
+
+def vip_cluster(ip: str, port: int) -> str:
+    """The cluster that a redirected connection to a virtual address is led to, asked for on demand."""
+    return f"vip/{host_port(ip, port)}"
+
+
+def inbound_cluster(name: ServiceName, port: int) -> str:
+    """The local endpoints of an exported port, at a gateway."""
+    return f"in/{name.namespace}/{name.name}/{port}"
+
+
+def inbound_tcp_cluster(sni: str, uri: str) -> str:
+    """The cluster for TCP connections of one caller to one exported port; it exists iff the caller is admitted."""
+    return f"in-tcp/{sni}|{uri}"
+
+
+def outbound_listener(ip: str, port: int) -> str:
+    """A sidecar's listener on a virtual address (loopback way)."""
+    return f"out/{host_port(ip, port)}"
+
+
+def egress_listener(name: ServiceName, port: int) -> str:
+    """A gateway's listener for workloads without a sidecar."""
+    return f"egress/{name.namespace}/{name.name}/{port}"
+
+
+def host_port(ip: str, port: int) -> str:
+    """As Envoy prints an address: brackets around IPv6."""
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
+def server_name(name: ServiceName, port: int, trust_domain: str) -> str:
+    """The SNI for a port of a service at the gateways of `trust_domain`."""
+    return f"p{port}.{name.name}.{name.namespace}.svc.{trust_domain}"
+
+
+class ServerName(NamedTuple):
+    """A parsed SNI."""
+
+    name: ServiceName
+    port: int
+    trust_domain: str
+
+
+def parse_server_name(sni: str) -> ServerName | None:
+    """The parts of what `server_name` made; None for anything else (upper case, trailing dot, leading zero …)."""
+    parts = sni.split(".", 4)
+    if len(parts) != 5 or parts[3] != "svc" or not parts[0].startswith("p"):
+        return None
+    port = _port(parts[0][1:])
+    if port is None or not parts[4]:
+        return None
+    try:
+        name = ServiceName(parse_label(parts[2], what="namespace"), parse_label(parts[1], what="service"))
+    except InvalidName:
+        return None
+    return ServerName(name, port, parts[4])
+
+
+def parse_inbound_tcp_cluster(cluster: str) -> tuple[str, str] | None:
+    """(SNI, caller's URI) of what `inbound_tcp_cluster` made, None for anything else."""
+    if not cluster.startswith("in-tcp/"):
+        return None
+    sni, bar, uri = cluster[len("in-tcp/") :].partition("|")
+    return (sni, uri) if bar and sni and uri else None
+
+
+def parse_vip_cluster(cluster: str) -> tuple[str, int] | None:
+    """(IP, port) of what `vip_cluster` made, None for anything else."""
+    if not cluster.startswith("vip/"):
+        return None
+    ip, colon, digits = cluster[len("vip/") :].rpartition(":")
+    port = _port(digits)
+    if not colon or port is None or not ip:
+        return None
+    if ip.startswith("[") and ip.endswith("]") and ":" in ip:
+        return ip[1:-1], port
+    return None if ":" in ip or "[" in ip else (ip, port)
+
+
+def _port(digits: str) -> int | None:
+    if not digits.isascii() or not digits.isdigit() or digits[0] == "0":
+        return None
+    port = int(digits) if len(digits) <= 5 else 0
+    return port if 1 <= port <= 65535 else None

@@ -1,0 +1,114 @@
+"""One import's port as a caller's Envoy has it: cluster, endpoints, and the filters in front.
+
+Shared by sidecars and by gateways that call out for workloads without a sidecar. Each function makes the resources of
+one service and nothing else, so that callers keep what has not changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
+from envoy.config.listener.v3.listener_components_pb2 import Filter
+from envoy.config.route.v3.route_components_pb2 import VirtualHost
+
+from federation.envoy import endpoint, listener, names, route
+from federation.envoy.cluster import Remote, service_cluster
+from federation.envoy.ledger import Part
+from federation.model.cluster import Peer
+from federation.model.ids import ServiceName
+from federation.model.service import Import, Port, Protocol
+
+STRANGER = "421: the Host or :authority is not a name of the service that this address belongs to"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A port of a service under the names that a caller may use. Equal targets have equal clusters and filters."""
+
+    service: ServiceName
+    port: Port
+    domains: tuple[str, ...]
+    remotes: tuple[Remote, ...]
+    affinity: bool
+    cluster: str
+    """The name of the Envoy cluster."""
+    endpoints: str
+    """The name of its EDS resource."""
+
+
+def tcp_ports(service: Import) -> tuple[Port, ...]:
+    """The ports that can be carried: TCP, whatever is spoken on them."""
+    return tuple(p for p in service.ports if p.protocol is Protocol.TCP)
+
+
+def remotes(service: Import, port: int, peers: Mapping[str, Peer], pinned: str | None) -> tuple[Remote, ...]:
+    """The clusters whose gateways may serve the port: those that offer it, whether anything is ready there or not."""
+    return tuple(
+        Remote(b.cluster, peer.trust_domain)
+        for b in service.backends
+        if not b.local
+        and port in b.ports
+        and (pinned is None or b.cluster == pinned)
+        and (peer := peers.get(b.cluster)) is not None
+    )
+
+
+def target_cluster(target: Target) -> Cluster:
+    """The CDS resource."""
+    return service_cluster(
+        target.cluster,
+        target.service,
+        target.port.port,
+        target.port.app,
+        endpoints=target.endpoints,
+        remotes=target.remotes,
+        host=target.domains[0],
+        affinity=target.affinity,
+    )
+
+
+def target_filters(target: Target) -> list[Filter]:
+    """The filters of a listener that leads to this port alone."""
+    if not target.port.app.is_http:
+        return [listener.tcp("out", target.cluster, affinity=target.affinity)]
+    host = virtual_host(target, route.caller_routes(target.cluster, affinity=target.affinity))
+    return [listener.http("out", route.configuration(target.cluster, [host, stranger()]), words=words())]
+
+
+def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]]) -> Iterator[Part]:
+    """Its cluster and its endpoints."""
+    yield Part(names.CLUSTER_TYPE, target.cluster, target, lambda: target_cluster(target))
+    yield Part(
+        names.ENDPOINT_TYPE, target.endpoints, placement, lambda: endpoint.assignment(target.endpoints, placement)
+    )
+
+
+def listener_part(name: str, ip: str, port: int, target: Target) -> Part:
+    """A listener on `ip`:`port` that leads to the target alone."""
+    return Part(
+        names.LISTENER_TYPE,
+        name,
+        (ip, port, target),
+        lambda: listener.listener(name, ip, port, [listener.chain("out", target_filters(target))]),
+    )
+
+
+def virtual_host(target: Target, routes: Sequence[route.Route]) -> VirtualHost:
+    """The service's virtual host: exactly its names."""
+    return route.virtual_host(str(target.service), target.domains, routes)
+
+
+def stranger() -> VirtualHost:
+    """What is told to requests for any other name: the far gateway would refuse them, so the near end does, too."""
+    return route.virtual_host("*", ["*"], [route.refusal(421, STRANGER)])
+
+
+def words() -> Mapping[str, str]:
+    """What callers read when no answer could be had."""
+    return {
+        "UH": "503: no cluster has a ready endpoint of this service",
+        "NC": "503: the service is not, or not any more, imported here",
+        "UF": "503: no endpoint of this service could be connected to",
+    }

@@ -1,0 +1,186 @@
+"""Routes: which request goes to which cluster, what is tried again, and what is refused with which words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
+from envoy.config.route.v3.route_components_pb2 import (
+    DirectResponseAction,
+    HeaderMatcher,
+    RetryPolicy,
+    Route,
+    RouteAction,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
+from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
+from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
+    PreviousPrioritiesConfig,
+)
+from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
+from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+
+from federation.envoy import names
+from federation.envoy.message import number, pack, seconds
+
+RBAC_FILTER = "envoy.filters.http.rbac"
+NOT_FORWARDED = "x-isthmus-not-forwarded"
+"""Response header of a gateway: the request reached no workload, so that any method may be tried elsewhere."""
+CLUSTER_HEADER = "x-isthmus-cluster"
+"""Request header between the parts of one Envoy; nobody else sees it, and nobody else can set it."""
+
+_IDEMPOTENT = "GET|HEAD|OPTIONS"
+_NEVER_SENT = "connect-failure,refused-stream,reset-before-request,retriable-headers"
+_MAY_REPEAT = f"{_NEVER_SENT},reset,gateway-error"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """A condition on the connection: the filter state object `key` is exactly `value`."""
+
+    key: str
+    value: str
+
+
+def virtual_host(name: str, domains: Sequence[str], routes: Iterable[Route]) -> VirtualHost:
+    """A virtual host that exists under exactly `domains`."""
+    return VirtualHost(name=name, domains=domains, routes=routes)
+
+
+def configuration(name: str, hosts: Iterable[VirtualHost]) -> RouteConfiguration:
+    """A route configuration; ports in Host and :authority do not matter, and stay."""
+    return RouteConfiguration(
+        name=name,
+        virtual_hosts=hosts,
+        ignore_port_in_host_matching=True,
+        # Envoy sets it for every caller that is not internal, and nobody is.
+        request_headers_to_remove=["x-envoy-external-address"],
+        max_direct_response_body_size_bytes=number(4096),
+    )
+
+
+def caller_routes(cluster: str, *, bound: Binding | None = None, affinity: bool = False) -> list[Route]:
+    """What a caller's Envoy does with requests for a service: idempotent ones are tried again after any failure.
+
+    The others only where it is certain that no workload has seen them.
+    """
+    idempotent = RouteMatch(prefix="/", headers=[_method(_IDEMPOTENT)])
+    rest = RouteMatch(prefix="/")
+    routes = []
+    for match, retry_on in ((idempotent, _MAY_REPEAT), (rest, _NEVER_SENT)):
+        _bind(match, bound)
+        action = _action(retry_on, affinity=affinity)
+        action.cluster = cluster
+        routes.append(Route(match=match, route=action))
+    return routes
+
+
+def on_demand_routes() -> list[Route]:
+    """As `caller_routes`, to the cluster that CLUSTER_HEADER names; Envoy asks for it where it has it not."""
+    routes = caller_routes("-", affinity=True)
+    for route in routes:
+        route.route.cluster_header = CLUSTER_HEADER
+        route.request_headers_to_remove.append(CLUSTER_HEADER)
+    return routes
+
+
+def exported_route(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> Route:
+    """A gateway's route to an exported port: for connections that asked for `sni`, for callers of `trust_domains`."""
+    match = RouteMatch(prefix="/")
+    _bind(match, Binding(names.STATE_SNI, sni))
+    action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
+    action.retry_policy.ClearField("retry_priority")
+    route = Route(match=match, route=action)
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=_allow(trust_domains))))
+    return route
+
+
+def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
+    """An answer by this Envoy itself, without the authorisation of callers."""
+    match = RouteMatch(prefix="/")
+    _bind(match, bound)
+    return Route(
+        match=match,
+        direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=f"isthmus: {text}\n")),
+    )
+
+
+def health_route(*, sni: str, trust_domains: Iterable[str]) -> Route:
+    """200 for callers of `trust_domains` whose connection asked for `sni`."""
+    route = refusal(200, "ready", bound=Binding(names.STATE_SNI, sni))
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=_allow(trust_domains))))
+    return route
+
+
+def unguarded(host: VirtualHost) -> VirtualHost:
+    """`host`, with the authorisation of callers switched off where no route sets its own: it only refuses."""
+    host.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute()))
+    return host
+
+
+def nobody() -> RBAC:
+    """Admits no one: what holds where no route says otherwise."""
+    return RBAC(action=RBAC.ALLOW)
+
+
+def _allow(trust_domains: Iterable[str]) -> RBAC:
+    """Callers whose verified identity lies in one of `trust_domains`: exact and prefix ALLOW only.
+
+    It looks at the whole, comma-joined list of URI SANs, of which Envoy's SPIFFE validator verified the first one.
+    """
+    rules = nobody()
+    principals = [
+        Principal(
+            filter_state=FilterStateMatcher(
+                key=names.STATE_PEER, string_match=StringMatcher(prefix=f"spiffe://{domain}/")
+            )
+        )
+        for domain in sorted(set(trust_domains))
+    ]
+    if principals:
+        rules.policies["granted"].CopyFrom(Policy(permissions=[Permission(any=True)], principals=principals))
+    return rules
+
+
+def _bind(match: RouteMatch, bound: Binding | None) -> None:
+    if bound is not None:
+        match.filter_state.append(FilterStateMatcher(key=bound.key, string_match=StringMatcher(exact=bound.value)))
+
+
+def _method(pattern: str) -> HeaderMatcher:
+    return HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
+
+
+def _action(retry_on: str, *, affinity: bool) -> RouteAction:
+    action = RouteAction(timeout=seconds(0), retry_policy=_retry(retry_on, times=3))
+    if affinity:
+        policy = RouteAction.HashPolicy(
+            connection_properties=RouteAction.HashPolicy.ConnectionProperties(source_ip=True)
+        )
+        action.hash_policy.append(policy)
+    return action
+
+
+def _retry(retry_on: str, *, times: int) -> RetryPolicy:
+    return RetryPolicy(
+        retry_on=retry_on,
+        num_retries=number(times),
+        retriable_headers=[HeaderMatcher(name=NOT_FORWARDED, present_match=True)],
+        retry_back_off=RetryPolicy.RetryBackOff(base_interval=seconds(0.005), max_interval=seconds(0.1)),
+        retry_priority=RetryPolicy.RetryPriority(
+            name="envoy.retry_priorities.previous_priorities",
+            typed_config=pack(PreviousPrioritiesConfig(update_frequency=1)),
+        ),
+        retry_host_predicate=[
+            RetryPolicy.RetryHostPredicate(
+                name="envoy.retry_host_predicates.previous_hosts", typed_config=pack(PreviousHostsPredicate())
+            )
+        ],
+        host_selection_retry_max_attempts=5,
+    )

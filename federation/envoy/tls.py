@@ -1,0 +1,132 @@
+"""TLS between clusters: version 1.3 only, SPIFFE identities on both sides, secrets over SDS.
+
+One SPIFFE validator holds a bundle for each trust domain; Envoy chooses the bundle by the trust domain of the peer's
+own certificate, so that no root can vouch for another domain (SPIFFE X.509-SVID, 5).
+"""
+
+from __future__ import annotations
+
+import base64
+import textwrap
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from envoy.config.core.v3.base_pb2 import DataSource, TransportSocket
+from envoy.config.core.v3.config_source_pb2 import AggregatedConfigSource, ApiVersion, ConfigSource
+from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
+from envoy.extensions.transport_sockets.raw_buffer.v3.raw_buffer_pb2 import RawBuffer
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import (
+    CertificateValidationContext,
+    SubjectAltNameMatcher,
+    TlsCertificate,
+    TlsParameters,
+)
+from envoy.extensions.transport_sockets.tls.v3.secret_pb2 import SdsSecretConfig, Secret
+from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import CommonTlsContext, DownstreamTlsContext, UpstreamTlsContext
+from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
+
+from federation.envoy import names
+from federation.envoy.message import flag, number, pack
+from federation.model.cluster import Bundle
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+
+
+class Identity(Protocol):
+    """What a process proves itself with: certificates (leaf first) and the leaf's key, both PEM."""
+
+    @property
+    def chain_pem(self) -> bytes: ...
+    @property
+    def key_pem(self) -> bytes: ...
+
+
+def ads() -> ConfigSource:
+    """Resources come over the one aggregated stream."""
+    return ConfigSource(ads=AggregatedConfigSource(), resource_api_version=ApiVersion.V3)
+
+
+def identity_secret(identity: Identity) -> Secret:
+    """The secret `identity`."""
+    return Secret(
+        name=names.IDENTITY,
+        tls_certificate=TlsCertificate(
+            certificate_chain=DataSource(inline_bytes=identity.chain_pem),
+            private_key=DataSource(inline_bytes=identity.key_pem),
+        ),
+    )
+
+
+def peers_secret(bundles: Iterable[Bundle]) -> Secret:
+    """The secret `peers`. A bundle without roots is left out: its domain is trusted with nothing."""
+    domains = [
+        SPIFFECertValidatorConfig.TrustDomain(
+            name=bundle.trust_domain,
+            trust_bundle=DataSource(inline_string="".join(map(_pem, bundle.roots))),
+        )
+        for bundle in sorted(bundles, key=lambda b: b.trust_domain)
+        if bundle.roots
+    ]
+    return Secret(
+        name=names.PEERS,
+        validation_context=CertificateValidationContext(
+            custom_validator_config=TypedExtensionConfig(
+                name="envoy.tls.cert_validator.spiffe",
+                typed_config=pack(SPIFFECertValidatorConfig(trust_domains=domains)),
+            )
+        ),
+    )
+
+
+def gateway_identity(trust_domain: str) -> str:
+    """The only identity that a caller accepts from the gateways of `trust_domain`."""
+    return str(SpiffeId.workload(trust_domain, SYSTEM_NAMESPACE, "gateway"))
+
+
+def downstream(alpn: Sequence[str]) -> TransportSocket:
+    """What a gateway speaks to its callers. No resumption: a ticket would outlive a link that was cut."""
+    context = DownstreamTlsContext(
+        common_tls_context=_common(alpn, accept=None),
+        require_client_certificate=flag(True),
+        require_sni=flag(True),
+        disable_stateless_session_resumption=True,
+        disable_stateful_session_resumption=True,
+    )
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def upstream(*, sni: str, alpn: Sequence[str], accept: str) -> TransportSocket:
+    """What a caller speaks to a gateway; `accept` is the one SPIFFE ID that it takes for an answer."""
+    context = UpstreamTlsContext(common_tls_context=_common(alpn, accept=accept), sni=sni, max_session_keys=number(0))
+    return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
+
+
+def plain() -> TransportSocket:
+    """No TLS: to endpoints of the own cluster."""
+    return TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=pack(RawBuffer()))
+
+
+def _common(alpn: Sequence[str], *, accept: str | None) -> CommonTlsContext:
+    context = CommonTlsContext(
+        tls_params=TlsParameters(
+            tls_minimum_protocol_version=TlsParameters.TLSv1_3, tls_maximum_protocol_version=TlsParameters.TLSv1_3
+        ),
+        tls_certificate_sds_secret_configs=[SdsSecretConfig(name=names.IDENTITY, sds_config=ads())],
+        alpn_protocols=alpn,
+    )
+    peers = SdsSecretConfig(name=names.PEERS, sds_config=ads())
+    if accept is None:
+        context.validation_context_sds_secret_config.CopyFrom(peers)
+    else:
+        matcher = SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=StringMatcher(exact=accept))
+        combined = CommonTlsContext.CombinedCertificateValidationContext(
+            default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=[matcher]),
+            validation_context_sds_secret_config=peers,
+        )
+        context.combined_validation_context.CopyFrom(combined)
+    return context
+
+
+def _pem(der: bytes) -> str:
+    body = "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64))
+    return f"-----BEGIN CERTIFICATE-----\n{body}\n-----END CERTIFICATE-----\n"

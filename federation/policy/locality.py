@@ -1,0 +1,129 @@
+"""Where a call may go, in order: the placement of an import's port. Pure; the next module is federation.envoy.outbound.
+
+The own cluster's ready endpoints come first, then the gateways of other clusters: in the same zone, in the same region,
+elsewhere. A cluster that has nothing ready, or does not offer the port, is left out. Every gateway counts once, with its
+cluster's ready endpoints shared out by the gateways' weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from federation.model.cluster import Gateway, Peer
+from federation.model.service import Backend, Endpoint, Import, Locality
+
+_SCALE = 100
+"""Weights are ready endpoints × 100, so that few endpoints can be shared out between several gateways."""
+
+_OWN_ZONE, _OWN_CLUSTER, _SAME_ZONE, _SAME_REGION, _ELSEWHERE = range(5)
+_KEEPS_TO_ZONE = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """An address that calls are sent to; `cluster` is empty for an endpoint that is reached directly, in plain text."""
+
+    address: str
+    port: int
+    weight: int = 1
+    cluster: str = ""
+
+
+Placement = tuple[tuple[Host, ...], ...]
+"""Hosts by priority, the first one preferred."""
+
+
+def place(
+    service: Import,
+    port: int,
+    *,
+    peers: Mapping[str, Peer],
+    locality: Locality,
+    pinned: str | None = None,
+) -> Placement:
+    """The placement of `service`:`port` for a caller in `locality`; `pinned`: that cluster only."""
+    tiers: dict[int, list[Host]] = {}
+    for backend in service.backends:
+        if port not in backend.ports or (pinned is not None and backend.cluster != pinned):
+            continue
+        if backend.local:
+            _place_local(backend, port, locality, service.traffic_distribution, tiers)
+        elif (peer := peers.get(backend.cluster)) is not None:
+            _place_remote(backend, peer, locality, tiers)
+    return _distinct(tiers)
+
+
+def ready_hosts(endpoints: Iterable[Endpoint], port: int) -> tuple[Host, ...]:
+    """The endpoints that are ready, are not terminating and have the service port `port`; every address once."""
+    hosts = (Host(e.address, e.ports[port]) for e in endpoints if _usable(e, port))
+    return tuple(sorted(set(hosts), key=_by_address))
+
+
+def _place_local(
+    backend: Backend, port: int, locality: Locality, distribution: str, tiers: dict[int, list[Host]]
+) -> None:
+    keeps_to_zone = distribution in _KEEPS_TO_ZONE and locality.zone != ""
+    for endpoint in backend.endpoints:
+        if not _usable(endpoint, port):
+            continue
+        near = keeps_to_zone and endpoint.locality == locality
+        tier = _OWN_ZONE if near else _OWN_CLUSTER
+        tiers.setdefault(tier, []).append(Host(endpoint.address, endpoint.ports[port]))
+
+
+def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[int, list[Host]]) -> None:
+    ready = backend.ready
+    gateways = [g for g in peer.gateways if _is_ip(g.address)]
+    if not ready or not gateways:
+        return
+    gateways = [g for g in gateways if not g.draining] or gateways
+    by_tier: dict[int, list[Gateway]] = {}
+    for gateway in gateways:
+        by_tier.setdefault(_tier(gateway, peer, locality), []).append(gateway)
+    for tier, members in by_tier.items():
+        total = sum(g.weight for g in members)
+        tiers.setdefault(tier, []).extend(
+            Host(g.address, g.port, max(1, ready * _SCALE * g.weight // total), peer.cluster) for g in members
+        )
+
+
+def _tier(gateway: Gateway, peer: Peer, locality: Locality) -> int:
+    where = gateway.locality if gateway.locality.region or gateway.locality.zone else peer.locality
+    if not locality.region or where.region != locality.region:
+        return _ELSEWHERE
+    return _SAME_ZONE if locality.zone and where.zone == locality.zone else _SAME_REGION
+
+
+def _distinct(tiers: Mapping[int, list[Host]]) -> Placement:
+    """Priorities without gaps, every address once: Envoy drops the second host of an address in one cluster."""
+    seen: set[tuple[str, int]] = set()
+    placement: list[tuple[Host, ...]] = []
+    for tier in sorted(tiers):
+        hosts: list[Host] = []
+        for host in sorted(tiers[tier], key=_by_address):
+            if (host.address, host.port) not in seen:
+                seen.add((host.address, host.port))
+                hosts.append(host)
+        if hosts:
+            placement.append(tuple(hosts))
+    return tuple(placement)
+
+
+def _usable(endpoint: Endpoint, port: int) -> bool:
+    return endpoint.ready and not endpoint.terminating and port in endpoint.ports and _is_ip(endpoint.address)
+
+
+def _by_address(host: Host) -> tuple[str, str, int]:
+    return host.cluster, host.address, host.port
+
+
+@functools.lru_cache(maxsize=65536)
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,91 @@
+"""What other clusters reach at a gateway: one listener, and a virtual host per exported service.
+
+Three chains, chosen by ALPN: requests, TCP connections and health checks. Each demands TLS 1.3 and a certificate of a
+linked trust domain. Nothing matches by wildcard: what is not exported does not exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
+
+from federation.envoy import listener, names, route, tls
+from federation.model.ids import ServiceName
+
+_MISDIRECTED = "421: the authority, the server name and the service do not agree"
+_STATE = {
+    "at_once": [(names.STATE_SNI, "%REQUESTED_SERVER_NAME%")],
+    "after_handshake": [(names.STATE_PEER, "%DOWNSTREAM_PEER_URI_SAN%")],
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportedPort:
+    """A port as callers find it. `admits` are trust domains."""
+
+    service: ServiceName
+    port: int
+    http: bool
+    sni: str
+    admits: tuple[str, ...]
+
+
+def inbound_listener(ip: str, port: int, *, cluster: str) -> Listener:
+    """The listener `inbound`; nothing in it depends on what is exported."""
+    words = {
+        "UH": f"503: cluster {cluster} has no ready endpoint of this service",
+        "UF": f"503: no endpoint of this service in cluster {cluster} could be connected to",
+        "NC": f"503: cluster {cluster} does not, or not any more, export this service",
+    }
+    requests = listener.http("in", names.INBOUND, gateway=True, words=words)
+    checks = listener.http("health", names.HEALTH, gateway=True, http1=True)
+    return listener.listener(
+        names.INBOUND,
+        ip,
+        port,
+        [
+            listener.chain("http", [_state(), requests], alpn=names.ALPN_HTTP, transport=_tls(names.ALPN_HTTP)),
+            listener.chain(
+                "tcp", listener.tcp_to_exported("in-tcp"), alpn=names.ALPN_TCP, transport=_tls(names.ALPN_TCP)
+            ),
+            listener.chain("health", [_state(), checks], alpn=names.ALPN_HEALTH, transport=_tls(names.ALPN_HEALTH)),
+        ],
+        inspect_tls=True,
+    )
+
+
+def request_host(service: ServiceName, domains: Sequence[str], ports: Iterable[ExportedPort]) -> VirtualHost:
+    """The virtual host of an exported service: its HTTP ports, each bound to its server name."""
+    ways = [
+        route.exported_route(names.inbound_cluster(p.service, p.port), sni=p.sni, trust_domains=p.admits)
+        for p in ports
+        if p.http
+    ]
+    return _host(service, domains, ways)
+
+
+def health_host(service: ServiceName, domains: Sequence[str], ports: Iterable[ExportedPort]) -> VirtualHost:
+    """The virtual host that answers checks of a service's ports, each bound to its server name."""
+    return _host(service, domains, [route.health_route(sni=p.sni, trust_domains=p.admits) for p in ports])
+
+
+def configuration(name: str, hosts: Iterable[VirtualHost]) -> RouteConfiguration:
+    """A route configuration of exactly `hosts`; everything else is misdirected."""
+    rest = route.unguarded(route.virtual_host("*", ["*"], [route.refusal(421, _MISDIRECTED)]))
+    return route.configuration(name, [*hosts, rest])
+
+
+def _host(service: ServiceName, domains: Sequence[str], ways: Iterable[Route]) -> VirtualHost:
+    return route.unguarded(route.virtual_host(str(service), domains, [*ways, route.refusal(421, _MISDIRECTED)]))
+
+
+def _state() -> listener.Filter:
+    return listener.connection_state(**_STATE)
+
+
+def _tls(alpn: str) -> tls.TransportSocket:
+    return tls.downstream([alpn])

@@ -1,0 +1,160 @@
+"""A sidecar's Envoy: view and names in use → resources. Pure, and incremental where it is asked to be.
+
+What comes in is the view (federation.model.view) and the uses that DNS look-ups made (sidecar.demand); what leaves goes
+to federation.xds by way of sidecar.agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from google.protobuf.message import Message
+
+from federation.envoy import names, outbound, redirect, tls
+from federation.envoy.ledger import Changes, Ledger, Part, listed
+from federation.model.cluster import Peer
+from federation.model.ids import ServiceName
+from federation.model.service import Import, Locality
+from federation.model.view import View
+from federation.policy import routes
+from federation.policy.locality import place
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Use:
+    """A name in use with its virtual address; `pinned`: the cluster that a pinned name means."""
+
+    name: ServiceName
+    vip: str
+    pinned: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SidecarConfig:
+    """What is fixed for a sidecar. `way` is how calls reach it."""
+
+    way: Literal["loopback", "redirect"]
+    cluster: str
+    suffix: str = "global"
+    identity: tls.Identity
+    locality: Locality = Locality()
+    outbound_address: str = "127.0.0.1"
+    outbound_port: int = 15001
+    http_range: str = "240.72.0.0/13"
+    tcp_range: str = "240.64.0.0/13"
+
+
+class Builder:
+    """Keeps what it built: an update costs what changed. One per Envoy."""
+
+    def __init__(self, config: SidecarConfig) -> None:
+        self._config = config
+        self._ledger = Ledger()
+        self._uses: dict[Use, Import] = {}
+        self._peers: dict[str, Peer] = {}
+        self._bound: dict[Use, tuple[redirect.Bound, ...]] = {}
+
+    @property
+    def resources(self) -> Mapping[str, Mapping[str, Message]]:
+        """All resources as of the last update: type URL → name → message."""
+        return self._ledger.resources
+
+    def update(
+        self,
+        view: View,
+        uses: Collection[Use],
+        *,
+        changed: Collection[ServiceName] | None = None,
+        identity: tls.Identity | None = None,
+    ) -> Changes:
+        """Bring the resources up to date and return what differs.
+
+        `changed` names the imports that may differ from the last update (None: any may); `identity` replaces the one of
+        the configuration (renewal).
+        """
+        ledger, config = self._ledger, self._config
+        ledger.keep_secrets(identity or config.identity, view.peers.values())
+        peers_changed = view.peers != self._peers
+        if peers_changed:
+            self._peers = dict(view.peers)
+        for use in [u for u in self._uses if u not in uses or u.name not in view.imports]:
+            del self._uses[use]
+            self._bound.pop(use, None)
+            ledger.drop(use)
+        for use in uses:
+            known = self._uses.get(use)
+            if known is not None and changed is not None and use.name not in changed and not peers_changed:
+                continue
+            service = view.imports.get(use.name)
+            if service is None or (service is known and not peers_changed):
+                continue
+            self._uses[use] = service
+            ledger.write(use, self._parts(view, use, service))
+        if config.way == "redirect":
+            self._write_redirect()
+        return ledger.take()
+
+    def _parts(self, view: View, use: Use, service: Import) -> Iterator[Part]:
+        config = self._config
+        made = tuple(targets(view, use, service, config))
+        if config.way == "redirect":
+            self._bound[use] = tuple(redirect.Bound(use.vip, target) for target in made)
+        for target in made:
+            placement = place(service, target.port.port, peers=view.peers, locality=config.locality, pinned=use.pinned)
+            yield from outbound.parts(target, placement)
+            if config.way == "loopback":
+                yield outbound.listener_part(
+                    names.outbound_listener(use.vip, target.port.port), use.vip, target.port.port, target
+                )
+
+    def _write_redirect(self) -> None:
+        config = self._config
+        bound = tuple(b for use in sorted(self._bound, key=_order) for b in self._bound[use])
+        mixed = redirect.mixed(bound)
+        self._ledger.write(
+            "outbound",
+            [
+                Part(names.ROUTE_TYPE, names.OUTBOUND, bound, lambda: redirect.routes(bound)),
+                Part(
+                    names.LISTENER_TYPE,
+                    names.OUTBOUND,
+                    mixed,
+                    lambda: redirect.outbound_listener(
+                        config.outbound_address,
+                        config.outbound_port,
+                        http_range=config.http_range,
+                        tcp_range=config.tcp_range,
+                        mixed=mixed,
+                    ),
+                ),
+            ],
+        )
+
+
+def _order(use: Use) -> tuple[ServiceName, str, str]:
+    return use.name, use.pinned or "", use.vip
+
+
+def build(view: View, uses: Collection[Use], config: SidecarConfig) -> dict[str, list[tuple[str, Message]]]:
+    """All resources of a sidecar's Envoy: type URL → [(name, message)], sorted."""
+    builder = Builder(config)
+    builder.update(view, uses)
+    return listed(builder.resources)
+
+
+def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Iterator[outbound.Target]:
+    """A use's ports."""
+    domains = routes.names(use.name, suffix=config.suffix, pinned=use.pinned)
+    for port in outbound.tcp_ports(service):
+        own = names.outbound_cluster(use.name, port.port, use.pinned)
+        yield outbound.Target(
+            service=use.name,
+            port=port,
+            domains=domains,
+            remotes=outbound.remotes(service, port.port, view.peers, use.pinned),
+            affinity=service.session_affinity == "ClientIP",
+            cluster=own if config.way == "loopback" else names.vip_cluster(use.vip, port.port),
+            endpoints=own,
+        )
