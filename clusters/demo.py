@@ -145,7 +145,7 @@ async def _run(arguments: argparse.Namespace) -> int:
     assert task is not None  # noqa: S101 - we are inside asyncio.run
     done = False
     try:
-        with on_signals(task.cancel):
+        with on_signals(lambda: _cancel(task)):
             console = Console()
             show = Show(console) if console.is_terminal and not arguments.json else None
             if show:
@@ -166,6 +166,10 @@ async def _run(arguments: argparse.Namespace) -> int:
             shutil.rmtree(directory, ignore_errors=True)
         elif not done:
             print(f"state and logs are kept in {directory}", file=sys.stderr)
+
+
+def _cancel(task: asyncio.Task[Any]) -> None:
+    task.cancel()
 
 
 async def _story(federation: ProcessFederation, teller: Quiet | Show, changes: int) -> Result:

@@ -58,6 +58,17 @@ def export(namespace: str, name: str) -> dict[str, object]:
     }
 
 
+def endpoints_path(folder: Path, service: str) -> Path:
+    """The file that holds a service's EndpointSlice: apart from the Service, because it changes far more often."""
+    return folder / f"{service}-endpoints.yaml"
+
+
+def write_http_service(folder: Path, namespace: str, name: str, *, port: int, copy: Copy) -> None:
+    """An exported HTTP Service with one copy, as two files."""
+    write(folder / f"{name}.yaml", service(namespace, name, port=port, app="http"), export(namespace, name))
+    write(endpoints_path(folder, name), slice_(namespace, name, app="http", copies=[copy]))
+
+
 def write(path: Path, *documents: dict[str, object]) -> None:
     """Replace the file at `path` in one step, as a configuration manager would."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -121,7 +121,7 @@ class ProcessFederation:
             )
             copy = manifests.Copy(address=place.address, port=at, zone=zone)
             manifests.write(
-                place.manifests / f"{service}-endpoints.yaml",
+                manifests.endpoints_path(place.manifests, service),
                 manifests.slice_(NAMESPACE, service, app=app, copies=[copy]),
             )
 

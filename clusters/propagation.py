@@ -10,6 +10,7 @@ import asyncio
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -68,30 +69,39 @@ class Acknowledgements:
 
 
 async def measure(
-    federation: ProcessFederation, *, origin: str, consumer: str, changes: int, timeout: float = 5.0
+    federation: ProcessFederation,
+    *,
+    origin: str,
+    consumer: str,
+    changes: int,
+    services: Sequence[str] = (HTTP_SERVICE,),
+    timeout: float = 5.0,
 ) -> Propagation:
-    """Change the HTTP service of `origin` `changes` times, one by one, and wait for `consumer`'s Envoy each time.
+    """Change the HTTP `services` of `origin` one after the other, `changes` times, and wait for `consumer`'s Envoy.
 
-    The change is a second copy that comes and goes; nobody should send requests meanwhile, since it does not exist.
-    Raises TimedOut when a change is not acknowledged within `timeout` seconds.
+    The change is a second copy that comes and goes; nobody should send requests meanwhile, since it does not exist. The
+    services must be in use by the consumer's sidecar. Raises TimedOut when a change is not acknowledged within
+    `timeout` seconds.
     """
     place = federation.places[origin]
-    path = place.manifests / f"{HTTP_SERVICE}-endpoints.yaml"
     real = manifests.Copy(address=place.address, port=place.http_port, zone=place.spec.locality.zone)
     spare = manifests.Copy(address=f"{place.address.rsplit('.', 1)[0]}.254", port=real.port, zone=real.zone)
     acknowledged = Acknowledgements(federation.running[f"{consumer}-sidecar"].log)
     samples: list[float] = []
     try:
         for number in range(changes):
-            copies = [real, spare] if number % 2 == 0 else [real]
-            document = manifests.slice_(NAMESPACE, HTTP_SERVICE, app="http", copies=copies)
+            turn, index = divmod(number, len(services))
+            copies = [real, spare] if turn % 2 == 0 else [real]
+            document = manifests.slice_(NAMESPACE, services[index], app="http", copies=copies)
             acknowledged.read()
             began = time.monotonic_ns()
-            manifests.write(path, document)
+            manifests.write(manifests.endpoints_path(place.manifests, services[index]), document)
             samples.append((await _first_after(acknowledged, began, timeout) - began) / 1e6)
     finally:
         acknowledged.close()
-        manifests.write(path, manifests.slice_(NAMESPACE, HTTP_SERVICE, app="http", copies=[real]))
+        for service in services:
+            document = manifests.slice_(NAMESPACE, service, app="http", copies=[real])
+            manifests.write(manifests.endpoints_path(place.manifests, service), document)
     return Propagation(tuple(samples))
 
 

@@ -65,7 +65,7 @@ class Result:
         }
 
 
-async def build(federation: ProcessFederation, teller: Teller) -> None:
+async def build(federation: ProcessFederation, teller: Teller, *, timeout: float = 30.0) -> None:
     """Start a registry and every cluster of the topology, join them, and link them; returns when all is whole."""
     names = [spec.name for spec in federation.topology.clusters]
     teller.step("starting the registry and the workloads")
@@ -75,21 +75,21 @@ async def build(federation: ProcessFederation, teller: Teller) -> None:
         federation.write_manifests(name)
         for kind in ("http", "tcp"):
             federation.start_workload(name, kind)
-    await federation.wait_ready("registry")
+    await federation.wait_ready("registry", timeout=timeout)
     teller.step(f"joining {', '.join(names)}")
     for name in names:
         await federation.join(name)
         federation.start_agent(name)
-    await federation.wait_ready(*(f"{name}-agent" for name in names))
+    await federation.wait_ready(*(f"{name}-agent" for name in names), timeout=timeout)
     teller.step("starting a gateway and a sidecar in each cluster")
     for name in names:
         federation.start_gateway(name)
         federation.start_sidecar(name)
     for a, b in federation.topology.links:
         await link_clusters(federation.home, a, b)
-    await federation.wait_ready(*federation.running)
+    await federation.wait_ready(*federation.running, timeout=timeout)
     teller.step("waiting until every cluster has taken up the links")
-    await wait_whole(federation)
+    await wait_whole(federation, timeout=timeout)
 
 
 async def wait_whole(federation: ProcessFederation, *, timeout: float = 30.0) -> None:

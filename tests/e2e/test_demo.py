@@ -1,0 +1,91 @@
+"""The demo as a user runs it: its JSON, its exit status, and that nothing is left behind whatever ends it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+
+PHASES = ["steady", "workload_killed", "gateway_killed", "registry_down", "healed"]
+
+
+def processes_of(directory: Path) -> list[str]:
+    """Command lines of the processes that were started with something below `directory`."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if str(directory) in line:
+                found.append(line)
+    return found
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def short_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("d")
+
+
+def test_the_whole_story(short_dir: Path):
+    """1. build and link three clusters  2. look names up  3. kill and heal under load  4. nothing failed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "clusters.demo", "--json", "--changes=10", f"--directory={short_dir}"],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert result["clusters"] == ["east", "west", "edge"]
+    assert len(result["links"]) == 3
+    assert set(result["names"]) == {"echo.shop.global", "echo.shop.svc.clusterset.local", "kv.shop.global"}
+    assert result["names"]["echo.shop.global"] == result["names"]["echo.shop.svc.clusterset.local"]
+    phases = {phase["name"]: phase for phase in result["phases"]}
+    assert list(phases) == PHASES
+    assert all(phase["failed"] == 0 and phase["requests"] > 0 for phase in phases.values())
+    assert set(phases["steady"]["answered_by"]) == {"east"}
+    assert "west" in phases["workload_killed"]["answered_by"]
+    assert "edge" in phases["gateway_killed"]["answered_by"]
+    assert set(phases["registry_down"]["answered_by"]) == {"edge"}
+    assert "east" in phases["healed"]["answered_by"]
+    assert all(phases[name]["switch_ms"] is not None for name in ("workload_killed", "gateway_killed", "healed"))
+    assert result["propagation_ms"]["n"] == 10
+    assert 0 < result["propagation_ms"]["p50"] <= result["propagation_ms"]["p99"]
+    assert processes_of(short_dir) == []
+
+
+@pytest.mark.parametrize("until", ["starting a gateway", "steady"])
+def test_an_interrupt_cleans_up_whatever_the_phase(short_dir: Path, until: str):
+    log = short_dir / "stderr"
+    with log.open("wb") as stderr:
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "clusters.demo", "--json", f"--directory={short_dir}"],
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+        )
+    try:
+        wait_for(lambda: until in log.read_text(), seconds=90, what=until)
+        demo.send_signal(signal.SIGINT)
+        assert demo.wait(timeout=60) == 130, log.read_text()
+    finally:
+        demo.kill()
+        demo.wait()
+    assert processes_of(short_dir) == []
