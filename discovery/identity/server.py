@@ -66,19 +66,19 @@ class IdentityServer:
 
     async def close(self) -> None:
         """Stop listening and end the calls in flight."""
-        if self._server is None:
+        server, self._server = self._server, None
+        if server is None:
             return
-        self._server.close()
+        server.close()
         for call in tuple(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        self._server = None
         with contextlib.suppress(FileNotFoundError):
             self.path.unlink()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
-        if task is None or len(self._calls) >= _MAX_CALLS:
+        if task is None or self._server is None or len(self._calls) >= _MAX_CALLS:
             writer.transport.abort()
             return
         self._calls.add(task)

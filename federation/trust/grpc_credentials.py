@@ -70,7 +70,7 @@ class _Configuration:
 
     def make(self) -> grpc.ServerCertificateConfiguration:
         svid, bundles = self._current()
-        self._seen = (svid, tuple(bundles))
+        seen = (svid, tuple(bundles))
         chain = svid.chain
         if self._present_root:
             own = next((b for b in bundles if b.trust_domain == svid.spiffe_id.trust_domain and b.roots), None)
@@ -78,9 +78,11 @@ class _Configuration:
                 raise InvalidInput(f"the bundle of {svid.spiffe_id.trust_domain} is needed to present its root")
             chain = (*chain, own.roots[0])
         roots = dict.fromkeys(der for bundle in bundles for der in bundle.roots)
-        return grpc.ssl_server_certificate_configuration(
+        configuration = grpc.ssl_server_certificate_configuration(
             [(svid.key_pem, chain_to_pem(chain))], root_certificates=chain_to_pem(roots) or None
         )
+        self._seen = seen
+        return configuration
 
     def changed(self) -> grpc.ServerCertificateConfiguration | None:
         """What gRPC calls before each handshake; None: nothing has changed."""
