@@ -64,7 +64,7 @@ class Publisher:
         log: Logger,
         in_flight_limit: float = IN_FLIGHT_LIMIT,
     ) -> None:
-        """`on_acknowledged` gets the view's history and revision; `on_failure` a text, or None when building works again."""
+        """`on_acknowledged` gets the view's history and revision, `on_failure` a text, or None when building works."""
         self._build, self._server = build, server
         self._on_acknowledged, self._on_failure = on_acknowledged, on_failure
         self._log, self._limit = log, in_flight_limit
@@ -81,6 +81,11 @@ class Publisher:
         self._wanted += 1
         self._poked.set()
         return self._wanted
+
+    def push_now(self) -> None:
+        """Build and publish at once, whatever is in flight: for what Envoy itself asked for and holds a caller for."""
+        self.poke()
+        self._push()
 
     async def wait(self, ticket: int, *, limit: float) -> bool:
         """Whether Envoy acknowledges what was poked with `ticket` within `limit` seconds."""

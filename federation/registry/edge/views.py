@@ -1,7 +1,7 @@
 """What the agent told this process, decoded: the immutable View that configuration is built from.
 
-Arrive: Changes of the replica. Leaves: View. A record that cannot be decoded keeps what was held before and is reported:
-one bad record must not take the others with it.
+Arrive: Changes of the replica. Leaves: View. A record that cannot be decoded keeps what was held before and is
+reported: one bad record must not take the others with it.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ class Views:
         self._exports: dict[ServiceName, Export] = {}
         self._peers: dict[str, Peer] = {}
         self._view: View | None = None
+        self._changed: set[ServiceName] = set()
 
     @property
     def view(self) -> View:
@@ -44,12 +45,13 @@ class Views:
             )
         return self._view
 
+    def take_changed(self) -> set[ServiceName]:
+        """The services whose import or export has changed since this was last called."""
+        changed, self._changed = self._changed, set()
+        return changed
+
     def find(self, name: ServiceName) -> Import | None:
         return self._imports.get(name)
-
-    def rename(self, cluster: str) -> None:
-        """The cluster's name became known."""
-        self.cluster, self._view = cluster, None
 
     def put(self, records: Iterable[Record]) -> set[ServiceName]:
         """Records that came; the names of imports among them."""
@@ -66,10 +68,12 @@ class Views:
                 export = self._decode(record, decode_export)
                 if export is not None:
                     self._exports[export.name] = export
+                    self._changed.add(export.name)
             elif record.key.kind is Kind.PEER:
                 peer = self._decode(record, decode_peer)
                 if peer is not None:
                     self._peers[peer.cluster] = peer
+        self._changed |= touched
         self._view = None
         return touched
 
@@ -81,6 +85,7 @@ class Views:
                 self._peers.pop(key.name, None)
             elif key.kind in (Kind.IMPORT, Kind.EXPORT):
                 name = ServiceName.parse(key.name)
+                self._changed.add(name)
                 if key.kind is Kind.EXPORT:
                     self._exports.pop(name, None)
                 elif self._imports.pop(name, None) is not None:

@@ -1,0 +1,132 @@
+"""The life of an edge process: state directory, identity, Edge and its Part, until a signal; then an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine
+from typing import Any, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from federation.aio.clock import Clock
+from federation.aio.tasks import cancel, on_signals
+from federation.errors import Unavailable
+from federation.log import Logger
+from federation.metrics import MetricsServer
+from federation.model.ids import ServiceName
+from federation.model.record import Kind
+from federation.registry.edge.health import Heartbeat
+from federation.registry.edge.runtime import Edge, Part, open_edge
+from federation.registry.edge.settings import EdgeSettings
+from federation.registry.edge.state import StateDirectory
+
+
+class Member(Part, Protocol):
+    """A Part that has tasks of its own and an end of its own."""
+
+    async def start(self) -> dict[str, int]:
+        """Open what others connect to; returns the ports by their names in ports.json. Called before `run`."""
+
+    async def run(self) -> None:
+        """Its tasks, for ever."""
+
+    async def drain(self) -> None:
+        """Let clients go; called after a signal, while everything still runs."""
+
+    async def close(self) -> None:
+        """Give up what `start` opened."""
+
+
+async def serve(
+    settings: EdgeSettings,
+    *,
+    kinds: Collection[Kind],
+    names: Callable[[StateDirectory], Collection[ServiceName] | None],
+    make: Callable[[Edge], Member],
+    drain_seconds: float,
+    clock: Clock,
+    log: Logger,
+) -> None:
+    """Run until SIGTERM or SIGINT. Raises an IsthmusError for what keeps the process from starting."""
+    stop = asyncio.Event()
+    state = StateDirectory(settings.state)
+    registry = CollectorRegistry()
+    heartbeat = Heartbeat(clock=clock)
+    edges: list[Edge] = []
+    metrics = _metrics_server(settings, registry, heartbeat, edges)
+    try:
+        with on_signals(stop.set):
+            async with asyncio.TaskGroup() as group:
+                beating = group.create_task(heartbeat.run(), name="heartbeat")
+                opening = open_edge(
+                    settings,
+                    state,
+                    kinds=kinds,
+                    names=names(state),
+                    drain_seconds=drain_seconds,
+                    registry=registry,
+                    clock=clock,
+                    log=log,
+                )
+                edge = await _unless(stop, opening)
+                if edge is not None:
+                    edges.append(edge)
+                    await _run(edge, make(edge), state, metrics, stop)
+                beating.cancel()
+    finally:
+        metrics.close()
+        state.close()
+
+
+async def _run(edge: Edge, member: Member, state: StateDirectory, metrics: MetricsServer, stop: asyncio.Event) -> None:
+    edge.part = member
+    edge.restore()
+    try:
+        ports = await member.start()
+        state.write_ports({"metrics": metrics.port, **ports})
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(edge.run(), name="edge"),
+                group.create_task(member.run(), name="member"),
+            ]
+            await stop.wait()
+            await member.drain()
+            for task in tasks:
+                task.cancel()
+    finally:
+        await member.close()
+    edge.log.info("stopped")
+
+
+async def _unless(stop: asyncio.Event, opening: Coroutine[Any, Any, Edge]) -> Edge | None:
+    """The result of `opening`, or None when `stop` is set first."""
+    task = asyncio.create_task(opening, name="opening")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await cancel(stopping)
+        if not task.done():
+            await cancel(task)
+
+
+def _metrics_server(
+    settings: EdgeSettings, registry: CollectorRegistry, heartbeat: Heartbeat, edges: list[Edge]
+) -> MetricsServer:
+    try:
+        server = MetricsServer(
+            registry,
+            host=settings.metrics.host,
+            port=settings.metrics.port,
+            alive=heartbeat.alive,
+            ready=lambda: edges[0].ready() if edges else (False, "no identity yet: the agent has not answered"),
+        )
+    except OSError as error:
+        raise Unavailable(
+            f"cannot serve metrics on {settings.metrics.host} port {settings.metrics.port}: {error.strerror}",
+            hint="set metrics.port to a free port, or to 0",
+            code="metrics_port_unavailable",
+        ) from error
+    server.start()
+    return server

@@ -1,0 +1,19 @@
+"""`python -m gateway --settings FILE`; docs/settings.md describes the file."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from federation.registry.edge.main import main as edge_main
+from gateway.agent import serve
+from gateway.settings import read
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The process; returns its exit status."""
+    return edge_main("gateway", arguments, read=read, serve=serve)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""A gateway process: what the agent tells becomes its Envoy's configuration, and the agent learns where it is reached.
+
+Arrive: exports, peers and the imports that are led through the gateway; (SNI, caller) pairs that Envoy asks for. Leave:
+snapshots (by way of gateway.build), Presence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable
+
+from federation import __version__, log
+from federation.aio.clock import Clock, SystemClock
+from federation.envoy.ledger import Changes
+from federation.model.cluster import Problem
+from federation.model.ids import ServiceName
+from federation.model.record import Kind
+from federation.model.view import View
+from federation.model.wire import gateway_to_pb, problem_to_pb
+from federation.proto.v1 import catalog_pb2 as pb
+from federation.registry.edge.measures import gauge
+from federation.registry.edge.runtime import Edge
+from federation.registry.edge.serve import serve as edge_serve
+from federation.trust.workload import Grant
+from federation.xds.snapshot import TypeUrl
+from gateway.build import Builder, GatewayConfig
+from gateway.pairs import Pairs
+from gateway.settings import GatewaySettings
+
+ANNOUNCE_SECONDS = 1.0
+"""How long new connections are still taken after draining was announced: until peers have heard of it."""
+
+
+class GatewayPart:
+    """The gateway's side of an Edge."""
+
+    def __init__(self, settings: GatewaySettings, edge: Edge) -> None:
+        self._settings, self._edge = settings, edge
+        self.pairs = Pairs(limit=settings.tcp_pairs_limit)
+        self._builder: Builder | None = None
+        gauge(edge.registry, "isthmus_gateway_tcp_pairs", "Pairs asked for by Envoy", lambda: float(len(self.pairs)))
+
+    def update(self, view: View, grant: Grant, changed: Collection[ServiceName] | None) -> Changes:
+        """See Part."""
+        if self._builder is None:
+            self._builder = Builder(
+                GatewayConfig(
+                    cluster=grant.cluster,
+                    trust_domain=grant.bundle.trust_domain,
+                    suffix=self._settings.suffix,
+                    address=self._settings.bind,
+                    port=self._settings.listen_port,
+                    identity=grant.svid,
+                    egress_address=self._settings.egress_bind,
+                )
+            )
+        return self._builder.update(view, tcp_pairs=self.pairs.names, changed=changed, identity=grant.svid)
+
+    def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
+        """See Part."""
+        return pb.Presence(
+            role=pb.Presence.GATEWAY_PROCESS,
+            name=self._settings.name,
+            version=__version__,
+            gateway=gateway_to_pb(self._settings.announced(draining=self._edge.draining)),
+            problems=map(problem_to_pb, problems),
+        )
+
+    def changed(self, imports: set[ServiceName], absent: Iterable[str]) -> None:
+        """See Part. Everything follows from the view at the next publish."""
+
+    def missing(self) -> str:
+        """See Part."""
+        return ""
+
+    async def start(self) -> dict[str, int]:
+        """See Member: Envoy opens all ports."""
+        return {}
+
+    async def run(self) -> None:
+        """See Member: everything that happens here is a callback of the Edge."""
+        await asyncio.get_running_loop().create_future()
+
+    async def drain(self) -> None:
+        """See Member: peers hear of it first, then nothing new is taken and what runs may end."""
+        edge, seconds = self._edge, self._settings.drain_seconds
+        edge.log.info("draining", seconds=seconds)
+        edge.draining = True
+        edge.client.announce()
+        await edge.clock.sleep(min(ANNOUNCE_SECONDS, seconds))
+        await edge.envoy.drain(seconds)
+        edge.log.info("drained")
+
+    async def close(self) -> None:
+        """See Member."""
+
+    def demanded(self, kind: TypeUrl, names: frozenset[str]) -> None:
+        """See Part: a pair that is not admitted is refused, and pushed when a grant comes."""
+        if kind is not TypeUrl.CLUSTER:
+            self._edge.server.refuse(kind, names)
+            return
+        self.pairs.ask(names)
+        self._edge.publish_now()
+        self._edge.server.refuse(kind, names - self._edge.server.snapshot.names(TypeUrl.CLUSTER))
+
+
+async def serve(settings: GatewaySettings, *, clock: Clock | None = None) -> None:
+    """Run a gateway until SIGTERM or SIGINT; then announce it, drain Envoy, say goodbye.
+
+    Raises an IsthmusError for what keeps it from starting.
+    """
+    await edge_serve(
+        settings,
+        kinds=(Kind.EXPORT, Kind.IMPORT, Kind.PEER),
+        names=lambda _: None,
+        make=lambda edge: GatewayPart(settings, edge),
+        drain_seconds=settings.drain_seconds,
+        clock=clock or SystemClock(),
+        log=log.get("gateway"),
+    )

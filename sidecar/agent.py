@@ -1,0 +1,269 @@
+"""A sidecar process: global names by DNS, virtual addresses, and the Envoy that calls to them go through.
+
+Arrive: look-ups, clusters that Envoy asks for, the agent's imports and peers. Leave: answers, snapshots (by way of
+sidecar.build), subscriptions and Presence. What is in use is kept by sidecar.keeper.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from federation import __version__, log
+from federation.aio.clock import Clock, SystemClock
+from federation.dns.server import DnsServer
+from federation.dns.table import CLUSTERSET, Table
+from federation.dns.upstream import Upstream
+from federation.envoy.ledger import Changes
+from federation.envoy.names import outbound_listener
+from federation.errors import CorruptState, StorageFailed, TimedOut, Unavailable
+from federation.model.cluster import Problem
+from federation.model.ids import ServiceName
+from federation.model.record import Kind
+from federation.model.service import Import, Locality
+from federation.model.view import View
+from federation.model.wire import problem_to_pb
+from federation.proto.v1 import catalog_pb2 as pb
+from federation.registry.edge.measures import gauge
+from federation.registry.edge.runtime import Edge
+from federation.registry.edge.saver import Saver
+from federation.registry.edge.serve import serve as edge_serve
+from federation.registry.edge.state import StateDirectory
+from federation.trust.workload import Grant
+from federation.xds.snapshot import TypeUrl
+from sidecar import names
+from sidecar.build.outbound import Builder, SidecarConfig
+from sidecar.connections import busy_services
+from sidecar.demand import Demand, State
+from sidecar.intercept import redirect
+from sidecar.intercept.clash import explain, read_listeners
+from sidecar.keeper import Keeper, KeeperConfig
+from sidecar.settings import SidecarSettings
+from sidecar.vip import Range, VirtualAddresses
+
+
+def networks(settings: SidecarSettings) -> Mapping[Range, str]:
+    """The ranges of virtual addresses by their kind; the redirect way splits its range in two halves."""
+    network = settings.network
+    if settings.way == "loopback":
+        return {Range.LOOPBACK: str(network)}
+    opaque, http = network.subnets(prefixlen_diff=1)
+    return {Range.REDIRECT_OPAQUE: str(opaque), Range.REDIRECT_HTTP: str(http)}
+
+
+def open_addresses(settings: SidecarSettings, state: StateDirectory, clock: Clock) -> VirtualAddresses:
+    """The virtual addresses of the last run; a damaged file is left behind, and hashing brings most of them back."""
+    path = state.path / "addresses"
+    try:
+        return VirtualAddresses.open(path, networks=networks(settings), clock=clock)
+    except (CorruptState, StorageFailed) as error:
+        log.get("sidecar").warning("kept virtual addresses cannot be used", error=str(error))
+        return VirtualAddresses(path, networks=networks(settings), clock=clock)
+
+
+class SidecarPart:
+    """The sidecar's side of an Edge, and what the keeper needs of it (sidecar.keeper.Outside)."""
+
+    def __init__(self, settings: SidecarSettings, edge: Edge, vips: VirtualAddresses) -> None:
+        self._settings, self._edge, self._vips = settings, edge, vips
+        self._builder: Builder | None = None
+        self._serving = False
+        suffix = settings.suffix
+        self.table = Table([CLUSTERSET, suffix], ttl=settings.dns.ttl)
+        self.keeper = Keeper(
+            demand=Demand(
+                limit=settings.names_limit,
+                absent_limit=settings.absent_limit,
+                idle=settings.idle_seconds,
+                absent_for=settings.absent_seconds,
+            ),
+            vips=vips,
+            table=self.table,
+            outside=self,
+            config=KeeperConfig(suffix=suffix, redirect=settings.way == "redirect"),
+            clock=edge.clock,
+            log=edge.log,
+        )
+        servers = settings.dns.servers()
+        self._dns = DnsServer(
+            table=self.table,
+            upstream=Upstream(servers, clock=edge.clock) if servers else None,
+            miss=self.keeper.look_up,
+            branch=lambda name: names.is_branch(name, suffix=suffix, clusters=self.clusters()),
+            log=edge.log,
+        )
+        self._saver = Saver(
+            edge.state.path / "addresses", vips.dump, clock=edge.clock, on_failure=self._addresses_not_saved
+        )
+        for state in State:
+            gauge(
+                edge.registry,
+                f"isthmus_sidecar_names_{state.value}",
+                f"Names that are {state.value}",
+                lambda s=state: float(self.keeper.count(s)),  # type: ignore[misc]
+            )
+
+    # --- Part
+
+    def update(self, view: View, grant: Grant, changed: Collection[ServiceName] | None) -> Changes:
+        """See Part."""
+        if self._builder is None:
+            ranges = networks(self._settings)
+            self._builder = Builder(
+                SidecarConfig(
+                    way=self._settings.way,
+                    cluster=grant.cluster,
+                    suffix=self._settings.suffix,
+                    identity=grant.svid,
+                    locality=Locality(self._settings.locality.region, self._settings.locality.zone),
+                    outbound_port=self._settings.outbound_port,
+                    http_range=ranges.get(Range.REDIRECT_HTTP, "240.72.0.0/13"),
+                    tcp_range=ranges.get(Range.REDIRECT_OPAQUE, "240.64.0.0/13"),
+                )
+            )
+        if self._vips.dirty:
+            self._saver.touch()
+        return self._builder.update(view, self.keeper.uses(), changed=changed, identity=grant.svid)
+
+    def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
+        """See Part."""
+        return pb.Presence(
+            role=pb.Presence.SIDECAR,
+            name=self._settings.name,
+            version=__version__,
+            problems=map(problem_to_pb, problems),
+            via_gateway=map(str, self.keeper.via_gateway()),
+        )
+
+    def changed(self, imports: set[ServiceName], absent: Iterable[str]) -> None:
+        """See Part."""
+        self.keeper.changed(imports, absent)
+
+    def demanded(self, kind: TypeUrl, wanted: frozenset[str]) -> None:
+        """See Part."""
+        unknown = self.keeper.demanded(wanted) if kind is TypeUrl.CLUSTER else list(wanted)
+        self._edge.publish_now()
+        if unknown:
+            self._edge.server.refuse(kind, unknown)
+
+    def missing(self) -> str:
+        """See Part."""
+        return "" if self._serving else "names are not answered yet"
+
+    # --- Member
+
+    async def start(self) -> dict[str, int]:
+        """See Member. Raises Unavailable when the DNS port is taken."""
+        if self._settings.intercept and self._settings.way == "redirect":
+            await asyncio.to_thread(redirect.apply, self._redirect)
+        self.keeper.restore()
+        port = await self._dns.start(self._settings.dns.host, self._settings.dns.port)
+        self._serving = True
+        return {"dns": port}
+
+    async def run(self) -> None:
+        """See Member."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.keeper.run(), name="keeper")
+            group.create_task(self._saver.run(), name="addresses-saver")
+            group.create_task(self._sweep(), name="sweep")
+
+    async def drain(self) -> None:
+        """See Member: the workload beside it ends as well, nothing is waited for."""
+
+    async def close(self) -> None:
+        """See Member."""
+        self._serving = False
+        await self._dns.close()
+        await self._saver.flush()
+        if self._settings.intercept and self._settings.way == "redirect":
+            await asyncio.to_thread(redirect.remove, self._redirect)
+
+    @property
+    def _redirect(self) -> redirect.Redirect:
+        return redirect.Redirect(network=str(self._settings.network), port=self._settings.outbound_port)
+
+    async def _sweep(self) -> None:
+        pause = min(30.0, self._settings.idle_seconds / 4, self._settings.absent_seconds / 4)
+        while True:
+            await self._edge.clock.sleep(pause)
+            busy: Collection[ServiceName] | None
+            try:
+                busy = busy_services(await self._edge.envoy.admin.get("/clusters"), self.keeper.uses())
+            except (Unavailable, TimedOut):
+                busy = None  # nobody can tell: nothing is released
+            self.keeper.sweep(lambda service, known=busy: known is None or service in known)  # type: ignore[misc]
+
+    def _addresses_not_saved(self, text: str | None) -> None:
+        path = str(self._edge.state.path / "addresses")
+        if text is None:
+            self._edge.problems.clear("storage_failed", path)
+        else:
+            self._edge.problems.set("storage_failed", path, text)
+
+    # --- Outside, for the keeper
+
+    def find(self, service: ServiceName) -> Import | None:
+        return self._edge.views.find(service)
+
+    def clusters(self) -> Collection[str]:
+        return self._edge.views.view.peers
+
+    def subscribe(self, services: Iterable[ServiceName]) -> None:
+        self._edge.client.subscribe(map(str, services))
+
+    def unsubscribe(self, services: Iterable[ServiceName]) -> None:
+        self._edge.client.unsubscribe(map(str, services))
+
+    def publish(self) -> int:
+        return self._edge.publisher.poke()
+
+    async def acknowledged(self, ticket: int, limit: float) -> bool:
+        return await self._edge.publisher.wait(ticket, limit=limit)
+
+    def clash(self, address: str, ports: Sequence[int]) -> str:
+        """Why one of the ports cannot be had at the virtual address; empty when nothing is in the way."""
+        try:
+            listeners = read_listeners()
+        except StorageFailed as error:
+            self._edge.log.warning("port clashes cannot be looked for", error=str(error))
+            return ""
+        for port in ports:
+            found = next(
+                (x for x in listeners if x.port == port and (x.on_all_addresses or x.address == address)), None
+            )
+            if found is not None:
+                return explain(found)
+        return ""
+
+    def rejected(self, address: str, ports: Sequence[int]) -> str:
+        """Why Envoy could not listen there."""
+        for port in ports:
+            nack = self._edge.server.nacks.get((TypeUrl.LISTENER, outbound_listener(address, port)))
+            if nack is not None and "in use" in nack.detail.lower():
+                return f"port {port} of {address} is held by another process"
+        return ""
+
+    def told(self, clashes: dict[str, str]) -> None:
+        self._edge.problems.replace("port_clash", clashes)
+        self._edge.client.announce()
+
+
+async def serve(settings: SidecarSettings, *, clock: Clock | None = None) -> None:
+    """Run a sidecar until SIGTERM or SIGINT. Raises an IsthmusError for what keeps it from starting."""
+    clock = clock or SystemClock()
+    opened: list[VirtualAddresses] = []
+
+    def in_use(state: StateDirectory) -> set[ServiceName]:
+        opened.append(open_addresses(settings, state, clock))
+        return {lease.service for lease in opened[0].in_use()}
+
+    await edge_serve(
+        settings,
+        kinds=(Kind.IMPORT, Kind.PEER),
+        names=in_use,
+        make=lambda edge: SidecarPart(settings, edge, opened[0]),
+        drain_seconds=1.0,
+        clock=clock,
+        log=log.get("sidecar"),
+    )
