@@ -45,6 +45,9 @@ class Entry:
         return self.record.payload is not None
 
 
+NEVER = Version(0, 0)
+
+
 @dataclass(slots=True)
 class OriginEntry:
     """What the log knows of one origin."""
@@ -52,7 +55,7 @@ class OriginEntry:
     origin: Origin
     stated: int = 0  # revision of the last change of state
     completed: int = 0  # revision at which the log first held all of it; 0: it never did
-    floor: Version = Version(0, 0)  # the newest tombstone that is kept no longer
+    floor: Version = NEVER  # the newest tombstone that is kept no longer
     entries: dict[Key, Entry] = field(default_factory=dict)
 
     @property
@@ -113,6 +116,17 @@ class Log:
                 continue
             self._set(entry, record)
             self._raise(entry, record.version)
+        return self._notify(before)
+
+    def delete(self, key: Key, version: Version) -> bool:
+        """Leave a tombstone as of `version`, or of what is held if that is newer. False if there is no such record."""
+        before = self.revision
+        entry = self._origins.get(key.origin)
+        held = None if entry is None else entry.entries.get(key)
+        if entry is None or held is None or not held.live:
+            return False
+        self._set(entry, Record(key, max(version, held.record.version), None))
+        self._raise(entry, version)
         return self._notify(before)
 
     def set_origin(self, origin: Origin) -> bool:

@@ -88,7 +88,7 @@ class Sink:
             subscribe=pb.Subscribe(
                 history=replica.history,
                 revision=replica.revision,
-                kinds=sorted(kind.value for kind in self.kinds),  # type: ignore[arg-type]
+                kinds=[kind.name for kind in sorted(self.kinds)],
                 wildcard=self.wildcard,
                 names=names,
                 known=known,
@@ -147,8 +147,8 @@ class Sink:
     def receive(self, update: pb.Update | bytes, *, stream: int | None = None) -> Changes | None:
         """Apply one Update of the stream numbered `stream` (None: the present one).
 
-        None when there is nothing to act upon: a frame that is only part of a batch, or late. Raises OutOfStep (open the
-        stream anew), Farewell (the source closes it), Denied (a foreign origin), InvalidInput (no such message).
+        None when there is nothing to act upon: a frame that is only part of a batch, or late. Raises OutOfStep (open
+        the stream anew), Farewell (the source closes it), Denied (a foreign origin), InvalidInput (no such message).
         """
         if stream is not None and stream != self.stream:
             return None
@@ -162,7 +162,8 @@ class Sink:
             bye = update.goodbye
             raise Farewell(bye.code or "going_away", bye.detail, bye.retry_after_ms / 1000)
         if body == "hello":
-            return self._hello(update.hello)
+            self._hello(update.hello)
+            return None
         if not self._greeted:
             raise OutOfStep("the source did not begin with Hello")
         if body == "batch":

@@ -72,7 +72,7 @@ class Source:
     # --- what the consumer says --------------------------------------------------------------------------------------
 
     def receive(self, subscribe: pb.Subscribe) -> tuple[frozenset[str], frozenset[str]]:
-        """Take a Subscribe: the first one resumes, later ones add and drop names. Returns the names (added, dropped)."""
+        """Take a Subscribe: the first resumes, later ones add and drop names. Returns the names (added, dropped)."""
         self._demand = subscribe.demand
         if self._cursor is None:
             return self._open(subscribe), frozenset()
@@ -114,11 +114,11 @@ class Source:
         if self._hello is not None:
             hello, self._hello = self._hello, None
             return hello
+        if cursor.pos == self._log.revision and not (cursor.restate or self._todo or self._unanswered):
+            return None
         if self._names or self._todo or self._unanswered:
             frame, self._cursor = self._step(self._audience, cursor)
             return frame
-        if cursor.pos == self._log.revision and not cursor.restate:
-            return None
         memo, audience = self._audience.memo, self._audience
         if audience.memo_revision != self._log.revision:
             memo.clear()
@@ -183,7 +183,7 @@ class Source:
 
     def _open(self, subscribe: pb.Subscribe) -> frozenset[str]:
         log = self._log
-        kinds = frozenset(Kind(k) for k in subscribe.kinds if k in ALL_KINDS) if subscribe.kinds else ALL_KINDS
+        kinds = frozenset(k for k in Kind if k.value in subscribe.kinds) if subscribe.kinds else ALL_KINDS
         self._wildcard = subscribe.wildcard or NAMED not in kinds
         self._audience = audience = Audience.of(log, self._visible, kinds, by_name=not self._wildcard)
         names = frozenset() if self._wildcard else frozenset(subscribe.names)

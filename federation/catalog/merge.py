@@ -1,0 +1,169 @@
+"""Merges what several clusters claim of one service into what a consumer sees: the conflict rules of MCS (KEP-1645).
+
+Arrives: the claims for one name, in any order. Leaves: an Import without addresses (discovery.mcs.imports allocates
+those). Pure: the same set of claims gives the same Import. The oldest export wins; between equally old ones, the cluster
+whose name sorts first. Every disagreement is listed with its MCS condition reason.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from federation.model.ids import ServiceName
+from federation.model.service import Backend, Endpoint, FieldConflict, Import, Port, Service
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What one cluster says of the service. `endpoints`: those that the consumer reaches directly."""
+
+    cluster: str
+    service: Service
+    local: bool = False
+    stale: bool = False
+    endpoints: tuple[Endpoint, ...] = ()
+
+    @property
+    def age(self) -> tuple[int, str]:
+        """Claims sorted by this are in the order in which they win."""
+        return (self.service.exported_at_ns, self.cluster)
+
+
+def merge(name: ServiceName, claims: Sequence[Claim]) -> Import:
+    """The import of `name`. Raises ValueError without claims, for two of one cluster, or for one of another name."""
+    if not claims:
+        raise ValueError(f"no claims for {name}")
+    ordered = sorted(claims, key=lambda claim: claim.age)
+    if len({claim.cluster for claim in ordered}) != len(ordered):
+        raise ValueError(f"two claims of one cluster for {name}")
+    if any(claim.service.name != name for claim in ordered):
+        raise ValueError(f"a claim for another service than {name}")
+    winner = ordered[0].service
+    ports, accepted, port_conflicts = _merge_ports(ordered)
+    conflicts = [*port_conflicts, *_field_conflicts(ordered)]
+    backends = (_backend(claim, accepted[claim.cluster], winner) for claim in ordered)
+    return Import(
+        name=name,
+        ip_families=_families(ordered),
+        headless=winner.headless,
+        ports=ports,
+        session_affinity=winner.session_affinity,
+        session_affinity_seconds=winner.session_affinity_seconds,
+        traffic_distribution=winner.traffic_distribution,
+        labels=dict(sorted(winner.labels.items())),
+        annotations=dict(sorted(winner.annotations.items())),
+        backends=tuple(sorted(backends, key=lambda backend: backend.cluster)),
+        conflicts=tuple(sorted(set(conflicts), key=lambda conflict: (conflict.reason, conflict.detail))),
+    )
+
+
+# --- ports ---
+
+
+def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, tuple[int, ...]], list[FieldConflict]]:
+    """The union of the ports, the numbers that each cluster serves of it, and the disagreements.
+
+    Ports are the same when their (protocol, port) is; an older claim's name and app protocol stand. A claim whose name
+    for a port is taken by another port loses that port: names stay unique, the empty name included.
+    """
+    union: dict[tuple[str, int], Port] = {}
+    names: dict[str, Port] = {}
+    accepted: dict[str, tuple[int, ...]] = {}
+    conflicts: list[FieldConflict] = []
+    for claim in ordered:
+        serves: set[int] = set()
+        for port in claim.service.ports:
+            same = union.get((port.protocol, port.port))
+            if same is None and port.name in names:
+                there = names[port.name]
+                what = f"port name {port.name!r}" if port.name else "the unnamed port"
+                conflicts.append(_port_conflict(claim.cluster, f"{what} is {_show(there)}, not {_show(port)}"))
+                continue
+            if same is None:
+                union[(port.protocol, port.port)] = names[port.name] = port
+            elif same.name != port.name:
+                conflicts.append(
+                    _port_conflict(claim.cluster, f"port {_show(port)} is named {same.name!r}, not {port.name!r}")
+                )
+            elif same.app is not port.app:
+                conflicts.append(
+                    _port_conflict(claim.cluster, f"port {_show(port)} is {same.app.value}, not {port.app.value}")
+                )
+            serves.add(port.port)
+        accepted[claim.cluster] = tuple(sorted(serves))
+    ports = tuple(sorted(union.values(), key=lambda port: (port.port, port.protocol)))
+    return ports, accepted, conflicts
+
+
+def _show(port: Port) -> str:
+    return f"{port.port}/{port.protocol.value}"
+
+
+def _port_conflict(cluster: str, detail: str) -> FieldConflict:
+    return FieldConflict("PortConflict", f"{cluster}: {detail}")
+
+
+# --- everything else ---
+
+
+def _pairs(values: Mapping[str, str]) -> Hashable:
+    return tuple(sorted(values.items()))
+
+
+_FIELDS: tuple[tuple[str, str, Callable[[Service], Any]], ...] = (
+    ("TypeConflict", "type", lambda s: "Headless" if s.headless else "ClusterSetIP"),
+    ("SessionAffinityConflict", "session affinity", lambda s: s.session_affinity),
+    ("InternalTrafficPolicyConflict", "internal traffic policy", lambda s: s.internal_traffic_policy or "Cluster"),
+    ("TrafficDistributionConflict", "traffic distribution", lambda s: s.traffic_distribution),
+    ("LabelsConflict", "exported labels", lambda s: _pairs(s.labels)),
+    ("AnnotationsConflict", "exported annotations", lambda s: _pairs(s.annotations)),
+)
+
+
+def _field_conflicts(ordered: Sequence[Claim]) -> list[FieldConflict]:
+    """One conflict for every later claim and field that differs from the oldest claim's."""
+    first, winner = ordered[0].cluster, ordered[0].service
+    conflicts = []
+    for claim in ordered[1:]:
+        service = claim.service
+        for reason, what, value in _FIELDS:
+            if value(service) != value(winner):
+                detail = _difference(what, value(winner), value(service), first)
+                conflicts.append(FieldConflict(reason, f"{claim.cluster}: {detail}"))
+        if (
+            service.session_affinity == winner.session_affinity == "ClientIP"
+            and service.session_affinity_seconds != winner.session_affinity_seconds
+        ):
+            there, here = winner.session_affinity_seconds, service.session_affinity_seconds
+            detail = f"session affinity time-out is {there} s as in {first}, not {here} s"
+            conflicts.append(FieldConflict("SessionAffinityConfigConflict", f"{claim.cluster}: {detail}"))
+        if winner.ip_families and service.ip_families and not set(winner.ip_families) & set(service.ip_families):
+            detail = f"no IP family in common with {first}"
+            conflicts.append(FieldConflict("IPFamilyConflict", f"{claim.cluster}: {detail}"))
+    return conflicts
+
+
+def _difference(what: str, there: Any, here: Any, first: str) -> str:
+    if isinstance(there, tuple):
+        keys = sorted({key for key, _ in set(there) ^ set(here)})
+        return f"{what} differ from those of {first}: {', '.join(keys)}"
+    return f"{what} is {there or 'unset'} as in {first}, not {here or 'unset'}"
+
+
+def _families(ordered: Sequence[Claim]) -> tuple[str, ...]:
+    """The families of the oldest claim that names any, in its order (an import's `ipFamilies`)."""
+    return next((claim.service.ip_families for claim in ordered if claim.service.ip_families), ())
+
+
+def _backend(claim: Claim, ports: tuple[int, ...], winner: Service) -> Backend:
+    """A cluster's part. One that disagrees on headlessness still serves: the import's type is the oldest one's."""
+    return Backend(
+        cluster=claim.cluster,
+        local=claim.local,
+        stale=claim.stale,
+        ports=ports,
+        readiness=tuple(sorted(claim.service.readiness, key=lambda r: (r.locality, r.ready))),
+        endpoints=tuple(sorted(claim.endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items())))),
+    )
