@@ -35,6 +35,13 @@ STATS = (
 )
 """The statistics that somebody reads, as prefixes; every other one costs memory for nothing."""
 
+RUNTIME: Mapping[str, str | bool | float] = {
+    # One cluster holds local endpoints (plain text) and gateways (TLS, where HTTP/2 is agreed on): only the latter can
+    # negotiate, and Envoy refuses such a cluster unless it is told that this is meant.
+    "config.do_not_validate_alpn_support": 100,
+}
+"""What the clusters of `federation.envoy.cluster` presuppose."""
+
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -65,7 +72,7 @@ def bootstrap(
         admin=bootstrap_pb2.Admin(address={"pipe": {"path": str(admin_path), "mode": 0o600}}),
         static_resources={"clusters": [_ads_cluster(ads_path)]},
         dynamic_resources=_dynamic(),
-        layered_runtime={"layers": [{"name": "static", "static_layer": _struct(runtime or {})}]},
+        layered_runtime={"layers": [{"name": "static", "static_layer": _struct({**RUNTIME, **(runtime or {})})}]},
         overload_manager=_overload(max_connections, max_heap),
         stats_config=stats_pb2.StatsConfig(
             stats_matcher={"inclusion_list": {"patterns": [{"prefix": p} for p in sorted({*STATS, *stats})]}}

@@ -15,7 +15,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.type.v3.percent_pb2 import Percent
 
 from federation.envoy import names, tls
-from federation.envoy.endpoint import TLS_KEY
+from federation.envoy.endpoint import PLAIN, TLS_KEY
 from federation.envoy.message import flag, number, pack, seconds
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol
@@ -53,17 +53,7 @@ def service_cluster(
     """
     cluster = _cluster(cluster_name, endpoints=endpoints)
     _balance(cluster, affinity=affinity)
-    alpn = names.ALPN_HTTP if app.is_http else names.ALPN_TCP
-    for remote in remotes:
-        match = cluster.transport_socket_matches.add(
-            name=remote.cluster,
-            transport_socket=tls.upstream(
-                sni=names.server_name(service, port, remote.trust_domain),
-                alpn=[alpn],
-                accept=tls.gateway_identity(remote.trust_domain),
-            ),
-        )
-        match.match.fields[TLS_KEY].string_value = remote.cluster
+    _secure(cluster, service, port, remotes, alpn=names.ALPN_HTTP if app.is_http else names.ALPN_TCP)
     if app.is_http:
         cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
             pack(_negotiated() if app is AppProtocol.HTTP and remotes else _explicit(app))
@@ -125,6 +115,29 @@ def _cluster(name: str, *, endpoints: str) -> Cluster:
     # 1 %: when every host is believed to be dead, try them all rather than none.
     cluster.common_lb_config.healthy_panic_threshold.value = 1
     return cluster
+
+
+def _secure(cluster: Cluster, service: ServiceName, port: int, remotes: Sequence[Remote], *, alpn: str) -> None:
+    """TLS to each remote, plain text to those that say that they are local.
+
+    TLS is the default, not the exception: a host that says nothing fails its handshake. (Envoy also wants the default
+    to know ALPN where a protocol is negotiated.)
+    """
+    sockets = [
+        tls.upstream(
+            sni=names.server_name(service, port, remote.trust_domain),
+            alpn=[alpn],
+            accept=tls.gateway_identity(remote.trust_domain),
+        )
+        for remote in remotes
+    ]
+    if not sockets:
+        return
+    cluster.transport_socket.CopyFrom(sockets[0])
+    choices = [(PLAIN, tls.plain()), *((r.cluster, s) for r, s in zip(remotes[1:], sockets[1:], strict=True))]
+    for key, transport in choices:
+        match = cluster.transport_socket_matches.add(name=key, transport_socket=transport)
+        match.match.fields[TLS_KEY].string_value = key
 
 
 def _balance(cluster: Cluster, *, affinity: bool) -> None:

@@ -16,6 +16,8 @@ from federation.envoy.message import number
 TLS_MATCH = "envoy.transport_socket_match"
 """Metadata namespace by which a host chooses its transport socket."""
 TLS_KEY = "cluster"
+PLAIN = "@local"
+"""What local endpoints say; no cluster can have this name."""
 
 
 class Host(Protocol):
@@ -51,9 +53,8 @@ def _endpoint(host: Host) -> LbEndpoint:
     made = LbEndpoint(
         endpoint=Endpoint(address=address(host.address, host.port)), load_balancing_weight=number(host.weight)
     )
-    if host.cluster:
-        made.metadata.CopyFrom(_metadata(host.cluster))
-    else:
+    made.metadata.CopyFrom(_metadata(host.cluster or PLAIN))
+    if not host.cluster:
         # Readiness comes with the report; the checks of the cluster are for gateways.
         made.endpoint.health_check_config.disable_active_health_check = True
         made.health_status = HealthStatus.HEALTHY

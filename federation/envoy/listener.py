@@ -29,7 +29,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
     LocalReplyConfig,
     Rds,
 )
-from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import TcpProxy
+from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation as Early
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
 from google.protobuf.struct_pb2 import Struct
@@ -179,7 +179,8 @@ def tcp_to_exported(stat_prefix: str) -> list[Filter]:
     """A TCP proxy to the cluster named after the server name and the caller, which exists iff that is admitted."""
     proxy = _tcp_proxy(stat_prefix, affinity=False)
     _ask(proxy)
-    proxy.upstream_connect_mode = 2  # ON_DOWNSTREAM_TLS_HANDSHAKE: before it nobody knows who calls
+    proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE  # before it nobody knows who calls
+    proxy.max_early_data_bytes.value = 0  # what comes before there is an upstream stays in the socket
     name = names.inbound_tcp_cluster("%REQUESTED_SERVER_NAME%", "%DOWNSTREAM_PEER_URI_SAN%")
     return [
         connection_state(after_handshake=[(_CLUSTER_STATE, name)]),
@@ -191,7 +192,6 @@ def _state(key: str, text: str) -> dict[str, object]:
     value: dict[str, object] = {
         "object_key": key,
         "format_string": {"text_format_source": {"inline_string": text}},
-        "read_only": True,
     }
     if key != _CLUSTER_STATE:
         value["factory_key"] = _STRING

@@ -17,6 +17,7 @@ from envoy.config.route.v3.route_components_pb2 import (
     VirtualHost,
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
 from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
@@ -27,7 +28,7 @@ from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from federation.envoy import names
-from federation.envoy.message import number, pack, seconds
+from federation.envoy.message import flag, number, pack, seconds
 
 RBAC_FILTER = "envoy.filters.http.rbac"
 NOT_FORWARDED = "x-isthmus-not-forwarded"
@@ -61,6 +62,8 @@ def configuration(name: str, hosts: Iterable[VirtualHost]) -> RouteConfiguration
         ignore_port_in_host_matching=True,
         # Envoy sets it for every caller that is not internal, and nobody is.
         request_headers_to_remove=["x-envoy-external-address"],
+        # The references of a snapshot are checked before it is published; a refused cluster must not take its route along.
+        validate_clusters=flag(False),
         max_direct_response_body_size_bytes=number(4096),
     )
 
@@ -97,7 +100,7 @@ def exported_route(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> R
     action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
     action.retry_policy.ClearField("retry_priority")
     route = Route(match=match, route=action)
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=_allow(trust_domains))))
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains)))))
     return route
 
 
@@ -114,7 +117,7 @@ def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
 def health_route(*, sni: str, trust_domains: Iterable[str]) -> Route:
     """200 for callers of `trust_domains` whose connection asked for `sni`."""
     route = refusal(200, "ready", bound=Binding(names.STATE_SNI, sni))
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=_allow(trust_domains))))
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains)))))
     return route
 
 
