@@ -77,9 +77,9 @@ class _Configuration:
             if own is None:
                 raise InvalidInput(f"the bundle of {svid.spiffe_id.trust_domain} is needed to present its root")
             chain = (*chain, own.roots[0])
-        roots = dict.fromkeys(der for bundle in bundles for der in bundle.roots)
+        roots = b"".join(map(_root_pem, dict.fromkeys(der for bundle in bundles for der in bundle.roots)))
         configuration = grpc.ssl_server_certificate_configuration(
-            [(svid.key_pem, chain_to_pem(chain))], root_certificates=chain_to_pem(roots) or None
+            [(svid.key_pem, chain_to_pem(chain))], root_certificates=roots or None
         )
         self._seen = seen
         return configuration
@@ -88,6 +88,14 @@ class _Configuration:
         """What gRPC calls before each handshake; None: nothing has changed."""
         svid, bundles = self._current()
         return None if self._seen == (svid, tuple(bundles)) else self.make()
+
+
+def _root_pem(der: bytes) -> bytes:
+    """A root that is none is left out: it locks out its own cluster, not all the others."""
+    try:
+        return chain_to_pem([der])
+    except InvalidInput:
+        return b""
 
 
 def peer_identity(context: Any, bundles: Mapping[str, Bundle], *, now: datetime) -> SpiffeId:
