@@ -18,6 +18,8 @@ from federation.errors import IsthmusError
 from federation.model.record import Kind, OriginState
 from federation.proto.v1 import catalog_pb2 as pb
 
+LONGEST_PAUSE = 1.0
+"""Seconds between two signs of life to an origin that is made to wait."""
 FIRST_FRAME = 10.0
 """Seconds until Hello must have come; after it, three heartbeats without a frame end the stream."""
 
@@ -50,13 +52,17 @@ class Intake:
     `on_changes` gets validated changes and returns what it rejects; it may raise an IsthmusError (QuotaExceeded …),
     which closes the stream with that code, and the origin's next stream begins with a snapshot. When `changes.complete`
     is not empty, `sink.replica` holds everything of the origin: take it from there (`relay` does). `on_alive` is called
-    for every frame (renew the lease), `on_close` once, with the reason.
+    for every frame (renew the lease), `on_close` once, with the reason. `on_open` gets the function that ends the stream
+    with a Goodbye (code, detail). `pause` is asked after every frame for the seconds until the next one may be read: an
+    origin that claims too much too fast is slowed down by flow control.
     """
 
     sink: Sink
     on_changes: Callable[[Changes], Sequence[Rejection]]
     on_alive: Callable[[], None] = field(default=_nothing)
     on_close: Callable[[str], None] = field(default=_nothing)
+    on_open: Callable[[Callable[..., None]], None] = field(default=_nothing)
+    pause: Callable[[], float] = field(default=lambda: 0.0)
 
 
 def relay(changes: Changes, sink: Sink, log: Log, *, rejected: Sequence[Rejection] = ()) -> None:
@@ -128,6 +134,9 @@ class PublishStream:
                 return await self._goodbye(error.error_code, str(error))
             if rejections is not None:
                 await self._write(sink.ack(rejections=[r.to_pb() for r in rejections]))
+            while self._farewell is None and (pause := self._intake.pause()) > 0:
+                await asyncio.sleep(min(pause, LONGEST_PAUSE))
+                await self._write(sink.ack())  # the origin hears that it is waited for
 
     def _take(self, raw: bytes, stream: int) -> Sequence[Rejection] | None:
         intake = self._intake

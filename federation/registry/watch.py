@@ -46,7 +46,8 @@ class Offer:
     """What one consumer gets. `visible` filters; a new predicate set in `refilter` takes over while the stream runs.
 
     The callbacks must not block: `on_ack` for each Ack, `on_presence` for each Presence, `on_names` with the names
-    (added, dropped) of a subscription by name, `on_close` once, with the reason.
+    (added, dropped) of a subscription by name, `on_open` once, with the function that ends the stream with a Goodbye
+    (code, detail), `on_close` once, with the reason.
     """
 
     log: Log
@@ -55,6 +56,7 @@ class Offer:
     on_ack: Callable[[pb.Ack], None] = field(default=_nothing)
     on_presence: Callable[[pb.Presence], None] = field(default=_nothing)
     on_names: Callable[[frozenset[str], frozenset[str]], None] = field(default=_nothing)
+    on_open: Callable[[Callable[..., None]], None] = field(default=_nothing)
     on_close: Callable[[str], None] = field(default=_nothing)
 
 
@@ -216,6 +218,7 @@ class CatalogServicer:
         try:
             if self._stopping:
                 stream.pump.close("going_away", "the server stops", retry_after_ms=int(1000 * self._spread))
+            offer.on_open(stream.pump.close)
             reason = await stream.run()
         except IsthmusError as error:
             reason = error.error_code
@@ -241,6 +244,7 @@ class CatalogServicer:
         try:
             if self._stopping:
                 stream.close("going_away", "the server stops", retry_after_ms=int(1000 * self._spread))
+            intake.on_open(stream.close)
             reason = await stream.run()
         except TimeoutError:
             reason = "slow_consumer"
