@@ -79,8 +79,8 @@ class ProcessFederation:
         self.topology, self.directory = topology, directory
         rng = random.Random(seed)
         addresses, ranges = loopback_addresses(rng), virtual_ranges(rng)
-        self._registry_address = next(addresses)
-        self.registry_ports = {name: free_port(self._registry_address) for name in ("listen", "enrolment")}
+        self.registry_address = next(addresses)
+        self.registry_ports = {name: free_port(self.registry_address) for name in ("listen", "enrolment")}
         self.registry_ports["metrics"] = free_port("127.0.0.1")
         self.places = {spec.name: self._place(spec, next(addresses), ranges) for spec in topology.clusters}
         self.running: dict[str, Running] = {}
@@ -129,7 +129,7 @@ class ProcessFederation:
         """Make the registry's folder, and fedctl's contexts beside it."""
         from federation.registry.init import init
 
-        where = self._registry_address
+        where = self.registry_address
         directory = self.directory / "registry"
         init(
             directory,

@@ -10,7 +10,6 @@ import typer
 
 from federation.cli.clients import home_of, operator
 from federation.cli.output import Format, OutputOption, Printer
-from federation.cli.text import parse_host_port
 from federation.errors import NotFound
 from federation.model.ids import parse_label
 from federation.model.service import Locality
@@ -32,7 +31,7 @@ def join(
     ] = "127.0.0.1:7445",
     region: Annotated[str, typer.Option(help="Region of the cluster.")] = "",
     zone: Annotated[str, typer.Option(help="Zone of the cluster.")] = "",
-    metrics_port: Annotated[int, typer.Option(help="Port of /metrics on loopback; 0 picks one.")] = 0,
+    metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Join a cluster: make its own root, redeem the token, write the agent's settings."""
@@ -45,9 +44,9 @@ def join(
             token=token,
             cluster=name,
             manifests=manifests,
-            listen=parse_host_port(listen),
+            listen=listen,
             locality=Locality(region, zone),
-            metrics_port=metrics_port,
+            metrics=metrics,
         )
     )
     home_of(context).with_cluster(name, directory).save()

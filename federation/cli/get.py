@@ -11,10 +11,11 @@ import typer
 from federation.cli.clients import agent, operator
 from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
-from federation.cli.text import age, host_port, timestamp
+from federation.cli.text import age, timestamp
 from federation.errors import IsthmusError
 from federation.model import wire
 from federation.model.service import Import, Port
+from federation.registry.settings import join_address
 
 app = typer.Typer(no_args_is_help=True, help="Lists of what there is.")
 
@@ -120,7 +121,7 @@ def gateways(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
             {
                 "cluster": info.cluster,
                 "name": info.gateway.name,
-                "address": host_port(info.gateway.address, info.gateway.port),
+                "address": join_address(info.gateway.address, info.gateway.port),
                 "zone": info.gateway.locality.zone,
                 "state": "draining" if info.gateway.draining else "stale" if info.stale else "live",
             }

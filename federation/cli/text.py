@@ -1,11 +1,8 @@
-"""Times and addresses as people read them."""
+"""Times as people read them."""
 
 from __future__ import annotations
 
 import datetime
-
-from federation.errors import InvalidInput
-from federation.model.ids import parse_port
 
 
 def timestamp(ns: int) -> str:
@@ -24,16 +21,3 @@ def age(ns: int, now_ns: int) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
-
-
-def host_port(address: str, port: int) -> str:
-    """address:port, an IPv6 address in brackets."""
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def parse_host_port(text: str) -> tuple[str, int]:
-    """From "127.0.0.1:7443" or "[::1]:7443"; raises InvalidInput."""
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isascii() or not port.isdigit():
-        raise InvalidInput(f"{text[:80]!r} is not HOST:PORT", hint="for example 127.0.0.1:7443 or [::1]:7443")
-    return host.removeprefix("[").removesuffix("]"), parse_port(int(port), what="port")
