@@ -6,13 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from federation.registry.edge.main import main as edge_main
-from gateway.agent import serve
-from gateway.settings import read
+from gateway.settings import GatewaySettings, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The process; returns its exit status."""
-    return edge_main("gateway", arguments, read=read, serve=serve)
+    return edge_main("gateway", arguments, read=read, serve=_serve)
+
+
+async def _serve(settings: GatewaySettings) -> None:
+    from gateway.agent import serve  # not before the process is prepared, and not for a settings file that is wrong
+
+    await serve(settings)
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class GatewayPart:
 
     def demanded(self, kind: TypeUrl, names: frozenset[str]) -> None:
         """See Part: a pair that is not admitted is refused, and pushed when a grant comes."""
+        self._edge.log.debug("wanted on demand", kind=kind.label, names=sorted(names))
         if kind is not TypeUrl.CLUSTER:
             self._edge.server.refuse(kind, names)
             return

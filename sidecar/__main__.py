@@ -6,13 +6,18 @@ import sys
 from collections.abc import Sequence
 
 from federation.registry.edge.main import main as edge_main
-from sidecar.agent import serve
-from sidecar.settings import read
+from sidecar.settings import SidecarSettings, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The process; returns its exit status."""
-    return edge_main("sidecar", arguments, read=read, serve=serve)
+    return edge_main("sidecar", arguments, read=read, serve=_serve)
+
+
+async def _serve(settings: SidecarSettings) -> None:
+    from sidecar.agent import serve  # not before the process is prepared, and not for a settings file that is wrong
+
+    await serve(settings)
 
 
 if __name__ == "__main__":

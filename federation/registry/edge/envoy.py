@@ -27,4 +27,5 @@ def make_envoy(settings: EdgeSettings, state: StateDirectory, *, drain_seconds: 
         executable=executable,
         concurrency=settings.envoy.concurrency,
         drain_seconds=drain_seconds,
+        log_level=settings.envoy.log_level,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -23,7 +24,12 @@ def main(
     read: Callable[[Path], S],
     serve: Callable[[S], Coroutine[Any, Any, None]],
 ) -> int:
-    """Run `serve` with the settings of the command line; returns the exit status (of the error's class)."""
+    """Run `serve` with the settings of the command line; returns the exit status (of the error's class).
+
+    What imports grpc must be imported by `serve`, not before.
+    """
+    # gRPC's handlers around fork() can abort the child that becomes Envoy; that child never uses gRPC.
+    os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
     parser = argparse.ArgumentParser(
         prog=f"python -m {process}", description=f"Isthmus {process}; see docs/settings.md"
     )

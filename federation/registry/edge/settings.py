@@ -36,6 +36,7 @@ class EnvoySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     path: str | None = None
     concurrency: int = 1
     max_connections: int = 50_000
+    log_level: str = "warning"
 
 
 class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -76,6 +77,8 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InvalidSettings(f"log.level is {self.log.level!r}", hint="use debug, info, warning or error")
         if not 1 <= self.envoy.concurrency <= 64:
             raise InvalidSettings(f"envoy.concurrency {self.envoy.concurrency} is not 1 to 64")
+        if self.envoy.log_level not in ("trace", "debug", "info", "warning", "error", "critical"):
+            raise InvalidSettings(f"envoy.log_level is {self.envoy.log_level!r}", hint="use info, warning or error")
         if self.envoy.max_connections < 100:
             raise InvalidSettings(f"envoy.max_connections {self.envoy.max_connections} is below 100")
         check_port(self.metrics.port, key="metrics.port", zero=True)
