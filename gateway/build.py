@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from google.protobuf.message import Message
 
-from federation.envoy import cluster, endpoint, names, outbound, tls
+from federation.envoy import cluster, endpoint, listener, names, outbound, tls
 from federation.envoy.ledger import Changes, Ledger, Part, listed
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
@@ -156,6 +156,9 @@ class Builder:
             config,
             lambda: inbound.inbound_listener(config.address, config.port, cluster=config.cluster),
         )
+
+        yield Part(names.LISTENER_TYPE, names.INBOUND_TCP, (), lambda: listener.tcp_to_exported(names.INBOUND_TCP))
+        yield Part(names.CLUSTER_TYPE, names.INBOUND_TCP, (), lambda: cluster.internal_cluster(names.INBOUND_TCP))
 
     def _tcp_parts(self, view: View, pairs: Collection[str]) -> Iterator[Part]:
         for pair in pairs:

@@ -50,7 +50,7 @@ def inbound_listener(ip: str, port: int, *, cluster: str) -> Listener:
         [
             listener.chain("http", [_state(), requests], alpn=names.ALPN_HTTP, transport=_tls(names.ALPN_HTTP)),
             listener.chain(
-                "tcp", listener.tcp_to_exported("in-tcp"), alpn=names.ALPN_TCP, transport=_tls(names.ALPN_TCP)
+                "tcp", listener.tcp_of_caller("in-tcp"), alpn=names.ALPN_TCP, transport=_tls(names.ALPN_TCP)
             ),
             listener.chain("health", [_state(), checks], alpn=names.ALPN_HEALTH, transport=_tls(names.ALPN_HEALTH)),
         ],

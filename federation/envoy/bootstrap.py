@@ -14,6 +14,7 @@ from envoy.config.cluster.v3 import cluster_pb2
 from envoy.config.core.v3 import base_pb2, config_source_pb2, grpc_service_pb2, protocol_pb2
 from envoy.config.metrics.v3 import stats_pb2
 from envoy.config.overload.v3 import overload_pb2
+from envoy.extensions.bootstrap.internal_listener.v3 import internal_listener_pb2
 from envoy.extensions.resource_monitors.downstream_connections.v3 import downstream_connections_pb2
 from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
@@ -42,6 +43,7 @@ RUNTIME: Mapping[str, str | bool | float] = {
 }
 """What the clusters of `federation.envoy.cluster` presuppose."""
 
+_INTERNAL = "envoy.bootstrap.internal_listener"
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -72,6 +74,7 @@ def bootstrap(
         admin=bootstrap_pb2.Admin(address={"pipe": {"path": str(admin_path), "mode": 0o600}}),
         static_resources={"clusters": [_ads_cluster(ads_path)]},
         dynamic_resources=_dynamic(),
+        bootstrap_extensions=[{"name": _INTERNAL, "typed_config": _any(internal_listener_pb2.InternalListener())}],
         layered_runtime={"layers": [{"name": "static", "static_layer": _struct({**RUNTIME, **(runtime or {})})}]},
         overload_manager=_overload(max_connections, max_heap),
         stats_config=stats_pb2.StatsConfig(

@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
 from envoy.config.cluster.v3.outlier_detection_pb2 import OutlierDetection
-from envoy.config.core.v3.address_pb2 import TcpKeepalive
+from envoy.config.core.v3.address_pb2 import Address, EnvoyInternalAddress, TcpKeepalive
+from envoy.config.core.v3.base_pb2 import TransportSocket
 from envoy.config.core.v3.health_check_pb2 import HealthCheck
 from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, Http2ProtocolOptions, HttpProtocolOptions
+from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoint, LocalityLbEndpoints
+from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
+from envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream_pb2 import InternalUpstreamTransport
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions as UpstreamHttp
 from envoy.type.v3.percent_pb2 import Percent
 
@@ -76,6 +80,29 @@ def local_cluster(cluster_name: str, app: AppProtocol, *, endpoints: str, affini
     return cluster
 
 
+def internal_cluster(name: str) -> Cluster:
+    """The way to the internal listener `name` of this Envoy; what is known of the connection goes along."""
+    endpoint = LbEndpoint(
+        endpoint=Endpoint(
+            address=Address(envoy_internal_address=EnvoyInternalAddress(server_listener_name=name, endpoint_id=name))
+        )
+    )
+    return Cluster(
+        name=name,
+        type=Cluster.STATIC,
+        connect_timeout=seconds(CONNECT_SECONDS),
+        per_connection_buffer_limit_bytes=number(BUFFER_BYTES),
+        circuit_breakers=_limits(),
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
+        ),
+        transport_socket=TransportSocket(
+            name="envoy.transport_sockets.internal_upstream",
+            typed_config=pack(InternalUpstreamTransport(transport_socket=tls.plain())),
+        ),
+    )
+
+
 def http2_options() -> Http2ProtocolOptions:
     """HTTP/2 towards and from other proxies (reliability: 100 streams, windows of 64 KiB and 1 MiB)."""
     return Http2ProtocolOptions(
@@ -87,23 +114,13 @@ def http2_options() -> Http2ProtocolOptions:
 
 
 def _cluster(name: str, *, endpoints: str) -> Cluster:
-    limits = CircuitBreakers.Thresholds(
-        max_connections=number(MAX_CONCURRENT),
-        max_pending_requests=number(MAX_CONCURRENT),
-        max_requests=number(MAX_CONCURRENT),
-        retry_budget=CircuitBreakers.Thresholds.RetryBudget(
-            budget_percent=Percent(value=20),
-            # A dead gateway fails everything in flight at once: these may all go elsewhere.
-            min_retry_concurrency=number(1024),
-        ),
-    )
     cluster = Cluster(
         name=name,
         type=Cluster.EDS,
         eds_cluster_config=Cluster.EdsClusterConfig(eds_config=tls.ads(), service_name=endpoints),
         connect_timeout=seconds(CONNECT_SECONDS),
         per_connection_buffer_limit_bytes=number(BUFFER_BYTES),
-        circuit_breakers=CircuitBreakers(thresholds=[limits]),
+        circuit_breakers=_limits(),
         wait_for_warm_on_init=flag(False),
         ignore_health_on_host_removal=True,
         upstream_connection_options=UpstreamConnectionOptions(
@@ -115,6 +132,20 @@ def _cluster(name: str, *, endpoints: str) -> Cluster:
     # 1 %: when every host is believed to be dead, try them all rather than none.
     cluster.common_lb_config.healthy_panic_threshold.value = 1
     return cluster
+
+
+def _limits() -> CircuitBreakers:
+    limits = CircuitBreakers.Thresholds(
+        max_connections=number(MAX_CONCURRENT),
+        max_pending_requests=number(MAX_CONCURRENT),
+        max_requests=number(MAX_CONCURRENT),
+        retry_budget=CircuitBreakers.Thresholds.RetryBudget(
+            budget_percent=Percent(value=20),
+            # A dead gateway fails everything in flight at once: these may all go elsewhere.
+            min_retry_concurrency=number(1024),
+        ),
+    )
+    return CircuitBreakers(thresholds=[limits])
 
 
 def _secure(cluster: Cluster, service: ServiceName, port: int, remotes: Sequence[Remote], *, alpn: str) -> None:

@@ -11,6 +11,7 @@ from envoy.config.accesslog.v3.accesslog_pb2 import (
     StatusCodeFilter,
 )
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
+from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, RuntimeUInt32, TransportSocket
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
@@ -45,6 +46,10 @@ ON_DEMAND_SECONDS = 5.0
 _SET_FILTER_STATE = "envoy.filters.network.set_filter_state"
 _CLUSTER_STATE = "envoy.tcp_proxy.cluster"
 _STRING = "envoy.string"
+
+_NOBODY = CidrRange(address_prefix="255.255.255.255", prefix_len=number(32))
+"""Internal is no address that can call, so that x-envoy-* headers are never believed. An empty list would mean Envoy's
+default: loopback and private ranges."""
 
 State = Sequence[tuple[str, str]]
 """(filter state key, format)."""
@@ -136,8 +141,7 @@ def http(
         request_headers_timeout=seconds(REQUEST_HEADERS_SECONDS),
         use_remote_address=flag(True),
         skip_xff_append=not gateway,
-        # Nobody is internal, whatever the address: x-envoy-* headers are never believed.
-        internal_address_config=HttpConnectionManager.InternalAddressConfig(),
+        internal_address_config=HttpConnectionManager.InternalAddressConfig(cidr_ranges=[_NOBODY]),
         generate_request_id=flag(False),
         forward_client_cert_details=(HttpConnectionManager.SANITIZE_SET if gateway else HttpConnectionManager.SANITIZE),
         upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
@@ -175,11 +179,12 @@ def tcp_to_destination(stat_prefix: str) -> list[Filter]:
     ]
 
 
-def tcp_to_exported(stat_prefix: str) -> list[Filter]:
-    """A TCP proxy to the cluster named after the server name and the caller, which exists iff that is admitted."""
+def tcp_of_caller(stat_prefix: str) -> list[Filter]:
+    """Waits for the handshake, then names the cluster after the server name and the caller and hands over to
+    `tcp_to_exported`: a TCP proxy looks for that name when a connection is new, and here nobody knows yet who calls."""
     proxy = _tcp_proxy(stat_prefix, affinity=False)
-    _ask(proxy)
-    proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE  # before it nobody knows who calls
+    proxy.cluster = names.INBOUND_TCP
+    proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE
     proxy.max_early_data_bytes.value = 0  # what comes before there is an upstream stays in the socket
     name = names.inbound_tcp_cluster("%REQUESTED_SERVER_NAME%", "%DOWNSTREAM_PEER_URI_SAN%")
     return [
@@ -188,12 +193,29 @@ def tcp_to_exported(stat_prefix: str) -> list[Filter]:
     ]
 
 
+def tcp_to_exported(name: str) -> Listener:
+    """The internal listener: a TCP proxy to the cluster that came with the connection. It exists iff the caller is
+    admitted, and is asked for where Envoy has it not."""
+    proxy = _tcp_proxy(name, affinity=False)
+    _ask(proxy)
+    filters = [Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))]
+    return Listener(
+        name=name,
+        internal_listener=Listener.InternalListenerConfig(),
+        filter_chains=[chain(name, filters)],
+        per_connection_buffer_limit_bytes=number(cluster.BUFFER_BYTES),
+        stat_prefix=name,
+    )
+
+
 def _state(key: str, text: str) -> dict[str, object]:
     value: dict[str, object] = {
         "object_key": key,
         "format_string": {"text_format_source": {"inline_string": text}},
     }
-    if key != _CLUSTER_STATE:
+    if key == _CLUSTER_STATE:
+        value["shared_with_upstream"] = "ONCE"
+    else:
         value["factory_key"] = _STRING
     return value
 

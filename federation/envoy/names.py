@@ -24,6 +24,8 @@ INBOUND = "inbound"
 """Listener of a gateway for other clusters, and its route configuration."""
 HEALTH = "health"
 """Route configuration of a gateway that answers active health checks."""
+INBOUND_TCP = "in-tcp"
+"""Internal listener of a gateway that TCP connections pass once their caller is known, and the cluster before it."""
 OUTBOUND = "outbound"
 """Listener of a sidecar that is led the redirected connections, and its route configuration."""
 

@@ -62,7 +62,7 @@ def configuration(name: str, hosts: Iterable[VirtualHost]) -> RouteConfiguration
         ignore_port_in_host_matching=True,
         # Envoy sets it for every caller that is not internal, and nobody is.
         request_headers_to_remove=["x-envoy-external-address"],
-        # The references of a snapshot are checked before it is published; a refused cluster must not take its route along.
+        # References are checked before a snapshot is published; a refused cluster must not take its route along.
         validate_clusters=flag(False),
         max_direct_response_body_size_bytes=number(4096),
     )
@@ -100,7 +100,9 @@ def exported_route(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> R
     action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
     action.retry_policy.ClearField("retry_priority")
     route = Route(match=match, route=action)
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains)))))
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(
+        pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains))))
+    )
     return route
 
 
@@ -117,7 +119,9 @@ def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
 def health_route(*, sni: str, trust_domains: Iterable[str]) -> Route:
     """200 for callers of `trust_domains` whose connection asked for `sni`."""
     route = refusal(200, "ready", bound=Binding(names.STATE_SNI, sni))
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains)))))
+    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(
+        pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains))))
+    )
     return route
 
 

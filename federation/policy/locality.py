@@ -1,8 +1,8 @@
 """Where a call may go, in order: the placement of an import's port. Pure; the next module is federation.envoy.outbound.
 
-The own cluster's ready endpoints come first, then the gateways of other clusters: in the same zone, in the same region,
-elsewhere. A cluster that has nothing ready, or does not offer the port, is left out. Every gateway counts once, with its
-cluster's ready endpoints shared out by the gateways' weights.
+The own cluster's ready endpoints come first, then the gateways of other clusters: in the same zone, in the same
+region, elsewhere. A cluster that has nothing ready, or does not offer the port, is left out. Every gateway counts once,
+with its cluster's ready endpoints shared out by the gateways' weights.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from federation.model.cluster import Gateway, Peer
 from federation.model.service import Backend, Endpoint, Import, Locality
 
 _SCALE = 100
-"""Weights are ready endpoints × 100, so that few endpoints can be shared out between several gateways."""
+"""Weights are ready endpoints times 100, so that few endpoints can be shared out between several gateways."""
 
 _OWN_ZONE, _OWN_CLUSTER, _SAME_ZONE, _SAME_REGION, _ELSEWHERE = range(5)
 _KEEPS_TO_ZONE = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import ssl
 import tempfile
@@ -162,6 +163,7 @@ class Proxy:
                 stats=("cluster.", "http.", "listener.", "tcp."),
             ),
             directory,
+            log_level=os.environ.get("ISTHMUS_ENVOY_LOG", "warning"),
         )
 
     async def start(self) -> None:
