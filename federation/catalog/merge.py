@@ -1,8 +1,8 @@
 """Merges what several clusters claim of one service into what a consumer sees: the conflict rules of MCS (KEP-1645).
 
 Arrives: the claims for one name, in any order. Leaves: an Import without addresses (discovery.mcs.imports allocates
-those). Pure: the same set of claims gives the same Import. The oldest export wins; between equally old ones, the cluster
-whose name sorts first. Every disagreement is listed with its MCS condition reason.
+those). Pure: the same set of claims gives the same Import. The oldest export wins; between equally old ones, the
+cluster whose name sorts first. Every disagreement is listed with its MCS condition reason.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class Cursor(NamedTuple):
     snapshot: int  # the log's revision when the snapshot that is under way began; -1: none
     restate: bool  # state every origin at the end of this group, and send the group even when it is empty
     stated: frozenset[str]  # the origins of which the sink was told
-    asked: frozenset[str]  # the origins that the sink asked about
+    asked: frozenset[str]  # the origins that the sink asked about, and of which there was nothing to say yet
 
 
 class Source:
@@ -257,7 +257,8 @@ class Source:
         if more:
             frame = batch_frame(since=cursor.told, revision=cursor.told, part=cursor.part, more=True, records=records)
             return frame, cursor._replace(pos=pos, part=cursor.part + 1)
-        origins, stated = self._statements(audience, cursor, touched)
+        self._lose_gone_names(cursor.told)
+        origins, stated, asked = self._statements(audience, cursor, touched)
         absent = [name for name in self._unanswered if not self._names.get(name)]
         self._unanswered.clear()
         revision = log.revision
@@ -272,7 +273,7 @@ class Source:
             origins=origins,
             absent=absent,
         )
-        return frame, Cursor(revision, revision, 0, -1, False, stated, frozenset())
+        return frame, Cursor(revision, revision, 0, -1, False, stated, asked)
 
     def _piece(self, audience: Audience, entry: Entry, base: int) -> bytes:
         """What to send of an entry that changed; empty where the sink neither has nor may have it."""
@@ -306,6 +307,18 @@ class Source:
             self._unanswered[key.name] = None
         return tombstone_bytes(key, self._version(key, entry))
 
+    def _lose_gone_names(self, told: int) -> None:
+        """Names whose records went with their origin are absent; the origin's GONE says so of the records."""
+        if not self._names:
+            return
+        for origin in self._log.restated(told):
+            for name, held in self._names.items():
+                rest = tuple(k for k in held if k.origin != origin.origin.name or k in origin.entries)
+                if len(rest) != len(held):
+                    self._names[name] = rest
+                    if not rest:
+                        self._unanswered[name] = None
+
     def _version(self, key: Key, entry: Entry | None) -> Version:
         if entry is not None:
             return entry.record.version
@@ -315,8 +328,10 @@ class Source:
     def _shows(self, audience: Audience, origin: str) -> bool:
         return audience.shows(origin) or any(k.origin == origin for keys in self._names.values() for k in keys)
 
-    def _statements(self, audience: Audience, cursor: Cursor, touched: set[str]) -> tuple[list[bytes], frozenset[str]]:
-        """The origins to be stated at the end of a group, serialised, and all that the sink was then told of."""
+    def _statements(
+        self, audience: Audience, cursor: Cursor, touched: set[str]
+    ) -> tuple[list[bytes], frozenset[str], frozenset[str]]:
+        """The origins to state at the end of a group, serialised; all that are stated then, and those still asked."""
         log = self._log
         names = set(touched)
         if cursor.restate or cursor.part:
@@ -326,6 +341,7 @@ class Source:
             names.update(entry.origin.name for entry in log.restated(cursor.told))
         out: list[bytes] = []
         stated = set(cursor.stated)
+        answered: set[str] = set()
         for name in sorted(names):
             entry = log.origin(name)
             if entry is None:
@@ -334,8 +350,11 @@ class Source:
                 fresh = cursor.snapshot >= 0 or name not in cursor.stated or entry.completed > cursor.told
                 out.append(origin_bytes(entry.origin, complete=bool(entry.completed) and fresh))
                 stated.add(name)
+                answered.add(name)
             elif (name in cursor.stated or name in cursor.asked) and (entry.completed or entry.gone):
                 gone = Origin(name, entry.origin.version, OriginState.GONE)
                 out.append(origin_bytes(gone, complete=False))
                 stated.discard(name)
-        return out, cursor.stated if stated == cursor.stated else frozenset(stated)
+                answered.add(name)
+        now = cursor.stated if stated == cursor.stated else frozenset(stated)
+        return out, now, cursor.asked - answered
