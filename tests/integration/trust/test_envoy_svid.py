@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import ssl
 import subprocess
 import sys
@@ -98,7 +99,7 @@ def roots() -> dict[str, Signed]:
     return {d: signed(f"root of {d}", [f"spiffe://{d}"], None, ca=True) for d in (EAST, WEST)}
 
 
-def listener(name: str, socket: Path, server: Signed, trusted: dict[str, Signed], matcher: Any = None) -> Any:
+def listener(name: str, path: Path, server: Signed, trusted: dict[str, Signed], matcher: Any = None) -> Any:
     """A listener that demands an SVID and answers with what Envoy knows of the caller, if it is one of East."""
     domains = [
         {"name": d, "trust_bundle": {"inline_string": chain_to_pem([r.der]).decode()}} for d, r in trusted.items()
@@ -163,7 +164,7 @@ def listener(name: str, socket: Path, server: Signed, trusted: dict[str, Signed]
     }
     return {
         "name": name,
-        "address": {"pipe": {"path": str(socket)}},
+        "address": {"pipe": {"path": str(path)}},
         "filter_chains": [
             {
                 "transport_socket": {"name": "tls", "typed_config": tls},
@@ -190,7 +191,7 @@ class Envoy:
                 answer = await asyncio.wait_for(reader.read(), 10)
             finally:
                 writer.transport.abort()
-        except (ssl.SSLError, ConnectionError):
+        except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
             return "refused"
         return answer.split()[1].decode() if answer else "refused"
 
@@ -203,6 +204,11 @@ def _client_context(certificate: Path, key: Path, chain: Sequence[Signed]) -> ss
     context.verify_mode = ssl.CERT_NONE
     context.load_cert_chain(certificate, key)
     return context
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -228,7 +234,7 @@ def envoy(tmp_path_factory: pytest.TempPathFactory, roots: dict[str, Signed]) ->
     )
     try:
         deadline = time.monotonic() + 30
-        while not (directory / "one.sock").exists():
+        while not all(_listens(directory / f"{name}.sock") for name in ("both", "any", "one")):
             assert process.poll() is None, "Envoy has ended"
             assert time.monotonic() < deadline, "Envoy does not listen"
             time.sleep(0.05)
