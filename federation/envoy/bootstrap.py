@@ -43,6 +43,8 @@ RUNTIME: Mapping[str, str | bool | float] = {
 }
 """What the clusters of `federation.envoy.cluster` presuppose."""
 
+_USED = ".upstream_cx_total"
+"""Health checks look at this counter to see whether a cluster has traffic: without it they are always the slow ones."""
 _INTERNAL = "envoy.bootstrap.internal_listener"
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
@@ -78,7 +80,11 @@ def bootstrap(
         layered_runtime={"layers": [{"name": "static", "static_layer": _struct({**RUNTIME, **(runtime or {})})}]},
         overload_manager=_overload(max_connections, max_heap),
         stats_config=stats_pb2.StatsConfig(
-            stats_matcher={"inclusion_list": {"patterns": [{"prefix": p} for p in sorted({*STATS, *stats})]}}
+            stats_matcher={
+                "inclusion_list": {
+                    "patterns": [{"suffix": _USED}, *({"prefix": p} for p in sorted({*STATS, *stats}))],
+                }
+            }
         ),
         stats_flush_on_admin=True,
     )

@@ -1,10 +1,12 @@
-"""A small federation of real Envoys: authorities, workloads, gateways and sidecars on loopback addresses of one test."""
+"""A small federation of real Envoys: authorities, workloads, gateways and sidecars on loopback."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
+import signal
 import socket
 import ssl
 import tempfile
@@ -12,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequenc
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -194,11 +197,23 @@ class Proxy:
         self.publish()
         self.ads.refuse(kind, names - self.snapshot.names(kind))
 
+    def kill(self) -> None:
+        """End Envoy as a crash would."""
+        assert self.envoy.pid is not None
+        os.kill(self.envoy.pid, signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stop Envoy without a word to its peers, until the test ends."""
+        assert self.envoy.pid is not None
+        os.kill(self.envoy.pid, signal.SIGSTOP)
+
     async def clusters(self) -> str:
         return (await self.envoy.admin.get("/clusters")).decode()
 
     async def stop(self) -> None:
-        await self.envoy.stop()
+        if (pid := self.envoy.pid) is not None:
+            os.kill(pid, signal.SIGCONT)
+        await self.envoy.stop(grace=0.5)
         await self.ads.close()
 
 
@@ -346,6 +361,37 @@ async def exchange(ip: str, port: int, data: bytes, *, tls: ssl.SSLContext | Non
         return await asyncio.wait_for(reader.read(-1), 15)
     finally:
         writer.close()
+
+
+async def line(ip: str, port: int, text: str) -> str:
+    """Send a line over TCP and read one back; empty when the connection was closed instead."""
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), 10)
+    try:
+        writer.write(text.encode() + b"\n")
+        return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
+    except ConnectionError:
+        return ""
+    finally:
+        writer.close()
+
+
+@pytest.fixture(scope="session")
+def kit() -> SimpleNamespace:
+    """The helpers of this file: with --import-mode=importlib tests cannot import it."""
+    return SimpleNamespace(
+        Proxy=Proxy,
+        TypeUrl=TypeUrl,
+        Use=sidecar_build.Use,
+        exchange=exchange,
+        export_of=export_of,
+        free_port=free_port,
+        http=http,
+        line=line,
+        local=local,
+        remote=remote,
+        replace=dataclasses.replace,
+        until=until,
+    )
 
 
 @pytest.fixture(scope="session")

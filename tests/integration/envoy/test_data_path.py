@@ -1,7 +1,215 @@
-"""From a sidecar through a gateway to a workload."""
+"""From a sidecar through a gateway to a workload, with real Envoys and real traffic."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from types import ModuleType
+
+import grpc
 import pytest
 
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol, Import, Port
+
 pytestmark = pytest.mark.integration
+
+HTTP, TCP, GRPC = AppProtocol.HTTP, AppProtocol.OPAQUE, AppProtocol.GRPC
+ECHO = ServiceName("shop", "echo")
+VIP = "127.128.7.1"
+
+
+def imported(kit: ModuleType, *backends: object, affinity: str = "None") -> Import:
+    ports = (Port(name="web", port=80, app=HTTP), Port(name="raw", port=9000, app=TCP))
+    return Import(name=ECHO, ports=ports, backends=backends, session_affinity=affinity)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+async def pair(world, kit) -> AsyncIterator[tuple]:
+    """East calls; west exports. east-1 and west-1 are workloads."""
+    near, far = await world.workload("east-1"), await world.workload("west-1")
+    world.domain("east")
+    world.domain("west")
+    world.exports["west"][ECHO] = kit.export_of(ECHO, {80: (HTTP, far.port), 9000: (TCP, far.port)}, to=["east"])
+    gateway = await world.gateway("west")
+    return near, far, gateway
+
+
+async def test_the_local_copy_answers_and_the_remote_one_when_it_is_gone(world, kit, pair) -> None:
+    near, far, _ = pair
+    targets = [{80: near.port, 9000: near.port}]
+    world.imports["east"][ECHO] = imported(
+        kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000)
+    )
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
+    assert await kit.line(VIP, 9000, "hello") == "east-1:hello"
+    await near.stop()
+    for method, body in (("GET", ""), ("POST", "x")):
+        status, _, text = await kit.http(VIP, 80, host="echo.shop.svc.clusterset.local", method=method, body=body)
+        assert (status, text) == (200, "west-1")
+    assert await kit.line(VIP, 9000, "hello") == "west-1:hello"
+    assert far.requests[-1].body == b"x"
+    xfcc = far.requests[-1].get("x-forwarded-client-cert")
+    assert xfcc is not None
+    assert xfcc.endswith("URI=spiffe://east.test.internal/ns/shop/sa/client")
+
+
+async def test_a_dead_gateway_costs_no_request(world, kit, pair) -> None:
+    _, far, gateway = pair
+    spare = await world.gateway("west")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 200
+    failed: list[object] = []
+    stop = asyncio.Event()
+
+    async def load() -> None:
+        while not stop.is_set():
+            status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+            if status != 200:
+                failed.append((status, text))
+
+    tasks = [asyncio.create_task(load()) for _ in range(4)]
+    await asyncio.sleep(0.3)
+    gateway.kill()
+    before = len(far.requests)
+    await kit.until(lambda: len(far.requests) > before + 100)
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert not failed
+    assert spare.envoy.pid is not None
+
+
+async def test_a_frozen_gateway_is_left_within_seconds(world, kit, pair) -> None:
+    """Its kernel still accepts connections, and never resets one. What was in flight is tried elsewhere."""
+    _, _, gateway = pair
+    await world.gateway("west")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    for _ in range(4):
+        assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 200
+    gateway.freeze()
+    answers = await asyncio.wait_for(
+        asyncio.gather(*(kit.http(VIP, 80, host="echo.shop.global") for _ in range(10))), timeout=8
+    )
+    assert {status for status, _, _ in answers} == {200}
+
+
+async def test_nothing_ready_is_said_in_words(world, kit, pair) -> None:
+    _, far, _ = pair
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    sidecar = await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    await far.stop()
+    status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+    assert status == 503
+    assert text.startswith("isthmus: 503")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000, ready=0))
+    sidecar.publish()
+    await sidecar.settled()
+    status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+    assert (status, text) == (503, "isthmus: 503: no cluster has a ready endpoint of this service\n")
+
+
+async def test_a_pinned_name_never_leaves_its_cluster(world, kit, pair) -> None:
+    near, far, _ = pair
+    targets = [{80: near.port, 9000: near.port}]
+    world.imports["east"][ECHO] = imported(
+        kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000)
+    )
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP, pinned="west")])
+    assert (await kit.http(VIP, 80, host="echo.shop.west.global"))[2] == "west-1"
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 421
+    await far.stop()
+    assert (await kit.http(VIP, 80, host="echo.shop.west.global"))[0] == 503
+    assert near.requests == []
+
+
+async def test_one_endpoint_change_is_one_small_push(world, kit, pair) -> None:
+    _, _, gateway = pair
+    second = await world.workload("west-2")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "west-1"
+    before = gateway.snapshot
+    world.exports["west"][ECHO] = kit.export_of(ECHO, {80: (HTTP, second.port), 9000: (TCP, second.port)}, to=["east"])
+    gateway.publish()
+    await gateway.settled()
+    changed = {
+        n for k in kit.TypeUrl for n in gateway.snapshot.names(k) if gateway.snapshot.get(k, n) != before.get(k, n)
+    }
+    assert changed == {"in/shop/echo/80", "in/shop/echo/9000"}
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "west-2"
+
+
+async def test_websockets_pass(world, kit, pair) -> None:
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    reader, writer = await asyncio.open_connection(VIP, 80)
+    writer.write(b"GET /ws HTTP/1.1\r\nHost: echo.shop.global\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+    assert b" 101 " in await asyncio.wait_for(reader.readline(), 5)
+    while await reader.readline() != b"\r\n":
+        pass
+    writer.write(b"frames")
+    assert await asyncio.wait_for(reader.readexactly(6), 5) == b"frames"
+    writer.close()
+
+
+async def test_grpc_passes_with_its_trailers(world, kit) -> None:
+    name = ServiceName("shop", "rpc")
+    server = grpc.aio.server()
+
+    async def say(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        context.set_trailing_metadata((("x-trailer", "kept"),))
+        if request == b"no":
+            await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "not today")
+        return b"said " + request
+
+    handler = grpc.unary_unary_rpc_method_handler(say)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("t.Say", {"Say": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    world.stack.push_async_callback(server.stop, None)
+    world.domain("east")
+    world.exports[world.domain("west").name][name] = kit.export_of(name, {50051: (GRPC, port)}, to=["east"])
+    await world.gateway("west")
+    world.imports["east"][name] = Import(
+        name=name, ports=(Port(port=50051, app=GRPC),), backends=(kit.remote("west", 50051),)
+    )
+    await world.sidecar("east", [kit.Use(name=name, vip=VIP)])
+    options = (("grpc.default_authority", "rpc.shop.global"), ("grpc.enable_http_proxy", 0))
+    async with grpc.aio.insecure_channel(f"{VIP}:50051", options=options) as channel:
+        call = channel.unary_unary("/t.Say/Say")(b"hi")
+        assert await call == b"said hi"
+        assert ("x-trailer", "kept") in list(await call.trailing_metadata())
+        with pytest.raises(grpc.aio.AioRpcError, match="not today"):
+            await channel.unary_unary("/t.Say/Say")(b"no")
+        await server.stop(None)
+        with pytest.raises(grpc.aio.AioRpcError, match="isthmus: 503"):
+            await channel.unary_unary("/t.Say/Say")(b"hi")
+
+
+async def test_a_gateway_calls_out_for_workloads_without_a_sidecar(world, kit, pair) -> None:
+    near, _, _ = pair
+    targets = [{80: near.port, 9000: near.port}]
+    at: Callable[[], int] = kit.free_port
+    web, raw = at(), at()
+    merged = imported(kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000))
+    world.imports["east"][ECHO] = kit.replace(merged, gateway_ports={80: web, 9000: raw})
+    await world.gateway("east")
+    assert (await kit.http("127.0.0.1", web, host="echo.shop.svc.clusterset.local"))[2] == "east-1"
+    await near.stop()
+    assert (await kit.http("127.0.0.1", web, host="echo.shop.svc.clusterset.local"))[2] == "west-1"
+    assert await kit.line("127.0.0.1", raw, "hello") == "west-1:hello"
+
+
+async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> None:
+    near, far, _ = pair
+    third = await world.workload("east-2")
+    targets = [{80: w.port, 9000: w.port} for w in (near, far, third)]
+    local = kit.local("east", 80, 9000, targets=targets)
+    world.imports["east"][ECHO] = imported(kit, local, affinity="ClientIP")
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    assert len({(await kit.http(VIP, 80, host="echo.shop.global"))[2] for _ in range(8)}) == 1
+    assert len({await kit.line(VIP, 9000, "x") for _ in range(8)}) == 1
