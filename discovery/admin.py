@@ -1,0 +1,239 @@
+"""What operators ask of this agent, on a UNIX socket that only its own user can open.
+
+Arrives: requests of federation/proto/v1/agent.proto. Leaves: answers from what the agent holds; changes go to its pins
+and its source.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from discovery.consumers import Consumer
+from discovery.names import parse_global
+from discovery.view import Neighbour
+from federation import __version__
+from federation.errors import NotFound, StorageFailed
+from federation.model.cluster import Peer
+from federation.model.ids import ServiceName
+from federation.model.record import OriginState
+from federation.model.service import Backend, Import
+from federation.model.wire import (
+    bundle_to_pb,
+    gateway_to_pb,
+    grants_from_pb,
+    import_to_pb,
+    problem_to_pb,
+)
+from federation.policy.locality import place
+from federation.proto.v1 import agent_pb2 as pb
+from federation.proto.v1 import agent_pb2_grpc as rpc
+from federation.proto.v1 import registry_pb2
+from federation.registry.settings import join_address
+from federation.registry.status import unary
+from federation.trust.bundle import fingerprint
+
+if TYPE_CHECKING:
+    from discovery.agent import Agent
+
+SOCKET = "agent.sock"
+
+
+class AdminServer:
+    """Serves the Agent service on `<state directory>/agent.sock`, mode 0600."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        self._server: Any = None
+        self.path = agent.path / SOCKET
+
+    async def start(self) -> None:
+        """Raises StorageFailed."""
+        server = grpc.aio.server()
+        rpc.add_AgentServicer_to_server(_Servicer(self._agent), server)  # type: ignore[no-untyped-call]
+        self.path.unlink(missing_ok=True)  # the state directory is locked: nobody else can be listening
+        before = os.umask(0o177)
+        try:
+            server.add_insecure_port(f"unix:{self.path}")
+            await server.start()
+        except RuntimeError as error:
+            raise StorageFailed(f"cannot listen on {self.path}") from error
+        finally:
+            os.umask(before)
+        self._server = server
+
+    async def close(self) -> None:
+        if self._server is not None:
+            await self._server.stop(0.5)
+            self._server = None
+            self.path.unlink(missing_ok=True)
+
+
+class _Servicer(rpc.AgentServicer):
+    def __init__(self, agent: Agent) -> None:
+        call = unary(agent.log)
+        for name in ("Identity", "Pin", "Unpin", "Export", "Unexport", "ListImports", "Resolve", "Status"):
+            handler = getattr(self, f"_{name.lower()}")
+            handler = _named(handler, name)
+            setattr(self, name, call(handler))
+        self._agent = agent
+
+    async def _identity(self, request: registry_pb2.Empty, context: Any) -> pb.AgentIdentity:
+        agent = self._agent
+        return pb.AgentIdentity(
+            cluster=agent.settings.cluster,
+            trust_domain=agent.settings.trust_domain,
+            federation=agent.settings.federation,
+            bundle=bundle_to_pb(agent.bundle),
+            fingerprint=fingerprint(agent.bundle),
+        )
+
+    async def _pin(self, request: pb.PinRequest, context: Any) -> registry_pb2.Empty:
+        self._agent.pins.pin(request.cluster, request.trust_domain, request.fingerprint)
+        self._agent.view.pinned(request.cluster)
+        return registry_pb2.Empty()
+
+    async def _unpin(self, request: pb.UnpinRequest, context: Any) -> registry_pb2.Empty:
+        if self._agent.pins.unpin(request.cluster):
+            self._agent.view.pinned(request.cluster)
+        return registry_pb2.Empty()
+
+    async def _export(self, request: pb.ExportRequest, context: Any) -> pb.ExportReply:
+        name = ServiceName.parse(f"{request.namespace}/{request.name}")
+        path, changed = await self._agent.source.export(name, grants_from_pb(request.grants))
+        return pb.ExportReply(path=path, changed=changed)
+
+    async def _unexport(self, request: pb.ExportRequest, context: Any) -> pb.ExportReply:
+        name = ServiceName.parse(f"{request.namespace}/{request.name}")
+        path, changed = await self._agent.source.unexport(name)
+        return pb.ExportReply(path=path, changed=changed)
+
+    async def _listimports(self, request: registry_pb2.Empty, context: Any) -> pb.ListImportsReply:
+        imports = self._agent.view.imports
+        return pb.ListImportsReply(imports=[import_to_pb(imports[name]) for name in sorted(imports)])
+
+    async def _resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveReply:
+        name, pinned = parse_global(request.name)
+        found = self._agent.view.imports.get(name)
+        if found is None:
+            raise NotFound(
+                f"{name} is not exported by this cluster or any that it is linked to",
+                hint=f"fedctl export {name} in the cluster that has it; fedctl get links",
+            )
+        backends = list(explain(found, self._agent, pinned))
+        return pb.ResolveReply(**{"import": import_to_pb(found)}, backends=backends)
+
+    async def _status(self, request: registry_pb2.Empty, context: Any) -> pb.AgentStatus:
+        agent = self._agent
+        watch = agent.watch
+        seen = 0
+        if watch.last_seen is not None:
+            seen = agent.clock.wall_ns() - int((agent.clock.monotonic() - watch.last_seen) * 1e9)
+        failure = watch.last_error or agent.publish.last_error
+        return pb.AgentStatus(
+            cluster=agent.settings.cluster,
+            version=__version__,
+            registry_connected=watch.connected and agent.publish.connected,
+            registry_last_seen_ns=seen,
+            registry_revision=agent.sink.replica.revision,
+            epoch=agent.epoch,
+            sequence=agent.report.records.sequence,
+            exports=len(agent.source.state.value.exports),
+            imports=len(agent.view.imports),
+            peers=[_peer(n) for n in agent.view.linked],
+            consumers=[_consumer(c, agent) for c in agent.consumers.all],
+            problems=map(problem_to_pb, agent.problems.all()),
+            registry_detail=str(failure) if failure is not None else "",
+        )
+
+
+def _named(handler: Any, name: str) -> Any:
+    async def call(request: Any, context: Any) -> Any:
+        return await handler(request, context)
+
+    call.__name__ = name
+    return call
+
+
+def _peer(neighbour: Neighbour) -> pb.PeerStatus:
+    state, detail = "live", ""
+    if neighbour.problem is not None:
+        state, detail = "unpinned", neighbour.problem.detail
+    elif neighbour.bundle is None:
+        state, detail = "unknown", "it has not reported to the registry yet"
+    elif neighbour.stale:
+        state, detail = "stale", "it is not connected to the registry; its last report counts"
+    elif not neighbour.gateways:
+        state, detail = "no gateway", "none of its gateways is known: it cannot be called"
+    return pb.PeerStatus(
+        cluster=neighbour.name,
+        state=state,
+        services=len(neighbour.services),
+        gateways=[gateway_to_pb(g) for _, g in sorted(neighbour.gateways.items())],
+        detail=detail,
+    )
+
+
+def _consumer(consumer: Consumer, agent: Agent) -> pb.ConsumerStatus:
+    return pb.ConsumerStatus(
+        role=consumer.role,
+        name=consumer.shown,
+        version=consumer.version,
+        connected=consumer.connected,
+        applied_revision=consumer.applied,
+        offered_revision=agent.server.offered(consumer),
+        problems=map(problem_to_pb, consumer.problems),
+        address=consumer.address,
+    )
+
+
+def explain(service: Import, agent: Agent, pinned: str | None) -> Iterator[pb.ResolvedBackend]:
+    """The copies of `service` in the order in which a caller of this cluster uses them, then those that it cannot use.
+
+    The order is that of the first port; what counts for a call is decided by the same function (policy.locality).
+    """
+    peers = {
+        n.name: Peer(
+            cluster=n.name,
+            trust_domain=n.bundle.trust_domain,
+            locality=n.cluster.locality if n.cluster is not None else agent.settings.place,
+            bundle=n.bundle,
+            gateways=tuple(n.gateways.values()),
+        )
+        for n in agent.view.linked
+        if n.bundle is not None
+    }
+    backends = {b.cluster: b for b in service.backends if pinned in (None, b.cluster)}
+    own = agent.settings.cluster
+    used: set[str] = set()
+    port = service.ports[0].port if service.ports else 0
+    tiers = place(service, port, peers=peers, locality=agent.settings.place, pinned=pinned)
+    for priority, tier in enumerate(tiers):
+        for host in tier:
+            cluster = host.cluster or own
+            used.add(cluster)
+            backend = backends[cluster]
+            yield pb.ResolvedBackend(
+                cluster=cluster,
+                priority=priority,
+                ready=backend.ready if host.cluster else 1,
+                address=join_address(host.address, host.port),
+                state="stale" if backend.stale else "ready",
+            )
+    for cluster, backend in backends.items():
+        if cluster not in used:
+            yield pb.ResolvedBackend(
+                cluster=cluster, priority=len(tiers), ready=backend.ready, state=_unused(backend, agent)
+            )
+
+
+def _unused(backend: Backend, agent: Agent) -> str:
+    neighbour = agent.view.neighbours.get(backend.cluster)
+    if not backend.ready:
+        return "not ready"
+    if not backend.local and (neighbour is None or not neighbour.gateways):
+        return "no gateway"
+    return "stale" if neighbour is not None and neighbour.state is OriginState.STALE else "not ready"

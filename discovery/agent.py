@@ -1,0 +1,470 @@
+"""The agent of one cluster: its source, its report to the registry, its merged view, and who is served with it.
+
+    source ─┬─ Report ── Publish → registry → Watch ── Replica ─┐
+            └──────────────── ClusterView ←─────────────────────┘ ── ViewServer → gateways, sidecars
+
+Everything that happens between them happens in callbacks of one event loop: a change that the kernel reports leaves for
+the registry and for the gateways in the same turn. What is on disk lets it start and serve with the registry away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+import msgspec
+from google.protobuf.message import DecodeError
+
+from discovery import metrics
+from discovery.admin import AdminServer
+from discovery.consumers import Consumers
+from discovery.identity.allow import AllowTable
+from discovery.identity.server import IdentityServer
+from discovery.join import KEYS, REGISTRY_BUNDLE
+from discovery.mcs.imports import Allocations
+from discovery.pins import Pins
+from discovery.problems import ProblemBook
+from discovery.report import Report, next_epoch
+from discovery.serve import ViewServer
+from discovery.settings import AgentSettings
+from discovery.sources.base import Source
+from discovery.sources.files import FileSource
+from discovery.state import Saver, read_or_none, set_aside
+from discovery.view import ClusterView
+from federation import __version__
+from federation.aio.backoff import Backoff
+from federation.aio.clock import Clock, SystemClock
+from federation.aio.files import read_state, write_atomic
+from federation.aio.tasks import wait_for_signal
+from federation.catalog.replica import Changes, Replica, Sink
+from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
+from federation.log import Logger
+from federation.metrics import MetricsServer
+from federation.model.cluster import Bundle, Cluster, Problem
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+from federation.model.record import Kind
+from federation.model.wire import bundle_from_pb
+from federation.proto.v1 import catalog_pb2, records_pb2
+from federation.registry.client import CHANNEL_OPTIONS, PublishClient, Rejection, WatchClient
+from federation.registry.settings import join_address, split_address
+from federation.trust.authority import Authority
+from federation.trust.grpc_credentials import (
+    agent_server_name,
+    channel_credentials,
+    channel_options,
+    registry_server_name,
+)
+from federation.trust.renewal import Renewer
+from federation.trust.svid import Svid
+
+VIEW, GATEWAYS, ALLOCATIONS, PINS, EPOCH, MANIFESTS = (
+    "registry.view",
+    "gateways.state",
+    "allocations.state",
+    "pins.state",
+    "epoch.state",
+    "manifests.state",
+)
+PORTS = "ports.json"
+
+
+class Agent:
+    """Made with settings that were checked; `run` until it is cancelled."""
+
+    def __init__(
+        self, settings: AgentSettings, *, clock: Clock | None = None, log: Logger, source: Source | None = None
+    ) -> None:
+        """Reads the state directory. Raises NotFound (no cluster has joined there), Conflict (in use), CorruptState
+        (keys), StorageFailed."""
+        self.settings, self.clock, self.log = settings, clock or SystemClock(), log
+        self.path = settings.path
+        self._lock = _lock(self.path)
+        self.started_ns = self.clock.wall_ns()
+        self.authority = Authority.open(self.path / KEYS, trust_domain=settings.trust_domain, clock=self.clock)
+        self.bundle = self.authority.bundle
+        self.registry_bundle = _registry_bundle(self.path / REGISTRY_BUNDLE, log)
+        self.epoch = next_epoch(self.path / EPOCH, clock=self.clock, log=log)
+        self.problems = ProblemBook(self.clock)
+        self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
+        self.source: Source = source or FileSource(
+            Path(settings.files.folder),
+            cache_path=self.path / MANIFESTS,
+            locality=settings.place,
+            clock=self.clock,
+            log=log,
+            poll_seconds=settings.files.poll,
+            confirm_seconds=settings.files.confirm,
+            max_bytes=settings.files.max_bytes,
+            cache_seconds=settings.save,
+        )
+        self.report = Report(cluster=settings.cluster, epoch=self.epoch)
+        self.pins = Pins(
+            self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
+        )
+        self.allocations = self._allocations()
+        self.sink = Sink(self._replica(), kinds=(Kind.CLUSTER, Kind.GATEWAY, Kind.SERVICE, Kind.LINK))
+        self.consumers = Consumers(
+            lease=settings.gateway_lease, memory=settings.consumer_memory, clock=self.clock, log=log
+        )
+        self._load_gateways()
+        self._savers = {
+            name: Saver(
+                self.path / name, dump, interval=settings.save, clock=self.clock, log=log, on_problem=self._saved
+            )
+            for name, dump in (
+                (VIEW, self.sink.replica.dump),
+                (GATEWAYS, self.consumers.dump),
+                (ALLOCATIONS, self.allocations.dump),
+            )
+        }
+        self.view = ClusterView(
+            cluster=settings.cluster,
+            federation=settings.federation,
+            locality=settings.place,
+            bundle=self.bundle,
+            epoch=self.epoch,
+            pins=self.pins,
+            allocations=self.allocations,
+            single_machine=settings.single_machine,
+            clock=self.clock,
+            log=log,
+        )
+        self.view.on_change = self._view_changed
+        self.view.load(self.sink.replica)
+        self.view.own_gateways(self.consumers.gateways.value)
+        self.report.gateways(self.consumers.gateways.value)
+        self.watch = WatchClient(
+            connect=self._connect,
+            sink=self.sink,
+            on_changes=self._changes,
+            presence=self._presence,
+            backoff=Backoff(base=0.1, cap=3.0),
+            clock=self.clock,
+            log=log.bind(stream="watch"),
+            ack_delay=(0.0, 0.02),
+        )
+        self.publish = PublishClient(
+            connect=self._connect,
+            log_=self.report.records.log,
+            on_rejections=self._rejected,
+            on_ack=self._published,
+            backoff=Backoff(base=0.1, cap=3.0),
+            clock=self.clock,
+            log=log.bind(stream="publish"),
+            heartbeat=settings.heartbeat,
+            write_timeout=settings.write_timeout,
+        )
+        self.server = ViewServer(
+            log_=self.view.records.log,
+            consumers=self.consumers,
+            bundle=self.bundle,
+            svid=lambda: self.renewer.current,
+            clock=self.clock,
+            log=log,
+            heartbeat=settings.heartbeat,
+            write_timeout=settings.write_timeout,
+        )
+        self.identity = IdentityServer(
+            self.path / "identity.sock",
+            self.authority,
+            allow=AllowTable(settings.identities),
+            federation=settings.federation,
+            cluster=settings.cluster,
+            agent_address=self.address,
+            log=log,
+            ttl=timedelta(seconds=settings.svid_ttl),
+        )
+        self.admin = AdminServer(self)
+        self.serving = False
+        self.turned = self.clock.monotonic()
+        """When the event loop last turned."""
+        self._ports: dict[str, int] = {}
+        self._rejections: dict[tuple[Kind, str], Problem] = {}
+        self._just_rejected: set[tuple[Kind, str]] = set()
+        self._acknowledged = 0
+
+    def address(self) -> str:
+        """host:port at which gateways and sidecars dial this agent."""
+        if self.settings.advertise:
+            return self.settings.advertise
+        host, port = split_address(self.settings.listen, what="listen")
+        return join_address(host, self.server.port or port)
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Serve until cancelled, then end in order: goodbye to the consumers, state to the disk."""
+        async with self._servers(), asyncio.TaskGroup() as tasks:
+            for name, work in {
+                "source": self.source.run(),
+                "follow-source": self._follow_source(),
+                "follow-gateways": self._follow_gateways(),
+                "follow-problems": self._follow_problems(),
+                "follow-renewal": self._follow_renewal(),
+                "renewer": self.renewer.run(),
+                "expiry": self._expire(),
+                "via-gateway": self.server.follow_via_gateway(),
+                "watch": self.watch.run(),
+                "publish": self._publish_when_complete(),
+                **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
+            }.items():
+                tasks.create_task(work, name=f"agent-{name}")
+
+    @contextlib.asynccontextmanager
+    async def _servers(self) -> AsyncIterator[None]:
+        measured: MetricsServer | None = None
+        try:
+            await self.identity.start()
+            await self.admin.start()
+            if self.settings.metrics:
+                measured = metrics.serve(self)
+                self._write_ports(metrics=measured.port)
+            yield
+        finally:
+            await self.server.close()
+            await self.admin.close()
+            await self.identity.close()
+            for saver in self._savers.values():
+                await saver.flush()
+            if measured is not None:
+                await asyncio.to_thread(measured.close)
+            os.close(self._lock)
+
+    def _write_ports(self, **ports: int) -> None:
+        self._ports.update(ports)
+        try:
+            write_atomic(self.path / PORTS, msgspec.json.encode(self._ports) + b"\n", mode=0o644)
+        except StorageFailed as error:
+            self.log.error("ports not written", error=str(error))
+
+    # --- the source --------------------------------------------------------------------------------------------------
+
+    async def _follow_source(self) -> None:
+        version = -1
+        while True:
+            version, state = await self.source.state.newer(version)
+            self.problems.set("files", state.problems)
+            if not state.complete:
+                continue  # nothing may be concluded from half a reading
+            self.report.services(state.exports)
+            self.view.own_services(state.exports)
+            if not self.serving:
+                await self._begin_to_serve()
+
+    async def _begin_to_serve(self) -> None:
+        """The first complete state: only now is there a view that consumers may take for the truth."""
+        self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
+        host, port = split_address(self.settings.listen, what="listen")
+        await self.server.start(host, port)
+        self.serving = True
+        self._write_ports(listen=self.server.port)
+        self.log.info(
+            "serving",
+            address=self.address(),
+            exports=len(self.source.state.value.exports),
+            imports=len(self.view.imports),
+            epoch=self.epoch,
+        )
+
+    async def _publish_when_complete(self) -> None:
+        """A report that lacks what has not been read yet would delete it at the registry."""
+        version = -1
+        while not self.source.state.value.complete:
+            version, _ = await self.source.state.newer(version)
+        self.report.services(self.source.state.value.exports)
+        self._describe()
+        await self.publish.run()
+
+    async def _follow_gateways(self) -> None:
+        version = -1
+        while True:
+            version, gateways = await self.consumers.gateways.newer(version)
+            self.report.gateways(gateways)
+            self.view.own_gateways(gateways)
+            self._savers[GATEWAYS].touch()
+
+    async def _expire(self) -> None:
+        """Leases of gateways, memories of consumers, addresses of ended imports."""
+        while True:
+            self.turned = self.clock.monotonic()
+            self.consumers.expire()
+            self.allocations.expire(now_ns=self.clock.wall_ns())
+            if self.allocations.changed:
+                self._savers[ALLOCATIONS].touch()
+            deadline = self.consumers.next_deadline()
+            delay = 1.0 if deadline is None else deadline - self.clock.monotonic()
+            await self.clock.sleep(min(max(delay, 0.01), 1.0))
+
+    # --- the registry ------------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(
+            self.settings.registry,
+            channel_credentials(self.renewer.current, self.registry_bundle),
+            options=[*CHANNEL_OPTIONS, *channel_options(registry_server_name(self.settings.federation))],
+        )
+
+    def _presence(self) -> catalog_pb2.Presence:
+        return catalog_pb2.Presence(role=catalog_pb2.Presence.AGENT, name=self.settings.cluster, version=__version__)
+
+    def _changes(self, changes: Changes) -> None:
+        if changes:
+            self.view.apply(changes)
+        self._savers[VIEW].touch()
+
+    def _rejected(self, rejections: tuple[Rejection, ...]) -> None:
+        self._just_rejected = {(r.kind, r.name) for r in rejections}
+        for rejection in rejections:
+            self.log.warning("record rejected", kind=rejection.kind.name, name=rejection.name, code=rejection.code)
+            subject = f"{rejection.kind.name} {rejection.name}"
+            self._rejections[(rejection.kind, rejection.name)] = Problem(rejection.code, subject, rejection.detail)
+        self.problems.set("registry", self._rejections.values())
+
+    def _published(self, revision: int) -> None:
+        """The registry has taken the log up to `revision`: what it no longer rejects of that is settled."""
+        if self._rejections:
+            for entry in self.report.records.log.entries(since=self._acknowledged):
+                key = (entry.record.key.kind, entry.record.key.name)
+                if entry.revision <= revision and key not in self._just_rejected:
+                    self._rejections.pop(key, None)
+            self.problems.set("registry", self._rejections.values())
+        self._just_rejected = set()
+        self._acknowledged = revision
+
+    # --- what the cluster says of itself -----------------------------------------------------------------------------
+
+    def _view_changed(self) -> None:
+        self.problems.set("view", self.view.problems())
+        if self.allocations.changed:
+            self._savers[ALLOCATIONS].touch()
+
+    def _saved(self) -> None:
+        self.problems.set("state", [s.problem for s in self._savers.values() if s.problem is not None])
+
+    async def _follow_problems(self) -> None:
+        version = -1
+        while True:
+            version, _ = await self.problems.changed.newer(version)
+            self._describe()
+            await self.clock.sleep(0.2)  # problems come in crowds
+
+    def _describe(self) -> None:
+        self.report.describe(
+            Cluster(
+                name=self.settings.cluster,
+                trust_domain=self.settings.trust_domain,
+                locality=self.settings.place,
+                bundle=self.bundle,
+                agent_version=__version__,
+                problems=self.problems.all(),
+            )
+        )
+
+    # --- identity ----------------------------------------------------------------------------------------------------
+
+    def _issue(self) -> Svid:
+        return self.authority.issue_with_key(
+            spiffe_id=SpiffeId.workload(self.settings.trust_domain, SYSTEM_NAMESPACE, "agent"),
+            ttl=timedelta(seconds=self.settings.svid_ttl),
+            dns_names=[agent_server_name(self.settings.trust_domain)],
+        )
+
+    async def _renew(self) -> Svid:
+        return self._issue()
+
+    async def _follow_renewal(self) -> None:
+        version = self.renewer.latest.version
+        while True:
+            version, _ = await self.renewer.latest.newer(version)
+            self.watch.reconnect()
+            self.publish.reconnect()
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def _replica(self) -> Replica:
+        data = read_or_none(self.path / VIEW, self.log)
+        if data is None:
+            return Replica()
+        try:
+            return Replica.load(data)
+        except CorruptState as error:
+            set_aside(self.path / VIEW, self.log, error)
+            return Replica()
+
+    def _allocations(self) -> Allocations:
+        wanted = self.settings.clusterset
+        allocations = Allocations(
+            v4=wanted.v4, v6=wanted.v6, gateway_ports=wanted.gateway_ports, release_seconds=wanted.release
+        )
+        data = read_or_none(self.path / ALLOCATIONS, self.log)
+        if data is not None:
+            try:
+                allocations.load(data)
+            except CorruptState as error:
+                set_aside(self.path / ALLOCATIONS, self.log, error)
+        return allocations
+
+    def _load_gateways(self) -> None:
+        data = read_or_none(self.path / GATEWAYS, self.log)
+        if data is not None:
+            try:
+                self.consumers.load(data, grace=self.settings.gateway_grace)
+            except CorruptState as error:
+                set_aside(self.path / GATEWAYS, self.log, error)
+
+
+def _lock(path: Path) -> int:
+    """One agent at a time; held by the descriptor that is returned."""
+    if not (path / KEYS).is_dir():
+        raise NotFound(f"{path} holds no cluster that has joined", hint="run: fedctl cluster join", code="not_joined")
+    try:
+        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise StorageFailed(f"cannot use the state directory {path}: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise Conflict(f"another agent uses {path}", code="state_directory_in_use") from error
+    return descriptor
+
+
+def _registry_bundle(path: Path, log: Logger) -> Bundle:
+    """Without it the registry cannot be proven; unlike a view, it cannot be rebuilt from elsewhere."""
+    data = read_state(path)
+    if data is None:
+        raise NotFound(f"{path} is missing", hint="join again in a new directory", code="not_joined")
+    try:
+        return bundle_from_pb(records_pb2.Bundle.FromString(data))
+    except DecodeError as error:
+        raise CorruptState(f"{path} holds no bundle", hint="join again in a new directory") from error
+
+
+async def serve(settings: AgentSettings, log: Logger) -> None:
+    """Run an agent until SIGTERM or SIGINT."""
+    agent = Agent(settings, log=log)
+    running = asyncio.create_task(agent.run(), name="agent")
+    stopping = asyncio.create_task(wait_for_signal(), name="signals")
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.wait({running})
+        with contextlib.suppress(asyncio.CancelledError):
+            failure = running.exception()
+            if failure is not None:
+                raise _first(failure)
+    log.info("stopped")
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

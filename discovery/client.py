@@ -1,0 +1,111 @@
+"""The operator's way to an agent: its admin service on the UNIX socket in its state directory.
+
+Arrives: the state directory. Leaves: replies of federation/proto/v1/agent.proto, or the agent's own errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import grpc
+
+from federation.errors import InvalidInput, NotFound, Unavailable
+from federation.model.ids import ServiceName
+from federation.model.service import Grant
+from federation.model.wire import grants_to_pb
+from federation.proto.v1 import agent_pb2 as pb
+from federation.proto.v1 import agent_pb2_grpc as rpc
+from federation.proto.v1 import records_pb2, registry_pb2
+from federation.registry.status import from_rpc_error
+
+SOCKET = "agent.sock"
+Reply = TypeVar("Reply")
+
+
+class AgentClient:
+    """What an operator asks of one agent. Methods raise the agent's IsthmusError, Unavailable, TimedOut."""
+
+    def __init__(self, channel: grpc.aio.Channel, *, what: str, timeout: float = 10.0) -> None:
+        self._channel, self._what, self._timeout = channel, what, timeout
+        self._stub: Any = rpc.AgentStub(channel)  # type: ignore[no-untyped-call]
+
+    @classmethod
+    def open(cls, directory: Path, *, timeout: float = 10.0) -> AgentClient:
+        """The agent whose state is in `directory`; raises NotFound (no such directory), Unavailable (not running).
+
+        Needs a running event loop.
+        """
+        if not directory.is_dir():
+            raise NotFound(f"there is no state directory {directory}", code="unknown_cluster")
+        path = directory / SOCKET
+        if not path.exists():
+            raise Unavailable(
+                f"no agent is running in {directory}",
+                hint=f"start it with: isthmus-agent --settings {directory / 'settings.yaml'}",
+                code="agent_down",
+            )
+        channel = grpc.aio.insecure_channel(
+            f"unix:{path.absolute()}",
+            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)],
+        )
+        return cls(channel, what=f"the agent in {directory}", timeout=timeout)
+
+    async def __aenter__(self) -> AgentClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def identity(self) -> pb.AgentIdentity:
+        """The cluster, its trust domain, bundle and fingerprint."""
+        return await self._ask(self._stub.Identity, registry_pb2.Empty())
+
+    async def pin(self, cluster: str, trust_domain: str, fingerprint: str) -> None:
+        """Believe that `cluster` has the root with this fingerprint."""
+        request = pb.PinRequest(cluster=cluster, trust_domain=trust_domain, fingerprint=fingerprint)
+        await self._ask(self._stub.Pin, request)
+
+    async def unpin(self, cluster: str) -> None:
+        """Forget the root of `cluster`; no error where there is no pin."""
+        await self._ask(self._stub.Unpin, pb.UnpinRequest(cluster=cluster))
+
+    async def export(self, name: ServiceName | str, grants: Iterable[Grant] = ()) -> pb.ExportReply:
+        """Export a service ("<namespace>/<service>"); raises NotFound for one that does not exist, Conflict."""
+        return await self._ask(self._stub.Export, _request(name, grants))
+
+    async def unexport(self, name: ServiceName | str) -> pb.ExportReply:
+        """Take an export back."""
+        return await self._ask(self._stub.Unexport, _request(name, ()))
+
+    async def imports(self) -> list[records_pb2.Import]:
+        """What this cluster sees, by name."""
+        return list((await self._ask(self._stub.ListImports, registry_pb2.Empty())).imports)
+
+    async def resolve(self, name: str) -> pb.ResolveReply:
+        """What a global name means here; raises InvalidName, NotFound."""
+        return await self._ask(self._stub.Resolve, pb.ResolveRequest(name=name))
+
+    async def status(self) -> pb.AgentStatus:
+        return await self._ask(self._stub.Status, registry_pb2.Empty())
+
+    async def _ask(self, call: Callable[..., Awaitable[Reply]], request: object) -> Reply:
+        try:
+            return await call(request, timeout=self._timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, what=self._what) from error
+
+
+def _request(name: ServiceName | str, grants: Iterable[Grant]) -> pb.ExportRequest:
+    parsed = name if isinstance(name, ServiceName) else ServiceName.parse(name)
+    try:
+        return pb.ExportRequest(namespace=parsed.namespace, name=parsed.name, grants=grants_to_pb(grants))
+    except ValueError as error:
+        raise InvalidInput(f"a grant cannot be sent: {error}") from error

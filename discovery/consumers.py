@@ -1,0 +1,196 @@
+"""Who is connected to this agent: its gateways, which make themselves known to the federation here, and its sidecars.
+
+Arrives: streams that open and close, and their Presence. Leaves: the cluster's gateways (for the report), the names
+that sidecars lead through the gateways, and what `fedctl status` shows of each consumer. No I/O.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import msgspec
+
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.catalog.leases import Leases
+from federation.errors import CorruptState
+from federation.log import Logger
+from federation.model.cluster import Gateway, Problem
+from federation.model.service import Locality
+from federation.model.wire import gateway_from_pb, problem_from_pb
+from federation.proto.v1 import catalog_pb2 as pb
+
+MAX_PROBLEMS = 50
+
+
+class Role(enum.StrEnum):
+    """What a consumer is, by its proven identity."""
+
+    GATEWAY = "gateway"
+    SIDECAR = "sidecar"
+
+
+@dataclass(slots=True, kw_only=True)
+class Consumer:
+    """One stream of Watch, open or lately broken."""
+
+    role: Role
+    identity: str
+    address: str
+    name: str = ""
+    version: str = ""
+    connected: bool = True
+    lost_at: float = 0.0  # monotonic, when not connected
+    applied: int = 0
+    names: set[str] = field(default_factory=set)
+    problems: tuple[Problem, ...] = ()
+    via: frozenset[str] = frozenset()
+    gateway: str = ""
+
+    @property
+    def shown(self) -> str:
+        return self.name or self.identity.rpartition("/sa/")[2]
+
+
+class _Saved(msgspec.Struct, frozen=True):
+    """A gateway as it is kept on disk."""
+
+    name: str
+    address: str
+    port: int
+    region: str
+    zone: str
+    weight: int
+
+
+class Consumers:
+    """All consumers of one agent. `gateways` and `via_gateway` are set when they differ."""
+
+    def __init__(self, *, lease: float, memory: float, clock: Clock, log: Logger) -> None:
+        """A gateway whose stream broke is kept for `lease` s; any consumer is shown as lost for `memory` s."""
+        self.gateways: Latest[Mapping[str, Gateway]] = Latest({})
+        self.via_gateway: Latest[frozenset[str]] = Latest(frozenset())
+        self._lease, self._memory, self._clock, self._log = lease, memory, clock, log
+        self._consumers: list[Consumer] = []
+        self._owners: dict[str, Consumer] = {}
+        self._leases = Leases()
+
+    @property
+    def all(self) -> list[Consumer]:
+        """Gateways first, by name."""
+        return sorted(self._consumers, key=lambda c: (c.role, c.shown, not c.connected))
+
+    def opened(self, *, role: Role, identity: str, address: str) -> Consumer:
+        """A stream has begun."""
+        consumer = Consumer(role=role, identity=identity, address=address)
+        self._consumers.append(consumer)
+        return consumer
+
+    def present(self, consumer: Consumer, presence: pb.Presence) -> None:
+        """What a consumer says of itself; raises InvalidInput for a gateway that cannot be."""
+        consumer.name, consumer.version = presence.name[:80], presence.version[:80]
+        consumer.problems = tuple(problem_from_pb(p) for p in presence.problems[:MAX_PROBLEMS])
+        # The same process on a new stream: what is shown of the broken one is history.
+        self._consumers = [
+            c
+            for c in self._consumers
+            if c is consumer
+            or c.connected
+            or (c.role, c.identity, c.name) != (consumer.role, consumer.identity, consumer.name)
+        ]
+        if consumer.role is Role.GATEWAY and presence.HasField("gateway"):
+            self._announce(consumer, gateway_from_pb(presence.gateway))
+        via = frozenset(presence.via_gateway) if consumer.role is Role.SIDECAR else frozenset()
+        if via != consumer.via:
+            consumer.via = via
+        self._update_via()
+
+    def closed(self, consumer: Consumer, *, clean: bool) -> None:
+        """A stream has ended, by a goodbye (`clean`) or unexpectedly. Who was draining has said enough."""
+        now = self._clock.monotonic()
+        known = self.gateways.value.get(consumer.gateway)
+        clean = clean or (known is not None and known.draining and self._owners.get(known.name) is consumer)
+        consumer.connected, consumer.lost_at = False, now
+        name = consumer.gateway
+        if name and self._owners.get(name) is consumer:
+            if clean:
+                self._withdraw(name)
+            else:
+                self._log.warning("gateway lost", gateway=name, withdrawn_in=self._lease)
+                self._leases.renew(name, self._lease, now)
+        if clean:
+            self._consumers = [c for c in self._consumers if c is not consumer]
+            self._update_via()
+
+    def expire(self) -> None:
+        """Withdraw gateways whose lease has run out, forget consumers that are long gone."""
+        now = self._clock.monotonic()
+        for name in self._leases.expired(now):
+            self._log.warning("gateway withdrawn", gateway=name)
+            self._withdraw(name)
+        kept = [c for c in self._consumers if c.connected or now - c.lost_at < self._memory]
+        if len(kept) != len(self._consumers):
+            self._consumers = kept
+            self._update_via()
+
+    def next_deadline(self) -> float | None:
+        """Monotonic time at which `expire` has something to do."""
+        deadlines = [c.lost_at + self._memory for c in self._consumers if not c.connected]
+        lease = self._leases.next_deadline()
+        if lease is not None:
+            deadlines.append(lease)
+        return min(deadlines, default=None)
+
+    def dump(self) -> bytes:
+        """The gateways, for the next start."""
+        return msgspec.json.encode(
+            [
+                _Saved(g.name, g.address, g.port, g.locality.region, g.locality.zone, g.weight)
+                for _, g in sorted(self.gateways.value.items())
+            ]
+        )
+
+    def load(self, data: bytes, *, grace: float) -> None:
+        """Keep the gateways known before the start for `grace` s, until they come back. Raises CorruptState."""
+        try:
+            saved = msgspec.json.decode(data, type=list[_Saved])
+        except msgspec.MsgspecError as error:
+            raise CorruptState(f"the known gateways are of another version: {error}") from error
+        now = self._clock.monotonic()
+        found = {}
+        for one in saved:
+            found[one.name] = Gateway(
+                name=one.name,
+                address=one.address,
+                port=one.port,
+                locality=Locality(one.region, one.zone),
+                weight=one.weight,
+            )
+            self._leases.renew(one.name, grace, now)
+        self.gateways.set(found)
+
+    def _announce(self, consumer: Consumer, gateway: Gateway) -> None:
+        if consumer.gateway and consumer.gateway != gateway.name and self._owners.get(consumer.gateway) is consumer:
+            self._withdraw(consumer.gateway)
+        other = self._owners.get(gateway.name)
+        if other is not None and other is not consumer and other.connected:
+            self._log.warning("two gateways of one name; the newer counts", gateway=gateway.name)
+        self._owners[gateway.name] = consumer
+        consumer.gateway = gateway.name
+        self._leases.drop(gateway.name)
+        if self.gateways.value.get(gateway.name) != gateway:
+            self._log.info("gateway", gateway=gateway.name, address=gateway.address, draining=gateway.draining)
+            self.gateways.set({**self.gateways.value, gateway.name: gateway})
+
+    def _withdraw(self, name: str) -> None:
+        self._owners.pop(name, None)
+        self._leases.drop(name)
+        if name in self.gateways.value:
+            self.gateways.set({n: g for n, g in self.gateways.value.items() if n != name})
+
+    def _update_via(self) -> None:
+        wanted = frozenset().union(*(c.via for c in self._consumers))
+        if wanted != self.via_gateway.value:
+            self.via_gateway.set(wanted)

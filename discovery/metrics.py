@@ -1,0 +1,61 @@
+"""/metrics, /healthz and /readyz of an agent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from federation.metrics import MetricsServer
+from federation.registry.settings import split_address
+
+if TYPE_CHECKING:
+    from discovery.agent import Agent
+
+STUCK_SECONDS = 30.0
+"""An event loop that has not turned for so long is not alive."""
+
+
+def serve(agent: Agent) -> MetricsServer:
+    """Started on the address of the settings; the caller closes it."""
+    registry = CollectorRegistry()
+    for name, text, value in (
+        ("isthmus_agent_exports", "Services exported", lambda: len(agent.source.state.value.exports)),
+        ("isthmus_agent_imports", "Imports served", lambda: len(agent.view.imports)),
+        ("isthmus_agent_peers", "Linked clusters that are trusted", lambda: sum(n.trusted for n in agent.view.linked)),
+        ("isthmus_agent_problems", "Problems that are reported", lambda: len(agent.problems.all())),
+        ("isthmus_agent_consumers", "Open streams of gateways and sidecars", lambda: agent.server.catalog.streams),
+        (
+            "isthmus_agent_slow_consumers",
+            "Consumers closed for being slow",
+            lambda: agent.server.catalog.slow_consumers,
+        ),
+        ("isthmus_agent_gateways", "Gateways of this cluster", lambda: len(agent.consumers.gateways.value)),
+        ("isthmus_agent_epoch", "Epoch of the report", lambda: agent.epoch),
+        ("isthmus_agent_sequence", "Sequence of the report", lambda: agent.report.records.sequence),
+        ("isthmus_agent_view_revision", "Revision of the merged view", lambda: agent.view.records.log.revision),
+        ("isthmus_agent_registry_revision", "Revision of the registry", lambda: agent.sink.replica.revision),
+        ("isthmus_agent_registry_watched", "1 while the registry is watched", lambda: agent.watch.connected),
+        ("isthmus_agent_registry_published", "1 while the report is published", lambda: agent.publish.connected),
+        ("isthmus_agent_identities_issued", "Identities given to local processes", lambda: agent.identity.issued),
+        ("isthmus_agent_identities_refused", "Identities refused", lambda: agent.identity.refused),
+        ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
+    ):
+        _gauge(registry, name, text, value)
+
+    def alive() -> tuple[bool, str]:
+        idle = agent.clock.monotonic() - agent.turned
+        return idle < STUCK_SECONDS, f"the event loop has not turned for {idle:.0f} s" if idle >= STUCK_SECONDS else ""
+
+    def ready() -> tuple[bool, str]:
+        return agent.serving, "" if agent.serving else "the manifests have not been read yet"
+
+    host, port = split_address(agent.settings.metrics, what="metrics")
+    server = MetricsServer(registry, host=host, port=port, alive=alive, ready=ready)
+    server.start()
+    return server
+
+
+def _gauge(registry: CollectorRegistry, name: str, text: str, value: Callable[[], float]) -> None:
+    Gauge(name, text, registry=registry).set_function(lambda: float(value()))

@@ -1,0 +1,29 @@
+"""Which service a global name means, for `fedctl resolve`."""
+
+from __future__ import annotations
+
+from federation.errors import InvalidName
+from federation.model.ids import ServiceName
+
+CLUSTERSET = ("svc", "clusterset", "local")
+
+
+def parse_global(text: str, *, suffix: str = "global") -> tuple[ServiceName, str | None]:
+    """(service, cluster that the name pins or None) of a global name or "<namespace>/<service>"; raises InvalidName."""
+    if "/" in text:
+        return ServiceName.parse(text), None
+    labels = tuple(text.lower().removesuffix(".").split("."))
+    end = tuple(suffix.split("."))
+    if labels[-3:] == CLUSTERSET and len(labels) == 5:
+        return _service(labels[1], labels[0]), None
+    if labels[-len(end) :] == end and len(labels) - len(end) in (2, 3):
+        cluster = labels[2] if len(labels) - len(end) == 3 else None
+        return _service(labels[1], labels[0]), cluster
+    raise InvalidName(
+        f"{text[:80]!r} is no global name",
+        hint=f"for example echo.shop.{suffix}, echo.shop.east.{suffix} or echo.shop.svc.clusterset.local",
+    )
+
+
+def _service(namespace: str, name: str) -> ServiceName:
+    return ServiceName.parse(f"{namespace}/{name}")

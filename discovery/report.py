@@ -1,0 +1,121 @@
+"""What this cluster claims, as records of its own origin in a Log that is published to the registry.
+
+Arrives: services from the sources, gateways from their streams, the cluster's own description. Leaves: records, only
+for what really changed: an endpoint that moves within its zone is no news for other clusters.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from discovery.state import read_or_none
+from federation.aio.clock import Clock
+from federation.aio.files import write_state
+from federation.catalog.log import Log
+from federation.log import Logger
+from federation.model.cluster import Cluster, Gateway
+from federation.model.ids import ServiceName
+from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
+from federation.model.service import Service
+from federation.model.wire import encode_cluster, encode_gateway, encode_service
+
+
+def next_epoch(path: Path, *, clock: Clock, log: Logger) -> int:
+    """An epoch above every one before, stored at `path`.
+
+    It is at least the time of day in seconds, so that it rises even when the file was lost or comes from a backup.
+    Raises StorageFailed: an epoch that is not stored must not be used.
+    """
+    data = read_or_none(path, log)
+    last = int(data) if data is not None and data.isdigit() else 0
+    epoch = max(last + 1, clock.wall_ns() // 1_000_000_000)
+    write_state(path, str(epoch).encode())
+    return epoch
+
+
+class Records:
+    """A Log with the records of one origin; `claim` and `withdraw` write only what differs."""
+
+    def __init__(self, *, origin: str, epoch: int, history: str = "") -> None:
+        self.log = Log(history=history or uuid.uuid4().hex)
+        self.origin, self.epoch, self.sequence = origin, epoch, 0
+        self.log.reset_origin(origin, self.version, ())
+
+    @property
+    def version(self) -> Version:
+        return Version(self.epoch, self.sequence)
+
+    def claim(self, kind: Kind, name: str, payload: bytes) -> Record | None:
+        """The record to put, None when it is there already."""
+        held = self.log.get(Key(self.origin, kind, name))
+        if held is not None and held.payload == payload:
+            return None
+        return self._record(kind, name, payload)
+
+    def withdraw(self, kind: Kind, name: str) -> Record | None:
+        """The tombstone to put, None when there is nothing to delete."""
+        if self.log.get(Key(self.origin, kind, name)) is None:
+            return None
+        return self._record(kind, name, None)
+
+    def put(self, records: Iterable[Record | None]) -> bool:
+        """Write what `claim` and `withdraw` gave, at once."""
+        return self.log.put([r for r in records if r is not None])
+
+    def names(self, kind: Kind) -> set[str]:
+        return {r.key.name for r in self.log.records(kind=kind, origin=self.origin)}
+
+    def live(self) -> None:
+        self.log.set_origin(Origin(self.origin, self.version, OriginState.LIVE))
+
+    def _record(self, kind: Kind, name: str, payload: bytes | None) -> Record:
+        self.sequence += 1
+        return Record(Key(self.origin, kind, name), self.version, payload)
+
+
+class Report:
+    """The cluster's claims."""
+
+    def __init__(self, *, cluster: str, epoch: int) -> None:
+        self.records = Records(origin=cluster, epoch=epoch)
+        self._cluster = cluster
+        self._services: Mapping[ServiceName, Service] = {}
+
+    def describe(self, cluster: Cluster) -> None:
+        """CLUSTER: the cluster's bundle, locality and problems."""
+        self.records.put([self.records.claim(Kind.CLUSTER, self._cluster, encode_cluster(cluster))])
+
+    def gateways(self, gateways: Mapping[str, Gateway]) -> None:
+        """GATEWAY: exactly these."""
+        gone = self.records.names(Kind.GATEWAY) - gateways.keys()
+        self.records.put(
+            [
+                *(self.records.claim(Kind.GATEWAY, name, encode_gateway(g)) for name, g in sorted(gateways.items())),
+                *(self.records.withdraw(Kind.GATEWAY, name) for name in sorted(gone)),
+            ]
+        )
+
+    def services(self, services: Mapping[ServiceName, Service]) -> None:
+        """SERVICE: exactly these. Endpoints stay here; what peers get is the readiness."""
+        old, self._services = self._services, services
+        changed = changed_names(old, services)
+        records: list[Record | None] = []
+        for name in sorted(changed):
+            service = services.get(name)
+            if service is None:
+                records.append(self.records.withdraw(Kind.SERVICE, str(name)))
+            else:
+                payload = encode_service(replace(service, endpoints=()))
+                records.append(self.records.claim(Kind.SERVICE, str(name), payload))
+        self.records.put(records)
+
+
+def changed_names(old: Mapping[ServiceName, Service], new: Mapping[ServiceName, Service]) -> set[ServiceName]:
+    """Names whose service is another object, is new, or is gone."""
+    changed = {name for name, service in new.items() if old.get(name) is not service}
+    if len(new) - sum(name not in old for name in changed) != len(old):
+        changed |= old.keys() - new.keys()
+    return changed

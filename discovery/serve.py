@@ -1,0 +1,144 @@
+"""Serves the merged view to the gateways and sidecars of the own cluster: Catalog/Watch over TCP, mutual TLS.
+
+A caller is what its certificate says: `…/ns/isthmus-system/sa/gateway` is a gateway, any workload's identity a sidecar;
+identities of other trust domains are refused whatever they know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from discovery.consumers import Consumer, Consumers, Role
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.catalog.log import Log
+from federation.catalog.replica import Visible
+from federation.errors import Denied, Unavailable
+from federation.log import Logger
+from federation.model.cluster import Bundle
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+from federation.model.record import Kind, Record
+from federation.proto.v1 import catalog_pb2 as pb
+from federation.registry.settings import join_address
+from federation.registry.watch import SERVER_OPTIONS, CatalogServicer, Offer
+from federation.trust.grpc_credentials import peer_identity, server_credentials
+from federation.trust.svid import Svid, utc
+
+GATEWAY_PATH = f"/ns/{SYSTEM_NAMESPACE}/sa/gateway"
+
+
+def sidecar_sees(record: Record) -> bool:
+    """Peers, and the imports that it asks for by name."""
+    return record.key.kind in (Kind.PEER, Kind.IMPORT)
+
+
+def gateway_sees(via: frozenset[str]) -> Visible:
+    """Peers, exports, and those imports that some sidecar leads through the gateways."""
+
+    def sees(record: Record) -> bool:
+        kind = record.key.kind
+        return kind in (Kind.PEER, Kind.EXPORT) or (kind is Kind.IMPORT and record.key.name in via)
+
+    return sees
+
+
+def role_of(identity: SpiffeId) -> Role:
+    """What a caller of the own trust domain is; raises Denied for identities that consume nothing."""
+    if identity.path == GATEWAY_PATH:
+        return Role.GATEWAY
+    if not identity.path.startswith("/ns/") or identity.path.startswith(f"/ns/{SYSTEM_NAMESPACE}/"):
+        raise Denied(f"{identity} is neither a gateway nor a workload", code="not_authorised")
+    return Role.SIDECAR
+
+
+class ViewServer:
+    """The agent's TCP port. `log` is offered as long as the server lives."""
+
+    def __init__(
+        self,
+        *,
+        log_: Log,
+        consumers: Consumers,
+        bundle: Bundle,
+        svid: Callable[[], Svid],
+        clock: Clock,
+        log: Logger,
+        heartbeat: float,
+        write_timeout: float,
+    ) -> None:
+        self._records, self._consumers, self._bundle, self._svid = log_, consumers, bundle, svid
+        self._clock, self._log = clock, log
+        self._gateway_view: Latest[Visible] = Latest(gateway_sees(consumers.via_gateway.value))
+        self.catalog = CatalogServicer(offer=self._offer, clock=clock, write_timeout=write_timeout, heartbeat=heartbeat)
+        self._server: Any = None
+        self.port = 0
+
+    async def start(self, host: str, port: int) -> None:
+        """Listen; raises Unavailable where the address is taken."""
+        server = grpc.aio.server(options=SERVER_OPTIONS)
+        self.catalog.add_to(server)
+        credentials = server_credentials(lambda: (self._svid(), [self._bundle]))
+        try:
+            self.port = server.add_secure_port(join_address(host, port), credentials)
+        except RuntimeError as error:
+            raise Unavailable(
+                f"cannot listen on {join_address(host, port)}",
+                hint="is another process using the port? change `listen` in the settings",
+                code="port_taken",
+            ) from error
+        await server.start()
+        self._server = server
+
+    async def close(self, *, grace: float = 1.0) -> None:
+        """Say goodbye to everyone, then stop."""
+        if self._server is not None:
+            self.catalog.stop()
+            await self._server.stop(grace)
+            self._server = None
+
+    async def follow_via_gateway(self) -> None:
+        """Offer gateways the imports that sidecars lead through them, as these change."""
+        version = self._consumers.via_gateway.version - 1
+        while True:
+            version, via = await self._consumers.via_gateway.newer(version)
+            self._gateway_view.set(gateway_sees(via))
+
+    async def _offer(self, context: Any) -> Offer:
+        identity = peer_identity(context, {self._bundle.trust_domain: self._bundle}, now=utc(self._clock))
+        role = role_of(identity)
+        consumer = self._consumers.opened(role=role, identity=str(identity), address=context.peer())
+        self._log.info("consumer connected", identity=str(identity), address=consumer.address)
+
+        def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
+            consumer.names = (consumer.names - dropped) | added
+
+        def on_ack(ack: pb.Ack) -> None:
+            consumer.applied = ack.revision
+
+        def on_close(reason: str) -> None:
+            self._log.info("consumer gone", identity=str(identity), reason=reason)
+            self._consumers.closed(consumer, clean=reason == "goodbye")
+
+        return Offer(
+            log=self._records,
+            visible=sidecar_sees,
+            refilter=self._gateway_view if role is Role.GATEWAY else None,
+            on_ack=on_ack,
+            on_presence=lambda presence: self._consumers.present(consumer, presence),
+            on_names=on_names,
+            on_close=on_close,
+        )
+
+    def offered(self, consumer: Consumer) -> int:
+        """The newest revision that concerns `consumer`: what it has applied, once it is up to date."""
+        sees = self._gateway_view.value if consumer.role is Role.GATEWAY else sidecar_sees
+        newest = consumer.applied
+        for entry in self._records.entries(since=consumer.applied):
+            key = entry.record.key
+            named = consumer.role is Role.GATEWAY or key.kind is not Kind.IMPORT or key.name in consumer.names
+            if named and sees(entry.record):
+                newest = entry.revision
+        return newest

@@ -1,0 +1,164 @@
+"""The agent's settings: one YAML file, written by `fedctl cluster join`."""
+
+from __future__ import annotations
+
+import ipaddress
+from pathlib import Path
+
+import msgspec
+
+from discovery.identity.allow import AllowTable
+from federation import settings as files
+from federation.errors import InvalidSettings
+from federation.model.ids import parse_domain, parse_label, trust_domain_of
+from federation.model.service import Locality
+from federation.registry.settings import split_address
+
+DEFAULT_LISTEN = "127.0.0.1:7445"
+SETTINGS_FILE = "settings.yaml"
+_SOCKET_PATH_LIMIT = 107 - len("/identity.sock")
+
+
+class FilesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The folder of manifests."""
+
+    folder: str
+    """Relative paths start at the settings file."""
+    poll: float = 5.0
+    """The whole folder is looked at after so many seconds, whatever the kernel reports."""
+    confirm: float = 5.0
+    """Many files that vanish at once are believed when a second look, so many seconds later, finds the same."""
+    max_bytes: int = 16 << 20
+    """Larger files are refused unread."""
+
+
+class ClusterSetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What imports are given in this cluster; the addresses are local to it."""
+
+    v4: str = "241.0.0.0/16"
+    v6: str = ""
+    """Empty: no ClusterSetIPs of this family."""
+    gateway_ports: tuple[int, int] = (20_000, 29_999)
+    release: float = 600.0
+    """Seconds after an import's end for which its address and ports are kept for it."""
+
+
+class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    region: str = ""
+    zone: str = ""
+
+
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`level`: debug, info, warning or error. `json` null: JSON unless stderr is a terminal."""
+
+    level: str = "info"
+    json: bool | None = None
+
+
+class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Durations are seconds; addresses are host:port."""
+
+    cluster: str
+    federation: str
+    registry: str
+    """Where the registry serves Catalog."""
+    files: FilesSettings
+    directory: str = "."
+    """State: keys, last view, sockets. Relative paths start at the settings file."""
+    listen: str = DEFAULT_LISTEN
+    """Catalog for the gateways and sidecars of this cluster, mutual TLS. Port 0 picks a free one."""
+    advertise: str = ""
+    """How they dial `listen`, where that differs."""
+    metrics: str = "127.0.0.1:0"
+    """/metrics, /healthz, /readyz; empty: not served."""
+    single_machine: bool = False
+    """All members run on this machine: gateways may have loopback addresses."""
+    locality: LocalitySettings = LocalitySettings()
+    clusterset: ClusterSetSettings = ClusterSetSettings()
+    identities: dict[int, list[str]] = {}
+    """user id → patterns NAMESPACE/ACCOUNT of the identities that its processes may have."""
+    svid_ttl: float = 3600.0
+    """Lifetime of the certificates that this agent issues, its own included; renewed at half of it."""
+    gateway_lease: float = 5.0
+    """A gateway whose stream broke is withdrawn after this time."""
+    gateway_grace: float = 30.0
+    """After a start of the agent the gateways known before are kept for this time."""
+    consumer_memory: float = 60.0
+    """A gateway or sidecar whose stream broke is shown as lost for this time."""
+    heartbeat: float = 5.0
+    write_timeout: float = 10.0
+    """A consumer that does not take an update within this is closed."""
+    save: float = 5.0
+    """At least so many seconds lie between two writes of one state file."""
+    log: LogSettings = LogSettings()
+
+    @property
+    def path(self) -> Path:
+        return Path(self.directory)
+
+    @property
+    def trust_domain(self) -> str:
+        return trust_domain_of(self.cluster, self.federation)
+
+    @property
+    def place(self) -> Locality:
+        return Locality(self.locality.region, self.locality.zone)
+
+
+def load(path: Path) -> AgentSettings:
+    """Read and check the settings at `path`; raises InvalidSettings or InvalidName naming the key."""
+    settings = files.load(path, AgentSettings)
+    here = path.resolve().parent
+    settings = msgspec.structs.replace(
+        settings,
+        directory=str(here / settings.directory),
+        files=msgspec.structs.replace(settings.files, folder=str(here / settings.files.folder)),
+    )
+    return check(settings)
+
+
+def check(settings: AgentSettings) -> AgentSettings:
+    """`settings` if every value can be used; raises InvalidSettings or InvalidName naming the key."""
+    parse_label(settings.cluster, what="cluster")
+    parse_domain(settings.federation, what="federation")
+    for key in ("registry", "listen", "advertise", "metrics"):
+        text = getattr(settings, key)
+        if text or key in ("registry", "listen"):
+            split_address(text, what=key)
+    for key in ("svid_ttl", "gateway_lease", "gateway_grace", "consumer_memory", "heartbeat", "write_timeout", "save"):
+        if not getattr(settings, key) > 0:
+            raise InvalidSettings(f"{key} must be above 0 seconds")
+    if settings.svid_ttl > 86_400:
+        raise InvalidSettings(f"svid_ttl {settings.svid_ttl:g} is more than a day (86400)")
+    if not settings.files.poll > 0 or not settings.files.confirm > 0 or settings.files.max_bytes < 1:
+        raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
+    if settings.log.level.lower() not in ("debug", "info", "warning", "error"):
+        raise InvalidSettings(f"log.level is {settings.log.level!r}", hint="use debug, info, warning or error")
+    AllowTable(settings.identities)
+    _check_clusterset(settings.clusterset)
+    if len(settings.directory.encode()) > _SOCKET_PATH_LIMIT:
+        raise InvalidSettings(
+            f"directory {settings.directory} is too long for the UNIX sockets in it",
+            hint=f"at most {_SOCKET_PATH_LIMIT} bytes",
+        )
+    return settings
+
+
+def _check_clusterset(settings: ClusterSetSettings) -> None:
+    for key, version, smallest in (("v4", 4, 28), ("v6", 6, 124)):
+        text = getattr(settings, key)
+        if not text:
+            continue
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise InvalidSettings(f"clusterset.{key}: {error}") from None
+        if network.version != version or network.prefixlen > smallest:
+            raise InvalidSettings(f"clusterset.{key} {text} is no IPv{version} range of /{smallest} or larger")
+    if not settings.v4 and not settings.v6:
+        raise InvalidSettings("clusterset.v4 and clusterset.v6 are both empty")
+    first, last = settings.gateway_ports
+    if not 1 <= first <= last <= 65_535:
+        raise InvalidSettings(f"clusterset.gateway_ports {first} to {last} is no range of ports", code="invalid_port")
+    if settings.release < 0:
+        raise InvalidSettings("clusterset.release must not be below 0 seconds")
