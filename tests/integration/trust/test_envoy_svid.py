@@ -188,7 +188,7 @@ class Envoy:
             )
             try:
                 writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-                answer = await asyncio.wait_for(reader.read(), 10)
+                answer = await asyncio.wait_for(reader.readline(), 10)
             finally:
                 writer.transport.abort()
         except (ssl.SSLError, ConnectionResetError, BrokenPipeError):
