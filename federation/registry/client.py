@@ -23,7 +23,7 @@ from federation.errors import IsthmusError, TimedOut, Unavailable
 from federation.log import Logger
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.publish import Rejection
-from federation.registry.pump import Pump
+from federation.registry.pump import Pump, Ticker
 from federation.registry.status import from_rpc_error
 
 WATCH = "/federation.v1.Catalog/Watch"
@@ -337,6 +337,7 @@ class PublishClient(_Client):
     async def _session(self, channel: Any) -> None:
         call = channel.stream_stream(PUBLISH)()
         unlisten: Callable[[], None] | None = None
+        ticker = Ticker(min(self._heartbeat, self._write_timeout) / 4)
         try:
             source = Source(self.catalog, heartbeat_ms=int(self._heartbeat * 1000))
             self._receive(source, await self._read(call, self._patience))
@@ -344,11 +345,14 @@ class PublishClient(_Client):
                 source, write=call.write, heartbeat=self._heartbeat, write_timeout=self._write_timeout
             )
             unlisten = self.catalog.listen(pump.wake)
+            ticker.add(pump)
             async with asyncio.TaskGroup() as group:
                 group.create_task(pump.run(), name="publish-updates")
                 while True:
                     self._receive(source, await self._read(call, HEARTBEATS * self._heartbeat))
         finally:
+            if self._pump is not None:
+                ticker.discard(self._pump)
             self._pump = None
             if unlisten is not None:
                 unlisten()

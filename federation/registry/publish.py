@@ -52,7 +52,7 @@ class Intake:
     `on_changes` gets validated changes and returns what it rejects; it may raise an IsthmusError (QuotaExceeded …),
     which closes the stream with that code, and the origin's next stream begins with a snapshot. When `changes.complete`
     is not empty, `sink.replica` holds everything of the origin: take it from there (`relay` does). `on_alive` is called
-    for every frame (renew the lease), `on_close` once, with the reason. `on_open` gets the function that ends the stream
+    for every frame (renew the lease), `on_close` once, with the reason. `on_open` gets the function that ends a stream
     with a Goodbye (code, detail). `pause` is asked after every frame for the seconds until the next one may be read: an
     origin that claims too much too fast is slowed down by flow control.
     """

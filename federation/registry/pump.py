@@ -21,13 +21,56 @@ class SlowConsumer(TimedOut):
     code = "slow_consumer"
 
 
+class Ticker:
+    """One timer for any number of pumps: time-outs of their own would cost more than the writing."""
+
+    __slots__ = ("_handle", "_interval", "pumps")
+
+    def __init__(self, interval: float) -> None:
+        self._interval = interval
+        self._handle: asyncio.TimerHandle | None = None
+        self.pumps: set[Pump] = set()
+
+    def add(self, pump: Pump) -> None:
+        self.pumps.add(pump)
+        if self._handle is None:
+            self._handle = asyncio.get_running_loop().call_later(self._interval, self._tick)
+
+    def discard(self, pump: Pump) -> None:
+        self.pumps.discard(pump)
+        if not self.pumps and self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _tick(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(self._interval, self._tick)
+        now = loop.time()
+        for pump in self.pumps:
+            pump.tick(now)
+
+
 class Pump:
     """Writes what `source` has to say by `write`; a write that lasts longer than `write_timeout` s raises SlowConsumer.
 
-    After `heartbeat` seconds without a frame a Progress is sent, which proves that both ends hold the same.
+    Every `heartbeat` seconds in which there is nothing to write a Progress is sent, which proves that both ends hold
+    the same. `tick` must be called a few times in each heartbeat (Ticker).
     """
 
-    __slots__ = ("_farewell", "_heartbeat", "_source", "_wake", "_write", "_write_timeout", "beat")
+    __slots__ = (
+        "_deadline",
+        "_due",
+        "_farewell",
+        "_heartbeat",
+        "_next_beat",
+        "_slow",
+        "_source",
+        "_task",
+        "_wake",
+        "_write",
+        "_write_timeout",
+        "beat",
+    )
 
     def __init__(
         self,
@@ -44,6 +87,11 @@ class Pump:
         self._write_timeout = write_timeout
         self._wake = asyncio.Event()
         self._farewell: bytes | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._deadline: float | None = None  # while a frame is in flight
+        self._slow = False
+        self._due = False  # a heartbeat
+        self._next_beat = asyncio.get_running_loop().time() + heartbeat
         self.beat = beat  # called at each heartbeat; may raise to end the stream
 
     def wake(self) -> None:
@@ -55,33 +103,45 @@ class Pump:
             self._farewell = goodbye_frame(code, detail, retry_after_ms=retry_after_ms)
             self._wake.set()
 
+    def tick(self, now: float) -> None:
+        """Cut off a write that lasts too long; begin a heartbeat that is due."""
+        if self._deadline is not None:
+            if now > self._deadline and self._task is not None and not self._slow:
+                self._slow = True
+                self._task.cancel()
+        elif now >= self._next_beat:
+            self._next_beat = now + self._heartbeat
+            self._due = True
+            self._wake.set()
+
     async def run(self) -> None:
-        """Until `close`; raises SlowConsumer, and what `write` raises."""
-        loop = asyncio.get_running_loop()
-        next_beat = loop.time() + self._heartbeat
+        """Until `close`; raises SlowConsumer, and what `write` and `beat` raise."""
+        self._task = asyncio.current_task()
         while True:
             self._wake.clear()
             if self._farewell is not None:
                 await self._send(self._farewell)
                 return
             frame = self._source.next_update()
-            if frame is not None:
-                await self._send(frame)
-                continue
-            try:
-                async with asyncio.timeout_at(next_beat):
-                    await self._wake.wait()
-            except TimeoutError:
-                next_beat = loop.time() + self._heartbeat
+            if frame is None and self._due:
+                self._due = False
                 if self.beat is not None:
                     self.beat()
-                progress = self._source.progress()
-                if progress is not None:
-                    await self._send(progress)
+                frame = self._source.progress()
+            if frame is not None:
+                await self._send(frame)
+            elif self._source.caught_up or not self._source.subscribed:
+                await self._wake.wait()
 
     async def _send(self, frame: bytes) -> None:
+        self._deadline = asyncio.get_running_loop().time() + self._write_timeout
         try:
-            async with asyncio.timeout(self._write_timeout):
-                await self._write(frame)
-        except TimeoutError:
-            raise SlowConsumer(f"a frame of {len(frame)} bytes was not taken in {self._write_timeout:g} s") from None
+            await self._write(frame)
+        except asyncio.CancelledError:
+            if not self._slow or self._task is None:
+                raise
+            self._task.uncancel()
+            text = f"a frame of {len(frame)} bytes was not taken in {self._write_timeout:g} s"
+            raise SlowConsumer(text) from None
+        finally:
+            self._deadline = None

@@ -23,7 +23,7 @@ from federation.catalog.replica import Log, Source, Visible, everything
 from federation.errors import InvalidInput, IsthmusError
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.publish import Intake, PublishStream, _nothing
-from federation.registry.pump import Pump, SlowConsumer
+from federation.registry.pump import Pump, SlowConsumer, Ticker
 from federation.registry.status import status_of, trailer
 
 SERVICE = "federation.v1.Catalog"
@@ -63,8 +63,9 @@ class Offer:
 class _Hub:
     """Wakes every stream over one log, once per turn of the event loop however many changes were made in it."""
 
-    def __init__(self, log: Log) -> None:
-        self.pumps: set[Pump] = set()
+    def __init__(self, log: Log, interval: float) -> None:
+        self.ticker = Ticker(interval)
+        self.pumps = self.ticker.pumps
         self._scheduled = False
         self._unlisten = log.listen(self._changed)
 
@@ -212,8 +213,8 @@ class CatalogServicer:
         )
         hub = self._hubs.get(offer.log)
         if hub is None:
-            hub = self._hubs[offer.log] = _Hub(offer.log)
-        hub.pumps.add(stream.pump)
+            hub = self._hubs[offer.log] = _Hub(offer.log, min(self._heartbeat, self._write_timeout) / 4)
+        hub.ticker.add(stream.pump)
         reason = "cancelled"
         try:
             if self._stopping:
@@ -225,7 +226,7 @@ class CatalogServicer:
             self.slow_consumers += isinstance(error, SlowConsumer)
             await _abort(context, error)
         finally:
-            hub.pumps.discard(stream.pump)
+            hub.ticker.discard(stream.pump)
             if not hub.pumps:
                 hub.close()
                 self._hubs.pop(offer.log, None)
