@@ -17,6 +17,7 @@ from federation.dns import wire
 from federation.dns.answer import NameRecords
 from federation.dns.resolve import Resolver
 from federation.dns.table import Table
+from federation.dns.upstream import fits
 from federation.dns.wire import Malformed, Query
 
 labels = st.text("abcxyzABC019-_", min_size=1, max_size=63)
@@ -132,3 +133,11 @@ def test_names_are_found_whatever_their_case(label: str, rtype: str) -> None:
     answer = table.answer(key, dns.rdatatype.from_text(rtype), wire.encode_name("a"))
     assert answer is not None
     assert (answer.heads[0][5] == 1) == (rtype == "A")
+
+
+@given(st.one_of(queries(), damaged(), st.binary(max_size=200)), st.integers(12, 60))
+def test_no_answer_from_upstream_crashes(message: bytes, end: int) -> None:
+    if len(message) >= 12:
+        found = wire.answered_addresses(message, min(end, len(message)))
+        assert found is None or all(raw in message for raw in found)
+    fits(message[:end].ljust(end, b"\0"), message, end)

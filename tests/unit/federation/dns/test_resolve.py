@@ -215,3 +215,27 @@ async def test_a_branch_is_nodata_without_a_miss(table: Table, query: Make) -> N
     answer = await ask(resolver(table, miss=miss, branch=lambda n: n == "ns.global"), query("NS.global"))
     assert answer.rcode() == dns.rcode.NOERROR
     assert answer.authority
+
+
+@pytest.mark.parametrize("name", ["echo.shop.global", "echo.shop.east.global", "echo.shop.svc.clusterset.local"])
+async def test_a_resolver_that_asks_label_by_label_gets_through(table: Table, query: Make, name: str) -> None:
+    """RFC 9156: NXDOMAIN on the way would end the search (RFC 8020)."""
+
+    async def miss(missed: str) -> bool:
+        assert missed == name
+        table.put(missed, NameRecords(a=("127.128.0.5",)))
+        return True
+
+    table.remove("echo.shop.global")
+    table.remove("many.shop.global")
+    table.remove("say.shop.global")
+    table.remove("_http._tcp.echo.shop.svc.clusterset.local")
+    branches = {"shop.global", "east.global", "shop.east.global", "svc.clusterset.local", "shop.svc.clusterset.local"}
+    under_test = resolver(table, miss=miss, branch=branches.__contains__)
+    labels = name.split(".")
+    zone = 1 if name.endswith("global") else 2
+    for count in range(zone, len(labels)):
+        answer = await ask(under_test, query(".".join(labels[-count:]), "A"))
+        assert answer.rcode() == dns.rcode.NOERROR
+        assert not answer.answer
+    assert (await ask(under_test, query(name, "A"))).answer
