@@ -33,7 +33,7 @@ from federation.trust.workload import Grant
 from federation.xds.snapshot import TypeUrl
 from sidecar import names
 from sidecar.build.outbound import Builder, SidecarConfig
-from sidecar.connections import busy_services
+from sidecar.connections import Traffic
 from sidecar.demand import Demand, State
 from sidecar.intercept import redirect
 from sidecar.intercept.clash import explain, read_listeners
@@ -185,14 +185,14 @@ class SidecarPart:
 
     async def _sweep(self) -> None:
         pause = min(30.0, self._settings.idle_seconds / 4, self._settings.absent_seconds / 4)
+        traffic = Traffic()
         while True:
             await self._edge.clock.sleep(pause)
-            busy: Collection[ServiceName] | None
             try:
-                busy = busy_services(await self._edge.envoy.admin.get("/clusters"), self.keeper.uses())
+                clusters = await self._edge.envoy.admin.get("/clusters")
             except (Unavailable, TimedOut):
-                busy = None  # nobody can tell: nothing is released
-            self.keeper.sweep(lambda service, known=busy: known is None or service in known)  # type: ignore[misc]
+                continue  # nobody can tell what is used: nothing is released
+            self.keeper.sweep(traffic.used(clusters, self.keeper.uses()))
 
     def _addresses_not_saved(self, text: str | None) -> None:
         path = str(self._edge.state.path / "addresses")

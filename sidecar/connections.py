@@ -1,4 +1,8 @@
-"""Which services have connections now, from the text of Envoy's /clusters. Pure."""
+"""Which services carried anything lately, from the text of Envoy's /clusters. No I/O.
+
+A host's `rq_total` counts requests, and for opaque ports connections; a connection that a pool keeps open in case it is
+needed counts as nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +12,41 @@ from federation.envoy.names import outbound_cluster, vip_cluster
 from federation.model.ids import ServiceName
 from sidecar.build.outbound import Use
 
-_ACTIVE = ("cx_active", "rq_active")
+
+class Traffic:
+    """Remembers the counters of the last look."""
+
+    def __init__(self) -> None:
+        self._totals: dict[ServiceName, int] = {}
+
+    def used(self, clusters: bytes, uses: Iterable[Use]) -> set[ServiceName]:
+        """The services of `uses` with something under way, or that had something since the last look."""
+        stems = dict(_stems(uses))
+        totals: dict[ServiceName, int] = {}
+        used: set[ServiceName] = set()
+        for line in clusters.decode(errors="replace").splitlines():
+            parts = line.split("::")  # <cluster>::<host>::<counter>::<value>
+            if len(parts) < 4 or parts[-2] not in ("rq_active", "rq_total") or not parts[-1].isdigit():
+                continue
+            service = stems.get(_stem(parts[0]))
+            if service is None:
+                continue
+            count = int(parts[-1])
+            if parts[-2] == "rq_total":
+                totals[service] = totals.get(service, 0) + count
+            elif count:
+                used.add(service)
+        used |= {service for service, total in totals.items() if total != self._totals.get(service, 0)}
+        self._totals = totals
+        return used
 
 
-def busy_services(clusters: bytes, uses: Iterable[Use]) -> set[ServiceName]:
-    """The services of `uses` with a connection or request under way.
-
-    Lines of /clusters: `<cluster>::<host>::<counter>::<value>`. A service's clusters differ in their port only.
-    """
-    prefixes = {}
+def _stems(uses: Iterable[Use]) -> Iterable[tuple[str, ServiceName]]:
+    """What the names of a use's clusters begin with; they go on with the port."""
     for use in uses:
-        prefixes[outbound_cluster(use.name, 0, use.pinned).split("/0", 1)[0]] = use.name
-        prefixes[vip_cluster(use.vip, 1).rpartition(":")[0]] = use.name
-    busy: set[ServiceName] = set()
-    for line in clusters.decode(errors="replace").splitlines():
-        parts = line.split("::")
-        if len(parts) < 4 or parts[-2] not in _ACTIVE or parts[-1] == "0":
-            continue
-        name = parts[0]
-        stem = name.rpartition(":")[0] if name.startswith("vip/") else "/".join(name.split("/")[:3])
-        if stem in prefixes:
-            busy.add(prefixes[stem])
-    return busy
+        yield _stem(outbound_cluster(use.name, 1, use.pinned)), use.name
+        yield _stem(vip_cluster(use.vip, 1)), use.name
+
+
+def _stem(cluster: str) -> str:
+    return cluster.rpartition(":")[0] if cluster.startswith("vip/") else "/".join(cluster.split("/")[:3])

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from federation.model.ids import ServiceName
@@ -126,8 +126,8 @@ class Demand:
             return Plan(release=(self._open.popitem(last=False)[0],))
         return NOTHING
 
-    def expire(self, now: float, busy: Callable[[ServiceName], bool]) -> Plan:
-        """Release what was not used for long. `busy` tells whether a name that is due was used meanwhile."""
+    def expire(self, now: float) -> Plan:
+        """Release what was not used for long."""
         gone: list[ServiceName] = []
         for name, (_, used) in list(self._open.items()):
             if now - used < self._absent_for:
@@ -137,9 +137,6 @@ class Demand:
         for name, used in list(self._present.items()):
             if now - used < self._idle:
                 break
-            if busy(name):
-                self.touch(name, now)
-            else:
-                del self._present[name]
-                gone.append(name)
+            del self._present[name]
+            gone.append(name)
         return Plan(release=tuple(gone))

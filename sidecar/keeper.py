@@ -1,13 +1,14 @@
 """Keeps the names in use: carries the plans of `demand` out, and brings holdings into the DNS table and to Envoy.
 
 Arrive: look-ups that the table could not answer, clusters that Envoy asks for, the agent's answers. Leave:
-subscriptions, records, uses. A name gets its records when Envoy has acknowledged its listener, so that the first connection finds it.
+subscriptions, records, uses. A name gets its records when Envoy has acknowledged its listener, so that the first
+connection finds it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -171,14 +172,15 @@ class Keeper:
                 self._introduce(service, self._outside.publish())
             await asyncio.get_running_loop().create_future()  # until it is cancelled
 
-    def sweep(self, busy: Callable[[ServiceName], bool]) -> None:
-        """Release what has not been used for long; `busy` tells of connections."""
+    def sweep(self, carried: Collection[ServiceName]) -> None:
+        """Release what has not been used for long; `carried` are the services that Envoy had something to do for."""
         now = self._clock.monotonic()
         for service in list(self._demand.present_names()):
             holding = self._holdings.get(service, NOTHING)
-            if any([self._table.looked_up(name) for name in holding.records]):  # a list: each must be asked
+            looked_up = [self._table.looked_up(name) for name in holding.records]  # each must be asked
+            if service in carried or any(looked_up):
                 self._demand.touch(service, now)
-        self._carry(self._demand.expire(now, busy))
+        self._carry(self._demand.expire(now))
 
     # --- how it is carried out
 

@@ -1,4 +1,4 @@
-"""Two clusters without the rest of the federation: an agent that is told what to say, real gateways, sidecars, Envoys."""
+"""Two clusters without the rest of the federation: agents that are told what to say, and real edge processes."""
 
 from __future__ import annotations
 
@@ -259,7 +259,9 @@ class World:
         await agent.start()
         return agent
 
-    def process(self, module: str, name: str, agent: Agent, *, wrap: list[str] | None = None, **settings: Any) -> Process:
+    def process(
+        self, module: str, name: str, agent: Agent, *, wrap: list[str] | None = None, **settings: Any
+    ) -> Process:
         process = Process(
             module,
             self.root / name,
@@ -312,6 +314,33 @@ class World:
             writer.close()
 
         return await self._serve(serve, host)
+
+    @contextlib.asynccontextmanager
+    async def connection(self, address: str, port: int) -> AsyncIterator[Any]:
+        """(reader, writer), closed at the end."""
+        reader, writer = await asyncio.open_connection(address, port)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def get(self, address: str, port: int = 80, host: str = "echo.shop.global") -> tuple[int, str]:
+        """(status, body) of a GET on a connection of its own; status 0 where the connection just ended."""
+        async with self.connection(address, port) as (reader, writer):
+            writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            raw = (await asyncio.wait_for(reader.read(), 10)).decode()
+        head, _, body = raw.partition("\r\n\r\n")
+        return (int(head.split(" ")[1]) if head else 0), body
+
+    async def say(self, address: str, port: int, text: str) -> str:
+        """What a TCP workload answers to a line; empty where the connection ended, or nothing came."""
+        with contextlib.suppress(ConnectionError, TimeoutError):
+            async with self.connection(address, port) as (reader, writer):
+                writer.write(text.encode() + b"\n")
+                return (await asyncio.wait_for(reader.readline(), 3)).decode().strip()
+        return ""
 
     async def _serve(self, handler: Any, host: str) -> int:
         server = await asyncio.start_server(handler, host, 0)

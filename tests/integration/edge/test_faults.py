@@ -16,22 +16,11 @@ from federation.model.cluster import Gateway
 pytestmark = pytest.mark.integration
 
 
-async def get(address: str, port: int = 80, host: str = "echo.shop.global") -> tuple[int, str]:
-    reader, writer = await asyncio.open_connection(address, port)
-    try:
-        writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
-        raw = (await asyncio.wait_for(reader.read(), 10)).decode()
-    finally:
-        writer.close()
-    head, _, body = raw.partition("\r\n\r\n")
-    return (int(head.split(" ")[1]) if head else 0), body
-
-
-async def eventually_answers(address: str, body: str) -> None:
+async def eventually_answers(world: Any, address: str, body: str) -> None:
     deadline = asyncio.get_running_loop().time() + 15
     while True:
         with contextlib.suppress(OSError, ValueError):
-            if await get(address) == (200, body):
+            if await world.get(address) == (200, body):
                 return
         assert asyncio.get_running_loop().time() < deadline
         await asyncio.sleep(0.05)
@@ -64,12 +53,12 @@ async def federation(world: Any, shop: Any, *, ttl: float = 3600.0, **options: A
 async def test_without_the_agent_everything_known_goes_on_also_after_a_restart(world: Any, shop: Any) -> None:
     east, gateway, west, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")
-    assert await get(address) == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     await shop.until(lambda: (sidecar.state / "view").exists() and (sidecar.state / "addresses").exists())
     await shop.until(lambda: (gateway.state / "view").exists())
     await east.stop()
     await west.stop()
-    assert await get(address) == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     assert await sidecar.address("echo.shop.global") == address
     for process in (gateway, sidecar):
         assert await process.stop() == 0
@@ -77,17 +66,17 @@ async def test_without_the_agent_everything_known_goes_on_also_after_a_restart(w
     for process in (gateway, sidecar):
         await process.ready()
     assert await sidecar.address("echo.shop.global") == address
-    await eventually_answers(address, "east-1")
+    await eventually_answers(world, address, "east-1")
 
 
 async def test_a_killed_envoy_comes_back_with_all_that_it_served(world: Any, shop: Any) -> None:
     _, gateway, _, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")
-    assert await get(address) == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     for process in (sidecar, gateway):
         old = envoy_of(process)
         os.kill(old, signal.SIGKILL)
-        await eventually_answers(address, "east-1")
+        await eventually_answers(world, address, "east-1")
         assert envoy_of(process) != old
     assert sidecar.metric("isthmus_envoy_starts") == 2
 
@@ -95,14 +84,14 @@ async def test_a_killed_envoy_comes_back_with_all_that_it_served(world: Any, sho
 async def test_renewals_under_load_fail_no_request(world: Any, shop: Any) -> None:
     _, gateway, _, sidecar = await federation(world, shop, ttl=5.0)
     address = await sidecar.address("echo.shop.global")
-    assert await get(address) == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     results: list[tuple[int, str]] = []
     done = asyncio.Event()
 
     async def load() -> None:
         while not done.is_set():
             try:
-                results.append(await get(address))
+                results.append(await world.get(address))
             except (OSError, TimeoutError) as error:
                 results.append((0, str(error)))
 
@@ -122,10 +111,10 @@ async def test_renewals_under_load_fail_no_request(world: Any, shop: Any) -> Non
 async def test_a_gateway_that_stops_says_so_and_lets_requests_end(world: Any, shop: Any) -> None:
     east, gateway, _, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")
-    assert await get(address) == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     gateway.child.send_signal(signal.SIGTERM)
     await shop.until(lambda: east.presence["gw"].gateway.draining, what="draining is announced")
-    assert await get(address) == (200, "east-1")  # it is still served while peers hear of it
+    assert await world.get(address) == (200, "east-1")  # it is still served while peers hear of it
     assert await gateway.stop(0) == 0
 
 
@@ -140,34 +129,25 @@ async def test_a_damaged_view_and_identity_are_replaced(world: Any, shop: Any) -
     sidecar.start()
     await sidecar.ready()
     assert await sidecar.address("echo.shop.global") == address  # addresses follow from the name
-    await eventually_answers(address, "east-1")
+    await eventually_answers(world, address, "east-1")
 
 
 async def test_a_grant_that_is_taken_back_ends_admission(world: Any, shop: Any) -> None:
-    east, gateway, west, sidecar = await federation(world, shop)
+    east, _, west, sidecar = await federation(world, shop)
     tcp = await world.tcp_echo("db")
     west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
     address = await sidecar.address("db.shop.global")
 
-    async def say() -> bytes:
-        reader, writer = await asyncio.open_connection(address, 5432)
-        try:
-            writer.write(b"x\n")
-            return await asyncio.wait_for(reader.readline(), 3)
-        except (ConnectionError, TimeoutError):
-            return b""
-        finally:
-            writer.close()
-            with contextlib.suppress(ConnectionError):
-                await writer.wait_closed()
+    async def say() -> str:
+        return str(await world.say(address, 5432, "x"))
 
-    assert await say() == b""  # asked for before it exists: refused, and remembered
+    assert await say() == ""  # asked for before it exists: refused, and remembered
     export = shop.exported(shop.db, shop.opaque, tcp, "west")
     east.put_export(export)
     await shop.until(lambda: east.acks.get("gw") == east.log.revision)
     deadline = asyncio.get_running_loop().time() + 15
-    while await say() != b"db x\n":
+    while await say() != "db x":
         assert asyncio.get_running_loop().time() < deadline
     east.put_export(replace(export, grants=()))
     await shop.until(lambda: east.acks.get("gw") == east.log.revision)
-    assert await say() == b""
+    assert await say() == ""

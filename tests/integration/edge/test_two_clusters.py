@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import Any
 
 import pytest
@@ -10,27 +9,6 @@ import pytest
 from federation.model.cluster import Gateway
 
 pytestmark = pytest.mark.integration
-
-
-async def get(address: str, port: int, host: str) -> tuple[int, str]:
-    """A GET on a connection of its own."""
-    reader, writer = await asyncio.open_connection(address, port)
-    try:
-        writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
-        raw = (await asyncio.wait_for(reader.read(), 10)).decode()
-    finally:
-        writer.close()
-    head, _, body = raw.partition("\r\n\r\n")
-    return int(head.split(" ")[1]), body
-
-
-async def say(address: str, port: int, text: str) -> str:
-    reader, writer = await asyncio.open_connection(address, port)
-    try:
-        writer.write(text.encode() + b"\n")
-        return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
-    finally:
-        writer.close()
 
 
 async def test_requests_and_connections_reach_the_remote_workload(world: Any, shop: Any) -> None:
@@ -47,10 +25,10 @@ async def test_requests_and_connections_reach_the_remote_workload(world: Any, sh
     await sidecar.ready()
 
     address = await sidecar.address("echo.shop.global")
-    assert await get(address, 80, "echo.shop.global") == (200, "east-1")
+    assert await world.get(address) == (200, "east-1")
     assert await sidecar.address("echo.shop.svc.clusterset.local") == address
     database = await sidecar.address("db.shop.global")
-    assert await say(database, 5432, "select 1") == "east-db select 1"
+    assert await world.say(database, 5432, "select 1") == "east-db select 1"
 
     await shop.until(lambda: west.acks.get("sc") == west.log.revision, what="the sidecar's ack")
     await shop.until(lambda: east.acks.get("gw") == east.log.revision, what="the gateway's ack")

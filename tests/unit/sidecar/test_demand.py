@@ -10,10 +10,6 @@ from sidecar.demand import RECENT, Demand, Plan, State
 A, B, C, D = (ServiceName("shop", name) for name in "abcd")
 
 
-def idle(_: ServiceName) -> bool:
-    return False
-
-
 @pytest.fixture
 def demand() -> Demand:
     return Demand(limit=2, absent_limit=2, idle=600, absent_for=300)
@@ -72,14 +68,14 @@ def test_a_name_beyond_the_limit_displaces_the_longest_unused(demand: Demand) ->
     assert set(demand.present_names()) == {A, C}
 
 
-def test_idle_names_are_released_unless_they_are_busy(demand: Demand) -> None:
+def test_idle_names_are_released(demand: Demand) -> None:
     demand.ask(A, 0)
     demand.present(A, 0)
     demand.ask(B, 0)
     demand.absent(B, 0)
-    assert demand.expire(299, idle) == Plan()
-    assert demand.expire(300, idle) == Plan(release=(B,))
-    assert demand.expire(600, lambda name: name == A) == Plan()
-    assert demand.expire(1199, idle) == Plan()
-    assert demand.expire(1200, idle) == Plan(release=(A,))
+    assert demand.expire(299) == Plan()
+    assert demand.expire(300) == Plan(release=(B,))
+    demand.touch(A, 500)
+    assert demand.expire(1099) == Plan()
+    assert demand.expire(1100) == Plan(release=(A,))
     assert len(demand) == 0

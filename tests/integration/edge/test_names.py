@@ -1,0 +1,116 @@
+"""Names on demand: absent, coming to exist, pinned, idle, clashing with the workload's own port."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any
+
+import dns.rcode
+import pytest
+
+from federation.model.record import Kind
+
+pytestmark = pytest.mark.integration
+
+
+def addresses(reply: Any) -> list[str]:
+    return [str(item.address) for rrset in reply.answer for item in rrset if hasattr(item, "address")]
+
+
+def texts(reply: Any) -> str:
+    return " ".join(b"".join(item.strings).decode() for rrset in reply.answer for item in rrset)
+
+
+async def look_up(sidecar: Any, name: str, kind: str = "A", *, tcp: bool = False) -> Any:
+    return await asyncio.to_thread(sidecar.lookup, name, kind, tcp=tcp)
+
+
+async def alone(world: Any, shop: Any, **settings: Any) -> tuple[Any, Any, int]:
+    """(agent, sidecar, workload's port): one cluster that imports its own shop/echo."""
+    west = await world.agent("west")
+    shop.link(west)
+    http = await world.http_echo("west-1")
+    sidecar = world.sidecar(west, **settings)
+    await sidecar.ready()
+    return west, sidecar, http
+
+
+async def test_a_name_that_does_not_exist_is_explained_and_served_when_it_does(world: Any, shop: Any) -> None:
+    west, sidecar, http = await alone(world, shop)
+    reply = await look_up(sidecar, "echo.shop.global")
+    assert reply.rcode() == dns.rcode.NXDOMAIN
+    assert [rrset.rdtype for rrset in reply.authority] == [6]  # SOA
+    assert "not exported" in reply.options[0].text
+    west.put_import(shop.imported(shop.echo, shop.http, shop.backend("west", shop.http, local=http)))
+    found = await shop.until(lambda: addresses(sidecar.lookup("echo.shop.global")))
+    assert found[0].startswith("127.")
+    srv = await look_up(sidecar, "_http._tcp.echo.shop.svc.clusterset.local", "SRV", tcp=True)
+    assert [(item.port, str(item.target)) for rrset in srv.answer for item in rrset] == [
+        (80, "echo.shop.svc.clusterset.local.")
+    ]
+    west.delete(Kind.IMPORT, "shop/echo")
+    await shop.until(lambda: sidecar.lookup("echo.shop.global").rcode() == dns.rcode.NXDOMAIN)
+    west.put_import(shop.imported(shop.echo, shop.http, shop.backend("west", shop.http, local=http)))
+    assert await shop.until(lambda: addresses(sidecar.lookup("echo.shop.global"))) == found  # its address is its own
+
+
+async def test_a_pinned_name_has_an_address_of_its_own(world: Any, shop: Any) -> None:
+    west, sidecar, http = await alone(world, shop)
+    west.put_import(
+        shop.imported(
+            shop.echo, shop.http, shop.backend("west", shop.http, local=http), shop.backend("east", shop.http)
+        )
+    )
+    pinned = addresses(await look_up(sidecar, "echo.shop.west.global"))
+    both = addresses(await look_up(sidecar, "echo.shop.global"))
+    assert len(pinned) == len(both) == 1
+    assert pinned != both
+    assert (await look_up(sidecar, "echo.shop.north.global")).rcode() == dns.rcode.NXDOMAIN
+    assert (
+        await look_up(sidecar, "not-a-service.global")
+    ).rcode() == dns.rcode.NOERROR  # a namespace could be so called
+    assert (await look_up(sidecar, "a.b.c.d.e.global")).rcode() == dns.rcode.NXDOMAIN
+
+
+async def test_names_that_nobody_uses_are_released(world: Any, shop: Any) -> None:
+    west, sidecar, http = await alone(world, shop, idle_seconds=1.0, absent_seconds=1.0)
+    west.put_import(shop.imported(shop.echo, shop.http, shop.backend("west", shop.http, local=http)))
+    address = await sidecar.address("echo.shop.global")
+    await look_up(sidecar, "absent.shop.global")
+    assert sidecar.metric("isthmus_sidecar_names_absent") == 1
+    assert await world.get(address) == (200, "west-1")
+    await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_absent") == 0)
+    await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_present") == 0, limit=30)
+    assert await sidecar.address("echo.shop.global") == address
+
+
+async def test_a_port_that_the_workload_holds_leads_the_name_through_the_gateway(world: Any, shop: Any) -> None:
+    west, sidecar, http = await alone(world, shop)
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("0.0.0.0", 0))
+    holder.listen()
+    port = type(shop.http)(name="http", port=holder.getsockname()[1], app=shop.http.app)
+    try:
+        west.put_import(shop.imported(shop.echo, port, shop.backend("west", port, local=http)))
+        assert await sidecar.address("echo.shop.global") == "242.0.0.7"
+        assert "port_clash" in texts(await look_up(sidecar, "_why.echo.shop.global", "TXT"))
+        await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])
+        assert [p.code for p in west.presence["sc"].problems] == ["port_clash"]
+    finally:
+        holder.close()
+    found = await shop.until(lambda: [a for a in addresses(sidecar.lookup("echo.shop.global")) if a != "242.0.0.7"])
+    assert found[0].startswith("127.")
+    await shop.until(lambda: not west.presence["sc"].via_gateway and not west.presence["sc"].problems)
+    assert await world.get(found[0], port.port) == (200, "west-1")
+
+
+async def test_two_sidecars_on_one_range_do_not_take_each_others_calls(world: Any, shop: Any) -> None:
+    west, first, http = await alone(world, shop)
+    west.put_import(shop.imported(shop.echo, shop.http, shop.backend("west", shop.http, local=http)))
+    assert (await first.address("echo.shop.global")).startswith("127.")
+    second = world.sidecar(west, "sc2")
+    await second.ready()
+    assert await second.address("echo.shop.global") == "242.0.0.7"  # the address is taken: it says so
+    await shop.until(lambda: list(west.presence["sc2"].via_gateway) == ["shop/echo"])
