@@ -1,7 +1,7 @@
 """Who calls, decided from the proven SPIFFE ID of the stream alone: a member cluster's agent, or an operator.
 
-Arrives: the ID that `federation.trust.grpc_credentials.peer_identity` has proved with the bundle of the trust domain that
-it names. Leaves: a Caller. Nothing in a payload is ever believed about who sent it.
+Arrives: the ID that `federation.trust.grpc_credentials.peer_identity` has proved, with the bundle of the trust domain
+that it names. Leaves: a Caller. Nothing in a payload is ever believed about who sent it.
 """
 
 from __future__ import annotations

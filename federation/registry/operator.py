@@ -28,6 +28,7 @@ from federation.trust.grpc_credentials import channel_options, registry_server_n
 __all__ = ["Invitation", "IssuedToken", "Joined", "OperatorClient", "OperatorFile", "join", "look_up"]
 
 Reply = TypeVar("Reply")
+_MAX_REPLY = 256 << 20
 
 CREDENTIAL_FILES = ("operator.yaml", "operator.pem", "operator.key", "ca.pem")
 
@@ -73,7 +74,10 @@ class OperatorClient:
         channel = grpc.aio.secure_channel(
             where.registry,
             grpc.ssl_channel_credentials(root_certificates=root, private_key=key, certificate_chain=chain),
-            options=channel_options(registry_server_name(where.federation)),
+            options=[
+                *channel_options(registry_server_name(where.federation)),
+                ("grpc.max_receive_message_length", _MAX_REPLY),
+            ],
         )
         return cls(channel, address=where.registry, federation=where.federation, timeout=timeout)
 

@@ -1,0 +1,48 @@
+"""`python -m federation.registry --settings FILE`: serve a registry until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from federation import log
+from federation.aio import tasks
+from federation.errors import IsthmusError
+from federation.registry import settings as files
+from federation.registry.server import Registry
+from federation.registry.settings import RegistrySettings
+
+
+async def serve(settings: RegistrySettings) -> None:
+    """Serve until a signal; raises IsthmusError when it cannot begin."""
+    async with Registry(settings) as registry:
+        running = asyncio.create_task(registry.run(), name="registry")
+        stopped = asyncio.create_task(tasks.wait_for_signal(), name="registry-signal")
+        try:
+            await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                running.result()
+        finally:
+            await tasks.cancel(stopped)
+            await tasks.cancel(running)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command; ends with the exit status of the error's class."""
+    parser = argparse.ArgumentParser(prog="isthmus-registry", description="Serves an Isthmus registry.")
+    parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help="made by `fedctl registry init`")
+    options = parser.parse_args(arguments)
+    try:
+        settings = files.load(options.settings)
+        log.configure(level=settings.log_level, process="registry", federation=settings.federation)
+        tasks.run(serve(settings))
+    except IsthmusError as error:
+        print(f"registry: {error} [{error.error_code}]", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
