@@ -116,8 +116,9 @@ def check_pin(bundle: Bundle, pin: str, previous: Bundle | None) -> None:
     `previous` is the bundle accepted last. It counts while it holds the pinned root: then the new one must be the same,
     or have a higher sequence and be signed by a root of `previous`. Where `previous` does not hold the pinned root, an
     operator has pinned anew (the cluster was made again), and only the pin counts: the pinned root comes first, and
-    further roots are believed only when the pinned one has signed the bundle. After accepting, store the bundle and
-    `fingerprint(bundle)` as the pin, together.
+    anything but that single root with sequence 1 must be signed by it (else who carries the bundle could add a root,
+    or a sequence that no successor reaches). So a rotation signs each bundle with the first root in it, which is
+    already in the bundle before. After accepting, store the bundle and `fingerprint(bundle)` as the pin, together.
 
     Codes: those of `check_bundle`; pin_mismatch; bundle_rollback; bundle_unsigned.
     """
@@ -131,9 +132,9 @@ def check_pin(bundle: Bundle, pin: str, previous: Bundle | None) -> None:
             hint="compare with `fedctl status` of that cluster; if it was made anew, link it again",
             code="pin_mismatch",
         )
-    if len(bundle.roots) > 1 and not signed_by(bundle, bundle.roots[:1]):
+    if (len(bundle.roots) > 1 or bundle.sequence != 1) and not signed_by(bundle, bundle.roots[:1]):
         raise Denied(
-            f"the trust bundle of {bundle.trust_domain} has roots that its pinned root did not sign",
+            f"the pinned root of {bundle.trust_domain} did not sign sequence {bundle.sequence} of its trust bundle",
             code="bundle_unsigned",
         )
 

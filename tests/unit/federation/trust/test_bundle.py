@@ -47,6 +47,29 @@ def test_a_root_that_was_added_on_the_way_is_refused(roots: list[Any]) -> None:
     check_pin(sign_successor(two, roots[0].key), pin, None)
 
 
+def test_a_sequence_that_was_raised_on_the_way_is_refused(roots: list[Any]) -> None:
+    later = bundle(9, roots[0])
+    for unsigned in (later, bundle(0, roots[0]), sign_successor(later, roots[1].key)):
+        assert refusal(unsigned, fingerprint(later), None) == "bundle_unsigned"
+    check_pin(sign_successor(later, roots[0].key), fingerprint(later), None)
+
+
+def test_a_rotation_can_be_joined_at_any_step(roots: list[Any]) -> None:
+    """Each bundle is signed by its first root, which the bundle before holds already."""
+    steps = [
+        bundle(1, roots[0]),
+        sign_successor(bundle(2, roots[0], roots[1]), roots[0].key),
+        sign_successor(bundle(3, roots[1], roots[0]), roots[1].key),
+        sign_successor(bundle(4, roots[1]), roots[1].key),
+    ]
+    for i, step in enumerate(steps):
+        check_pin(step, fingerprint(step), None)
+        for later in steps[i + 1 : i + 2]:
+            check_pin(later, fingerprint(step), step)
+    # A peer that missed the overlap does not follow: the new root waits until every peer has acknowledged it.
+    assert refusal(steps[2], fingerprint(steps[0]), steps[0]) == "bundle_unsigned"
+
+
 def test_a_successor_is_signed_by_the_one_before(roots: list[Any]) -> None:
     first = bundle(1, roots[0])
     pin = fingerprint(first)
