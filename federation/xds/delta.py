@@ -25,6 +25,7 @@ from federation.xds.subscription import Subscription
 
 _MOST_SUSPECTS = 16
 _UNKNOWN = object()
+_UNCERTAIN = ""  # the version of what the client may have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,6 @@ class _Type:
         self.probes: deque[frozenset[str]] = deque()
         self.quarantine: dict[str, Nack] = {}
         self.held: dict[str, float] = {}  # named, missing, and the owner may still make it: since when
-        self.refused: set[str] = set()
         self.covered = 0  # newest generation that everything sent so far amounts to
         self.level = 0  # newest generation that everything acknowledged so far amounts to
 
@@ -190,7 +190,6 @@ class Session:
         for name in names:
             if state.subscription.named(name):
                 state.held.pop(name, None)
-                state.refused.add(name)
                 state.urgent.add(name)
                 self._classify(state, name)
         self._settle()
@@ -302,8 +301,8 @@ class Session:
             return True
         endpoints = self._types[TypeUrl.ENDPOINT]
         flying = endpoints.flight.put if endpoints.flight else ()
-        return any(r.name not in endpoints.known for r in flying) or any(
-            name not in endpoints.known for name in endpoints.puts
+        return any(not endpoints.known.get(r.name) for r in flying) or any(
+            not endpoints.known.get(name) for name in endpoints.puts
         )
 
     def _may_remove(self, kind: TypeUrl) -> bool:
@@ -321,14 +320,18 @@ class Session:
         return all(not t[other].flight and not (t[other].removes - self._pinned(other)) for other in before)
 
     def _pinned(self, kind: TypeUrl) -> frozenset[str]:
-        """Names that the last good version of something refused still refers to."""
-        pinned: set[str] = set()
-        for state in self._types.values():
-            for name in state.quarantine:
-                good = state.good.get(name)
-                if good is not None:
-                    pinned |= {r.name for r in good.references if r.kind == kind}
-        return frozenset(pinned)
+        """Names that the last good version of something refused still needs, directly or through others."""
+        pinned: set[tuple[TypeUrl, str]] = set()
+        left = [(state.kind, name) for state in self._types.values() for name in state.quarantine]
+        while left:
+            owner, name = left.pop()
+            good = self._types[owner].good.get(name)
+            for reference in good.references if good is not None else ():
+                key = (TypeUrl(reference.kind), reference.name)
+                if key not in pinned:
+                    pinned.add(key)
+                    left.append(key)
+        return frozenset(name for owner, name in pinned if owner is kind)
 
     # Transitions.
 
@@ -368,6 +371,8 @@ class Session:
                 kind=state.kind, name=resource.name, version=resource.version, detail=detail
             )
         elif names:
+            # Envoy may have taken some of them: nobody knows what it has now.
+            state.known.update(dict.fromkeys(names, _UNCERTAIN))
             state.probes.extendleft(reversed(_divide(names, detail)))
         for name in (*names, *flight.removed):
             self._classify(state, name)
@@ -383,9 +388,9 @@ class Session:
             self._awaited.pop((state.kind, name), None)
             if not (first and name in request.initial_versions):
                 state.again.add(name)
+            state.held.pop(name, None)
             if name not in table and state.subscription.named(name):
                 missing.add(name)
-                state.refused.discard(name)
                 if state.subscription.only_named(name):
                     state.held[name] = now
             state.urgent.add(name)
@@ -404,6 +409,9 @@ class Session:
         elif first:
             for name in request.initial_versions:
                 self._classify(state, name)
+        if state.puts or state.reply:
+            # What is asked for now was part of a generation that this type seemed to have reached without it.
+            state.covered = state.level = min(state.level, self._acked)
         return frozenset(missing)
 
     def _recall(self, state: _Type, versions: Mapping[str, str]) -> None:
@@ -422,7 +430,6 @@ class Session:
         state.good.pop(name, None)
         state.quarantine.pop(name, None)
         state.held.pop(name, None)
-        state.refused.discard(name)
         state.again.discard(name)
         state.urgent.discard(name)
         state.puts.discard(name)
@@ -439,7 +446,6 @@ class Session:
         again, named = name in state.again, state.subscription.named(name)
         if wanted is not None and state.subscription.wants(name):
             state.held.pop(name, None)
-            state.refused.discard(name)
             nack = state.quarantine.get(name)
             if nack is not None and nack.version != wanted.version:
                 del state.quarantine[name]
@@ -448,6 +454,8 @@ class Session:
                 state.puts.add(name)
         elif name not in state.held and (again or isinstance(sent, str) or (sent is _UNKNOWN and named)):
             state.removes.add(name)
+        if wanted is None and not isinstance(sent, str):
+            state.quarantine.pop(name, None)
         if name not in state.puts and name not in state.removes and name not in state.held:
             state.urgent.discard(name)
             state.again.discard(name)

@@ -236,11 +236,12 @@ class AdsServer:
         self._last = session
         self._metrics.connected.set(1)
         self._log.info("envoy connected", generation=self._generation)
-        writer = asyncio.create_task(self._write(stream, context), name="xds-writer")
         try:
-            await self._read(stream, context)
+            async with asyncio.TaskGroup() as tasks:
+                writer = tasks.create_task(self._write(stream, context), name="xds-writer")
+                await self._read(stream, context)
+                writer.cancel()
         finally:
-            await cancel(writer)
             self._streams.remove(stream)
             self._metrics.connected.set(1 if self._streams else 0)
             self._log.info("envoy disconnected", generation=self._generation)
@@ -258,7 +259,12 @@ class AdsServer:
             self._observe()
             wanted = frozenset(name for name in missing if name.startswith(self._on_demand))
             if wanted and self._demand is not None:
-                self._demand(request.kind, wanted)
+                try:
+                    self._demand(request.kind, wanted)
+                except (
+                    Exception
+                ):  # the owner's fault must not end the stream; the names are refused when their time is over
+                    self._log.exception("names on demand were not taken", names=sorted(wanted)[:10])
 
     def _parsed(self, message: Any) -> Request | None:
         try:
