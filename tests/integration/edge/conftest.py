@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -64,14 +66,14 @@ def free_port() -> int:
 class Agent:
     """One cluster's agent as far as its gateway and sidecars see it."""
 
-    def __init__(self, cluster: str, directory: Path, *, ttl: float = 3600.0) -> None:
+    def __init__(self, cluster: str, directory: Path, *, ttl: float = 3600.0, host: str = "127.0.0.1") -> None:
         self.cluster, self.directory = cluster, directory
         self.trust_domain = f"{cluster}.{FEDERATION}"
         directory.mkdir(parents=True, exist_ok=True)
         self.clock = SystemClock()
         self.authority = Authority.open(directory / "authority", trust_domain=self.trust_domain, clock=self.clock)
         self.log = Log(history="h1")
-        self.ttl = ttl
+        self.ttl, self.host = ttl, host
         self.sequence = 0
         self.presence: dict[str, pb.Presence] = {}
         self.acks: dict[str, int] = {}
@@ -87,7 +89,7 @@ class Agent:
             allow=AllowTable({os.getuid(): ["*/*", f"{SYSTEM_NAMESPACE}/*"]}),
             federation=FEDERATION,
             cluster=self.cluster,
-            agent_address=lambda: f"127.0.0.1:{self.port}",
+            agent_address=lambda: f"{self.host}:{self.port}",
             log=log.get("test-identity"),
             ttl=timedelta(seconds=self.ttl),
         )
@@ -101,7 +103,7 @@ class Agent:
         self.servicer = CatalogServicer(offer=self._offer, heartbeat=1.0)
         self.servicer.add_to(server)
         credentials = server_credentials(lambda: (svid, [self.authority.bundle]))
-        assert server.add_secure_port(f"127.0.0.1:{self.port}", credentials)
+        assert server.add_secure_port(f"{self.host}:{self.port}", credentials)
         await server.start()
         self._server = server
 
@@ -244,6 +246,46 @@ class Process:
         return str(found[0])
 
 
+class Namespace:
+    """A network namespace with a veth pair; `wrap` runs a command in it."""
+
+    def __init__(self) -> None:
+        if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
+            pytest.skip("needs root, ip (iproute2) and nft (nftables): run scripts/test as root")
+        tag = secrets.token_hex(3)
+        subnet = secrets.randbelow(250) + 1
+        self.name, self._veth = f"isthmus-{tag}", f"is{tag}"
+        self.outside, self.inside = f"10.203.{subnet}.1", f"10.203.{subnet}.2"
+        self.wrap = ["ip", "netns", "exec", self.name]
+        inner = f"{self._veth}i"
+        for command in (
+            f"ip netns add {self.name}",
+            f"ip link add {self._veth} type veth peer name {inner} netns {self.name}",
+            f"ip addr add {self.outside}/30 dev {self._veth}",
+            f"ip link set {self._veth} up",
+            f"ip -n {self.name} addr add {self.inside}/30 dev {inner}",
+            f"ip -n {self.name} link set {inner} up",
+            f"ip -n {self.name} link set lo up",
+        ):
+            subprocess.run(command.split(), check=True, capture_output=True, timeout=20)
+
+    def python(self, code: str, *arguments: str) -> str:
+        """What `code` prints, run inside."""
+        done = subprocess.run(
+            [*self.wrap, sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def close(self) -> None:
+        subprocess.run(["ip", "link", "del", self._veth], check=False, capture_output=True, timeout=20)
+        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True, timeout=20)
+
+
 class World:
     """What a test has started; `close` ends it all."""
 
@@ -252,6 +294,13 @@ class World:
         self.processes: list[Process] = []
         self.agents: list[Agent] = []
         self.servers: list[asyncio.Server] = []
+        self.namespaces: list[Namespace] = []
+
+    def namespace(self) -> Namespace:
+        """A network namespace that reaches this one at `outside`; skips where it cannot be made."""
+        made = Namespace()
+        self.namespaces.append(made)
+        return made
 
     async def agent(self, cluster: str, **options: Any) -> Agent:
         agent = Agent(cluster, self.root / cluster, **options)
@@ -360,6 +409,8 @@ class World:
             await agent.stop()
         for server in self.servers:
             server.close()
+        for namespace in self.namespaces:
+            namespace.close()
 
 
 @pytest.fixture
@@ -389,9 +440,11 @@ class Shop:
     opaque = Port(name="sql", port=5432)
 
     @staticmethod
-    def backend(cluster: str, port: Port, *, local: int | None = None, ready: int = 1) -> Backend:
-        """`local`: the port of the one local endpoint on 127.0.0.1."""
-        endpoints = (Endpoint(address="127.0.0.1", ports={port.port: local}),) if local is not None else ()
+    def backend(
+        cluster: str, port: Port, *, local: int | None = None, ready: int = 1, host: str = "127.0.0.1"
+    ) -> Backend:
+        """`local`: the port of the one local endpoint on `host`."""
+        endpoints = (Endpoint(address=host, ports={port.port: local}),) if local is not None else ()
         return Backend(
             cluster=cluster,
             local=local is not None,
