@@ -32,6 +32,7 @@ from envoy.extensions.filters.network.http_connection_manager.v3.http_connection
 )
 from envoy.extensions.filters.network.tcp_proxy.v3.tcp_proxy_pb2 import ON_DOWNSTREAM_TLS_HANDSHAKE, TcpProxy
 from envoy.extensions.http.early_header_mutation.header_mutation.v3.header_mutation_pb2 import HeaderMutation as Early
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from envoy.type.v3.hash_policy_pb2 import HashPolicy
 from google.protobuf.struct_pb2 import Struct
 from xds.type.v3.typed_struct_pb2 import TypedStruct
@@ -157,8 +158,7 @@ def http(
         manager.rds.CopyFrom(Rds(route_config_name=routes, config_source=tls.ads()))
     else:
         manager.route_config.CopyFrom(routes)
-    if on_demand:
-        manager.early_header_mutation_extensions.append(_name_cluster())
+    manager.early_header_mutation_extensions.append(_early(on_demand=on_demand))
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
@@ -249,14 +249,20 @@ def _http_filters(*, gateway: bool, on_demand: bool) -> list[HttpFilter]:
     return filters
 
 
-def _name_cluster() -> TypedExtensionConfig:
-    header = HeaderValueOption(
-        header=HeaderValue(key=route.CLUSTER_HEADER, value="vip/%DOWNSTREAM_LOCAL_ADDRESS%"),
-        append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
-    )
+def _early(*, on_demand: bool) -> TypedExtensionConfig:
+    """Before anything is decided: headers that Envoys say to each other are dropped, whoever sent them."""
+    mutations = [
+        HeaderMutation(remove_on_match=HeaderMutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
+        for prefix in ("x-envoy-", "x-isthmus-")
+    ]
+    if on_demand:
+        header = HeaderValueOption(
+            header=HeaderValue(key=route.CLUSTER_HEADER, value="vip/%DOWNSTREAM_LOCAL_ADDRESS%"),
+            append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
+        )
+        mutations.append(HeaderMutation(append=header))
     return TypedExtensionConfig(
-        name="envoy.http.early_header_mutation.header_mutation",
-        typed_config=pack(Early(mutations=[HeaderMutation(append=header)])),
+        name="envoy.http.early_header_mutation.header_mutation", typed_config=pack(Early(mutations=mutations))
     )
 
 

@@ -60,8 +60,8 @@ def configuration(name: str, hosts: Iterable[VirtualHost]) -> RouteConfiguration
         name=name,
         virtual_hosts=hosts,
         ignore_port_in_host_matching=True,
-        # Envoy sets it for every caller that is not internal, and nobody is.
-        request_headers_to_remove=["x-envoy-external-address"],
+        # What Envoy and we ourselves set for the decisions before: no workload's business.
+        request_headers_to_remove=["x-envoy-external-address", CLUSTER_HEADER],
         # References are checked before a snapshot is published; a refused cluster must not take its route along.
         validate_clusters=flag(False),
         max_direct_response_body_size_bytes=number(4096),
@@ -89,7 +89,6 @@ def on_demand_routes() -> list[Route]:
     routes = caller_routes("-", affinity=True)
     for route in routes:
         route.route.cluster_header = CLUSTER_HEADER
-        route.request_headers_to_remove.append(CLUSTER_HEADER)
     return routes
 
 

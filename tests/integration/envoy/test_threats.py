@@ -1,0 +1,382 @@
+"""What a gateway refuses. In every case of refusal the workload sees nothing: no request and no connection.
+
+The callers here are no Envoys: they say what no sidecar of ours would say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from federation.model.cluster import Bundle
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol
+
+pytestmark = pytest.mark.integration
+
+HTTP, TCP = AppProtocol.HTTP, AppProtocol.OPAQUE
+ECHO, HIDDEN, OTHERS = ServiceName("shop", "echo"), ServiceName("shop", "hidden"), ServiceName("shop", "others")
+WEB_SNI = "p80.echo.shop.svc.west.test.internal"
+RAW_SNI = "p9000.echo.shop.svc.west.test.internal"
+HOST = "echo.shop.global"
+
+
+class Forger:
+    """The authority of a member that signs whatever it likes."""
+
+    def __init__(self, trust_domain: str, directory: Path) -> None:
+        self.trust_domain = trust_domain
+        self._directory = directory
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self.root = self._sign([f"spiffe://{trust_domain}"], self._key, ca=True)
+        der = self.root.public_bytes(serialization.Encoding.DER)
+        self.bundle = Bundle(trust_domain=trust_domain, sequence=1, roots=(der,))
+
+    def context(self, *uris: str, ca: bool = False) -> ssl.SSLContext:
+        """What a caller with a certificate for `uris` connects with."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        path = self._directory / f"forged-{x509.random_serial_number()}.pem"
+        private = key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        path.write_bytes(self._sign(list(uris), key, ca=ca).public_bytes(serialization.Encoding.PEM) + private)
+        return client_context(path)
+
+    def _sign(self, uris: list[str], key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        issuer = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, self.trust_domain)])
+        subject = issuer if key is self._key else x509.Name([])
+        return (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(issuer)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(minutes=5))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
+            .add_extension(_usage(ca=ca), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]),
+                critical=False,
+            )
+            .add_extension(
+                x509.SubjectAlternativeName([x509.UniformResourceIdentifier(u) for u in uris]), critical=False
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _usage(*, ca: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=ca,
+        crl_sign=ca,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def client_context(certificate: Path | None) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # these callers would not mind
+    if certificate is not None:
+        context.load_cert_chain(certificate)
+    return context
+
+
+@dataclass
+class Scene:
+    port: int
+    member: Forger
+    stranger: Forger
+    web: object
+    raw: object
+    kit: SimpleNamespace
+
+    def untouched(self) -> bool:
+        return self.web.connections == 0 and self.raw.connections == 0  # type: ignore[attr-defined]
+
+    def caller(self) -> ssl.SSLContext:
+        return self.member.context("spiffe://member.test.internal/ns/shop/sa/web")
+
+    async def request(
+        self, context: ssl.SSLContext, *, sni: str | None = WEB_SNI, headers: list[tuple[str, str]] | None = None
+    ) -> tuple[int, str]:
+        """An HTTP/2 request: status and body; (0, "") when the connection was refused."""
+        context.set_alpn_protocols(["h2"])
+        return await self._talk(context, sni, _h2_request(headers or _headers()), _h2_answer)
+
+    async def health(self, context: ssl.SSLContext, *, sni: str = WEB_SNI) -> tuple[int, str]:
+        context.set_alpn_protocols(["isthmus-health"])
+        data = f"GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\n\r\n".encode()
+        return await self._talk(context, sni, data, lambda raw: (int(raw[9:12] or b"0"), ""))
+
+    async def line(self, context: ssl.SSLContext, *, sni: str = RAW_SNI, alpn: str = "isthmus-tcp") -> str:
+        context.set_alpn_protocols([alpn])
+        return (await self._talk(context, sni, b"hello\n", lambda raw: (1, raw.decode(errors="replace"))))[1]
+
+    async def _talk(self, context, sni, data, read) -> tuple[int, str]:  # type: ignore[no-untyped-def]
+        try:
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", self.port, ssl=context, server_hostname=sni or "127.0.0.1"
+            )
+        except (ssl.SSLError, ConnectionError):
+            return 0, ""
+        raw = b""
+        try:
+            writer.write(data)
+            while not (answer := read(raw))[0] or (answer[0] == 1 and b"\n" not in raw):
+                piece = await asyncio.wait_for(reader.read(65536), 8)
+                if not piece:
+                    break
+                raw += piece
+            return read(raw)
+        except (ssl.SSLError, ConnectionError):
+            return 0, ""
+        finally:
+            writer.transport.abort()
+
+
+def _headers(host: str = HOST, method: str = "GET", *extra: tuple[str, str]) -> list[tuple[str, str]]:
+    return [(":method", method), (":scheme", "https"), (":authority", host), (":path", "/"), *extra]
+
+
+def _h2_request(headers: list[tuple[str, str]]) -> bytes:
+    """Preface, SETTINGS, and one HEADERS frame: every field literal, never indexed (RFC 7541, 6.2.3)."""
+    block = b"".join(b"\x10" + _text(k) + _text(v) for k, v in headers)
+    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"") + _frame(1, 5, 1, block)
+
+
+def _text(text: str) -> bytes:
+    raw = text.encode()
+    if len(raw) < 127:
+        return bytes([len(raw)]) + raw
+    return bytes([127, (len(raw) - 127) % 128 | 128, (len(raw) - 127) // 128]) + raw
+
+
+def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def _h2_answer(raw: bytes) -> tuple[int, str]:
+    """Status and body once stream 1 has ended, or has been reset (599); (0, "") before."""
+    status, body = 0, b""
+    while len(raw) >= 9:
+        length, kind, flags = int.from_bytes(raw[:3], "big"), raw[3], raw[4]
+        payload, rest = raw[9 : 9 + length], raw[9 + length :]
+        if len(payload) < length:
+            break
+        if kind == 1:
+            status = _status(payload)
+        if kind == 0:
+            body += payload
+        if kind in (3, 7):
+            return 599, ""
+        if kind in (0, 1) and flags & 1:
+            return status, body.decode()
+        raw = rest
+    return 0, ""
+
+
+def _status(block: bytes) -> int:
+    """The :status at the head of a header block: indexed, or literal with name 8, plain or Huffman (digits)."""
+    known = {0x88: 200, 0x89: 204, 0x8A: 206, 0x8B: 304, 0x8C: 400, 0x8D: 404, 0x8E: 500}
+    if block[0] in known:
+        return known[block[0]]
+    size, value = block[1] & 127, block[2 : 2 + (block[1] & 127)]
+    if not block[1] & 128:
+        return int(value)
+    bits = f"{int.from_bytes(value, 'big'):0{size * 8}b}"
+    codes = {f"{d:05b}": str(d) for d in range(3)} | {f"{0b011001 + d - 3:06b}": str(d) for d in range(3, 10)}
+    digits, at = "", 0
+    while len(digits) < 3:
+        width = 5 if bits[at : at + 5] in codes else 6
+        digits += codes[bits[at : at + width]]
+        at += width
+    return int(digits)
+
+
+@pytest.fixture
+async def scene(world, kit, short_directory: Path) -> Scene:
+    """West exports echo to `member` and others to nobody; `stranger` is not linked."""
+    web, raw = await world.workload("web"), await world.workload("raw")
+    world.domain("west")
+    member = Forger("member.test.internal", short_directory)
+    stranger = Forger("stranger.test.internal", short_directory)
+    idle = Forger("idle.test.internal", short_directory)
+    for name, forger in (("member", member), ("idle", idle)):
+        world.domains[name] = SimpleNamespace(name=name, trust_domain=forger.trust_domain, authority=forger)
+    world.exports["west"] = {
+        ECHO: kit.export_of(ECHO, {80: (HTTP, web.port), 9000: (TCP, raw.port)}, to=["member"]),
+        OTHERS: kit.export_of(OTHERS, {80: (HTTP, web.port), 9000: (TCP, raw.port)}, to=[]),
+    }
+    await world.gateway("west")
+    made = Scene(world.gateways["west"][0].port, member, stranger, web, raw, kit)
+    made.idle = idle  # type: ignore[attr-defined]
+    return made
+
+
+async def test_who_is_admitted_gets_through(scene: Scene) -> None:
+    assert await scene.request(scene.caller()) == (200, "web")
+    assert (await scene.health(scene.caller()))[0] == 200
+    assert (await scene.health(scene.caller(), sni=RAW_SNI))[0] == 200
+    assert await scene.line(scene.caller()) == "raw:hello\n"
+
+
+async def test_foreign_and_forged_identities_do_not_finish_the_handshake(scene: Scene, tmp_path: Path) -> None:
+    member, stranger = scene.member, scene.stranger
+    refused = {
+        "no certificate": client_context(None),
+        "an unlinked domain": stranger.context("spiffe://stranger.test.internal/ns/shop/sa/web"),
+        "a linked domain's name, signed by a stranger": stranger.context("spiffe://member.test.internal/ns/a/sa/b"),
+        "another linked domain's name": member.context("spiffe://idle.test.internal/ns/shop/sa/web"),
+        "the gateway's own domain": member.context("spiffe://west.test.internal/ns/shop/sa/web"),
+        "no SPIFFE ID": member.context("https://member.test.internal/"),
+        "a certificate authority": member.context("spiffe://member.test.internal/ns/shop/sa/web", ca=True),
+    }
+    for what, context in refused.items():
+        assert (await scene.request(context))[0] == 0, what
+        assert (await scene.health(context))[0] == 0, what
+        assert await scene.line(context) == "", what
+    assert scene.untouched()
+
+
+async def test_a_second_uri_gives_no_second_identity(scene: Scene) -> None:
+    own, foreign = "spiffe://idle.test.internal/ns/a/sa/b", "spiffe://member.test.internal/ns/a/sa/b"
+    for uris in ((own, foreign), (foreign, own)):
+        context = scene.idle.context(*uris)  # type: ignore[attr-defined]
+        assert (await scene.request(context))[0] in (0, 403), uris
+        assert (await scene.health(context))[0] in (0, 403), uris
+        assert await scene.line(context) == "", uris
+    assert scene.untouched()
+
+
+async def test_without_a_grant_there_is_nothing(scene: Scene) -> None:
+    idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")  # type: ignore[attr-defined]
+    status, text = await scene.request(idle)
+    assert (status, text) == (403, "isthmus: your cluster has no grant for this service\n")
+    assert (await scene.health(idle))[0] == 403
+    assert await scene.line(idle) == ""
+    others = "p80.others.shop.svc.west.test.internal"
+    assert (await scene.request(scene.caller(), sni=others, headers=_headers("others.shop.global")))[0] == 403
+    assert await scene.line(scene.caller(), sni="p9000.others.shop.svc.west.test.internal") == ""
+    assert scene.untouched()
+
+
+async def test_another_server_name_is_misdirected(scene: Scene) -> None:
+    wrong = (
+        None,  # for an address Python sends none
+        f"{WEB_SNI}.",
+        "*.echo.shop.svc.west.test.internal",
+        "p80.hidden.shop.svc.west.test.internal",
+        "p081.echo.shop.svc.west.test.internal",
+        "p81.echo.shop.svc.west.test.internal",
+        "echo.shop.svc.west.test.internal",
+        "p80.echo.shop.svc.east.test.internal",
+        RAW_SNI,
+    )
+    for sni in wrong:
+        for host in (HOST, sni or HOST):
+            assert (await scene.request(scene.caller(), sni=sni, headers=_headers(host)))[0] in (0, 421), sni
+        if sni != RAW_SNI:
+            assert await scene.line(scene.caller(), sni=sni or "127.0.0.1") == "", sni
+    assert scene.untouched()
+
+
+async def test_server_names_are_compared_in_lower_case(scene: Scene) -> None:
+    """As DNS names are (RFC 6066, 3): Envoy lowers them before anything looks, so there is one spelling only."""
+    assert (await scene.request(scene.caller(), sni=WEB_SNI.upper()))[0] in (200, 421)
+    assert (await scene.request(scene.caller(), sni=WEB_SNI.upper(), headers=_headers("others.shop.global")))[0] == 421
+
+
+async def test_another_authority_is_misdirected(scene: Scene) -> None:
+    for host in ("others.shop.global", "hidden.shop.global", "evil.example", "echo.shop.east.global", "*", WEB_SNI):
+        assert (await scene.request(scene.caller(), headers=_headers(host)))[0] == 421, host
+    assert scene.untouched()
+
+
+async def test_a_gateway_is_no_relay(scene: Scene) -> None:
+    connect = [(":method", "CONNECT"), (":authority", f"127.0.0.1:{scene.raw.port}")]  # type: ignore[attr-defined]
+    assert (await scene.request(scene.caller(), headers=connect))[0] >= 400
+    exported = [(":method", "CONNECT"), (":authority", HOST)]
+    assert (await scene.request(scene.caller(), headers=exported))[0] >= 400
+    absolute = [*_headers()[:3], (":path", f"http://127.0.0.1:{scene.raw.port}/")]  # type: ignore[attr-defined]
+    assert (await scene.request(scene.caller(), headers=absolute))[0] != 200
+    # A port of requests gives no raw connection (headers could not be cleaned), and the other way round.
+    assert await scene.line(scene.caller(), sni=WEB_SNI) == ""
+    assert (await scene.request(scene.caller(), sni=RAW_SNI))[0] == 421
+    assert await scene.line(scene.caller(), alpn="something-else") == ""
+    assert scene.untouched()
+
+
+async def test_old_tls_and_resumption_are_refused(scene: Scene) -> None:
+    old = scene.caller()
+    old.maximum_version = ssl.TLSVersion.TLSv1_2
+    assert (await scene.request(old))[0] == 0
+    context = scene.caller()
+    context.set_alpn_protocols(["isthmus-tcp"])
+    reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=context, server_hostname=RAW_SNI)
+    writer.write(b"x\n")
+    assert await asyncio.wait_for(reader.readline(), 8) == b"raw:x\n"  # a ticket would have come by now
+    session = writer.get_extra_info("ssl_object").session
+    writer.transport.abort()
+    assert session is None or not session.has_ticket
+
+
+SPOOFED = {
+    "x-forwarded-client-cert": "URI=spiffe://west.test.internal/ns/bank/sa/admin",
+    "x-envoy-internal": "true",
+    "x-envoy-external-address": "10.0.0.1",
+    "x-envoy-original-dst-host": "10.0.0.1:80",
+    "x-envoy-max-retries": "100",
+    "x-envoy-retry-on": "5xx",
+    "x-envoy-upstream-rq-timeout-ms": "1",
+    "x-envoy-expected-rq-timeout-ms": "1",
+    "x-envoy-decorator-operation": "x",
+    "x-envoy-ip-tags": "x",
+    "x-envoy-original-path": "/admin",
+    "x-envoy-attempt-count": "7",
+    "x-envoy-hedge-on-per-try-timeout": "true",
+    "x-isthmus-cluster": "in/shop/others/80",
+    "x-isthmus-not-forwarded": "true",
+}
+
+
+async def test_spoofed_internal_headers_do_not_arrive(scene: Scene) -> None:
+    headers = _headers(HOST, "GET", *SPOOFED.items(), ("x-forwarded-proto", "gopher"))
+    assert (await scene.request(scene.caller(), headers=headers))[0] == 200
+    request = scene.web.requests[-1]  # type: ignore[attr-defined]
+    arrived = {name.lower(): value for name, value in request.headers}
+    assert {n for n in arrived if n.startswith(("x-envoy", "x-isthmus"))} == set()
+    assert arrived["x-forwarded-proto"] == "https"
+    xfcc = arrived["x-forwarded-client-cert"]
+    assert xfcc.endswith(";URI=spiffe://member.test.internal/ns/shop/sa/web")
+    assert "admin" not in xfcc
+
+
+async def test_odd_paths_and_headers_are_normalised_or_refused(scene: Scene) -> None:
+    async def ask(path: str, *extra: tuple[str, str]) -> int:
+        headers = [*_headers()[:3], (":path", path), *extra]
+        return (await scene.request(scene.caller(), headers=headers))[0]
+
+    assert await ask("/a/../b//c") == 200
+    assert scene.web.requests[-1].line == "GET /b/c HTTP/1.1"  # type: ignore[attr-defined]
+    assert await ask("/a%2Fadmin") == 307
+    assert await ask("/", ("x_underscore", "1")) >= 400
+    assert len(scene.web.requests) == 1  # type: ignore[attr-defined]
