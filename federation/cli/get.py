@@ -148,7 +148,7 @@ def endpoints(
 
     async def ask(name: str) -> list[dict[str, Any]]:
         async with agent(home, name) as client:
-            return [row for i in await client.list_imports() for row in _endpoints(name, wire.import_from_pb(i))]
+            return [row for i in await client.imports() for row in _endpoints(name, wire.import_from_pb(i))]
 
     rows: list[dict[str, Any]] = []
     for name in [seen_from] if seen_from else sorted(home.clusters):

@@ -111,7 +111,11 @@ async def look(home: Home) -> Seen:
             unreachable["registry"] = error
             return Seen()
 
-    seen, *_ = await asyncio.gather(ask_registry(), *(ask_agent(name) for name in home.clusters))
+    async with asyncio.TaskGroup() as group:
+        asked = group.create_task(ask_registry(), name="status-registry")
+        for name in home.clusters:
+            group.create_task(ask_agent(name), name=f"status-{name}")
+    seen = asked.result()
     return Seen(
         registry=seen.registry,
         clusters=seen.clusters,

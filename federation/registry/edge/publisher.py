@@ -8,6 +8,7 @@ rises within one history.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -153,6 +154,8 @@ class Publisher:
             newest = self._sent.popleft()
         if newest is None:
             return
+        # Read by scripts/bench propagation: the machine's processes share this clock.
+        self._log.debug("envoy acknowledged", generation=acked, revision=newest.revision, at_ns=time.monotonic_ns())
         self.acknowledged.set(newest.ticket)
         history, revision = self._told
         if newest.history != history or newest.revision > revision:
