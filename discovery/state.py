@@ -53,6 +53,7 @@ class Saver:
         self._path, self._dump, self._interval = path, dump, interval
         self._clock, self._log, self._on_problem = clock, log, on_problem
         self._touched = asyncio.Event()
+        self._writing = asyncio.Lock()
         self._written: bytes | None = None
         self.problem: Problem | None = None
 
@@ -69,14 +70,20 @@ class Saver:
 
     async def flush(self) -> None:
         """Write now what was touched."""
-        if not self._touched.is_set():
-            return
-        self._touched.clear()
-        data = self._dump()
-        if data == self._written:
-            return
+        async with self._writing:
+            if self._touched.is_set():
+                self._touched.clear()
+                await self._write(self._dump())
+
+    async def _write(self, data: bytes) -> None:
+        write = asyncio.ensure_future(asyncio.to_thread(write_state, self._path, data))
         try:
-            await asyncio.to_thread(write_state, self._path, data)
+            try:
+                await asyncio.shield(write)
+            except asyncio.CancelledError:
+                await asyncio.wait({write})  # a thread cannot be cancelled; the next write must not meet it
+                self._touched.set()
+                raise
         except IsthmusError as error:
             self._touched.set()
             if self.problem is None:
@@ -84,7 +91,6 @@ class Saver:
                 self.problem = Problem(error.error_code, self._path.name, error.message, self._clock.wall_ns())
                 self._on_problem()
             return
-        self._written = data
         if self.problem is not None:
             self.problem = None
             self._on_problem()
