@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from discovery.identity.allow import AllowTable
-from discovery.identity.server import IdentityServer
+from discovery.identity.server import IdentityServer, peer_uid
 from federation.aio.clock import FakeClock
 from federation.errors import (
     AlreadyExists,
@@ -148,6 +148,18 @@ async def test_the_kernel_says_who_asks(server: Make, path: Path, client: Worklo
         await client.fetch(path, "shop", "echo")
     assert caught.value.error_code == "identity_denied"
     assert str(os.getuid()) in caught.value.message
+
+
+def test_the_user_is_the_one_that_connected() -> None:
+    own = os.geteuid()
+    other = NOBODY if own == 0 else own  # only root can be somebody else for a moment
+    os.seteuid(other)
+    try:
+        ends = socket.socketpair(socket.AF_UNIX)
+    finally:
+        os.seteuid(own)
+    with ends[0], ends[1]:
+        assert peer_uid(ends[0]) == other
 
 
 async def exchange(path: Path, raw: bytes) -> bytes:
