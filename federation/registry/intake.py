@@ -29,10 +29,21 @@ _RATE = "*"
 
 
 class BoundedSink(Sink):
-    """A Sink of one origin that cannot be filled without end; `check` is called for each record as it arrives."""
+    """A Sink of one origin that cannot be filled without end.
 
-    def __init__(self, *, origin: str, limits: Quotas, check: Callable[[Record], None]) -> None:
+    `check` is called for each record as it arrives, `denied` when the stream speaks of another origin.
+    """
+
+    def __init__(
+        self,
+        *,
+        origin: str,
+        limits: Quotas,
+        check: Callable[[Record], None],
+        denied: Callable[[Denied], None],
+    ) -> None:
         super().__init__(origin=origin)
+        self._denied = denied
         self._limits = limits
         self._check = check
         self._unmeasured = 0
@@ -40,7 +51,11 @@ class BoundedSink(Sink):
     def receive(self, update: pb.Update | bytes, *, stream: int | None = None) -> Changes | None:
         """As Sink.receive; raises QuotaExceeded besides."""
         before = len(self._staged)
-        changes = super().receive(update, stream=stream)
+        try:
+            changes = super().receive(update, stream=stream)
+        except Denied as error:
+            self._denied(error)
+            raise
         if changes is None:
             for record in self._staged[before:]:
                 self._check(record)
@@ -92,7 +107,7 @@ class Publishing:
         self.rejections = 0
         self.usage = Usage()
         self.complete = False
-        self.sink = BoundedSink(origin=origin, limits=desk.limits, check=self._check)
+        self.sink = BoundedSink(origin=origin, limits=desk.limits, check=self._check, denied=self._denied)
         self._desk = desk
         self._sizes: dict[Key, Size] = {}
         self._verdicts: dict[Key, tuple[Record, Admitted | IsthmusError]] = {}
@@ -205,15 +220,14 @@ class Publishing:
                     self._desk.on_bundle(verdict.bundle)
                 return None
         if isinstance(verdict, Denied):
-            self._desk.audit.warning(
-                "claim_refused",
-                cluster=self.origin,
-                kind=record.key.kind.name,
-                name=record.key.name[:140],
-                code=verdict.error_code,
-                detail=verdict.message,
-            )
+            self._denied(verdict, kind=record.key.kind.name, name=record.key.name[:140])
         return Rejection(record.key.kind, record.key.name[:300], verdict.error_code, str(verdict))
+
+    def _denied(self, error: Denied, **fields: str) -> None:
+        """The origin claimed what is not its own."""
+        self._desk.audit.warning(
+            "claim_refused", cluster=self.origin, code=error.error_code, detail=error.message, **fields
+        )
 
     def _count(self, key: Key, size: Size) -> None:
         old = self._sizes.get(key, NOTHING)

@@ -231,7 +231,7 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             **{
                 "listen": "127.0.0.1:0",
                 "enrolment": "127.0.0.1:0",
-                "metrics": "127.0.0.1:0",
+                "metrics": "",
                 "single_machine": True,
                 "heartbeat": 0.5,
                 "lease": 1.5,

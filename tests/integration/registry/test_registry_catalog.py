@@ -119,7 +119,6 @@ async def test_who_leaves_is_gone_for_everybody_and_may_come_back_with_a_new_roo
     await world.operator().leave("west")
     await wait(lambda: not east.view)
     west_old = world.members["west"]
-    await wait(lambda: not west_old.view)
     await wait(lambda: west_old.watch.last_error is not None and west_old.publish.last_error is not None)
     await world.unfollow("west")
     (world.directory / "clusters" / "west").rename(world.directory / "clusters" / "west-old")
