@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
 from federation.envoy import cluster, endpoint, listener, names, outbound, tls
@@ -103,12 +105,10 @@ class Builder:
                 continue
             name, app = names.inbound_cluster(export.name, port.port), port.app
             if app.is_http:
-                yield Part(
-                    names.CLUSTER_TYPE, name, app, lambda n=name, a=app: cluster.local_cluster(n, a, endpoints=n)
-                )
+                yield Part(names.CLUSTER_TYPE, name, app, partial(cluster.local_cluster, name, app, endpoints=name))
             hosts = ready_hosts(export.endpoints, port.port)
             placement = (hosts,) if hosts else ()
-            yield Part(names.ENDPOINT_TYPE, name, hosts, lambda n=name, p=placement: endpoint.assignment(n, p))
+            yield Part(names.ENDPOINT_TYPE, name, hosts, partial(endpoint.assignment, name, placement))
 
     def _update_hosts(self, name: ServiceName, export: Export | None) -> None:
         config = self._config
@@ -148,7 +148,7 @@ class Builder:
                 names.ROUTE_TYPE,
                 name,
                 self._generation,
-                lambda i=index, n=name: inbound.configuration(n, (self._hosts[s][i] for s in sorted(self._hosts))),
+                partial(self._configuration, name, index),
             )
         yield Part(
             names.LISTENER_TYPE,
@@ -159,6 +159,9 @@ class Builder:
 
         yield Part(names.LISTENER_TYPE, names.INBOUND_TCP, (), lambda: listener.tcp_to_exported(names.INBOUND_TCP))
         yield Part(names.CLUSTER_TYPE, names.INBOUND_TCP, (), lambda: cluster.internal_cluster(names.INBOUND_TCP))
+
+    def _configuration(self, name: str, index: int) -> RouteConfiguration:
+        return inbound.configuration(name, (self._hosts[service][index] for service in sorted(self._hosts)))
 
     def _tcp_parts(self, view: View, pairs: Collection[str]) -> Iterator[Part]:
         for pair in pairs:
@@ -173,7 +176,7 @@ class Builder:
                 names.CLUSTER_TYPE,
                 pair,
                 endpoints,
-                lambda n=pair, e=endpoints: cluster.local_cluster(n, AppProtocol.OPAQUE, endpoints=e),
+                partial(cluster.local_cluster, pair, AppProtocol.OPAQUE, endpoints=endpoints),
             )
 
     def _update_import(self, view: View, name: ServiceName, *, force: bool) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from envoy.config.core.v3.base_pb2 import TransportSocket
+from envoy.config.listener.v3.listener_components_pb2 import Filter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -17,10 +19,6 @@ from federation.envoy import listener, names, route, tls
 from federation.model.ids import ServiceName
 
 _MISDIRECTED = "421: the authority, the server name and the service do not agree"
-_STATE = {
-    "at_once": [(names.STATE_SNI, "%REQUESTED_SERVER_NAME%")],
-    "after_handshake": [(names.STATE_PEER, "%DOWNSTREAM_PEER_URI_SAN%")],
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,9 +81,12 @@ def _host(service: ServiceName, domains: Sequence[str], ways: Iterable[Route]) -
     return route.unguarded(route.virtual_host(str(service), domains, [*ways, route.refusal(421, _MISDIRECTED)]))
 
 
-def _state() -> listener.Filter:
-    return listener.connection_state(**_STATE)
+def _state() -> Filter:
+    return listener.connection_state(
+        at_once=[(names.STATE_SNI, "%REQUESTED_SERVER_NAME%")],
+        after_handshake=[(names.STATE_PEER, "%DOWNSTREAM_PEER_URI_SAN%")],
+    )
 
 
-def _tls(alpn: str) -> tls.TransportSocket:
+def _tls(alpn: str) -> TransportSocket:
     return tls.downstream([alpn])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
@@ -208,8 +209,8 @@ def tcp_to_exported(name: str) -> Listener:
     )
 
 
-def _state(key: str, text: str) -> dict[str, object]:
-    value: dict[str, object] = {
+def _state(key: str, text: str) -> dict[str, Any]:
+    value: dict[str, Any] = {
         "object_key": key,
         "format_string": {"text_format_source": {"inline_string": text}},
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_components_pb2 import Filter
-from envoy.config.route.v3.route_components_pb2 import VirtualHost
+from envoy.config.route.v3.route_components_pb2 import Route, VirtualHost
 
 from federation.envoy import endpoint, listener, names, route
 from federation.envoy.cluster import Remote, service_cluster
@@ -95,7 +95,7 @@ def listener_part(name: str, ip: str, port: int, target: Target) -> Part:
     )
 
 
-def virtual_host(target: Target, routes: Sequence[route.Route]) -> VirtualHost:
+def virtual_host(target: Target, routes: Sequence[Route]) -> VirtualHost:
     """The service's virtual host: exactly its names."""
     return route.virtual_host(str(target.service), target.domains, routes)
 

@@ -1,0 +1,79 @@
+"""Names of Envoy's resources: what is built can be parsed, and nothing else can."""
+
+from __future__ import annotations
+
+import pytest
+
+from federation.envoy import names
+from federation.model.ids import ServiceName
+
+ECHO = ServiceName("shop", "echo")
+
+
+def test_each_name_has_one_form() -> None:
+    assert names.outbound_cluster(ECHO, 80) == "out/shop/echo/80"
+    assert names.outbound_cluster(ECHO, 80, "west") == "out/shop/echo/80/west"
+    assert names.inbound_cluster(ECHO, 80) == "in/shop/echo/80"
+    assert names.vip_cluster("240.64.0.1", 80) == "vip/240.64.0.1:80"
+    assert names.vip_cluster("fd00::1", 80) == "vip/[fd00::1]:80"
+    assert names.outbound_listener("127.128.0.1", 80) == "out/127.128.0.1:80"
+    assert names.egress_listener(ECHO, 80) == "egress/shop/echo/80"
+
+
+def test_a_server_name_is_parsed_exactly() -> None:
+    sni = names.server_name(ECHO, 8080, "west.example.org")
+    assert sni == "p8080.echo.shop.svc.west.example.org"
+    assert names.parse_server_name(sni) == (ECHO, 8080, "west.example.org")
+
+
+@pytest.mark.parametrize(
+    "sni",
+    [
+        "",
+        "p80.echo.shop.svc",
+        "p80.echo.shop.svc.",
+        "80.echo.shop.svc.west.example.org",
+        "p080.echo.shop.svc.west.example.org",
+        "p0.echo.shop.svc.west.example.org",
+        "p65536.echo.shop.svc.west.example.org",
+        "p99999999999999999999.echo.shop.svc.west.example.org",
+        "p\u0668\u0660.echo.shop.svc.west.example.org",
+        "p80.Echo.shop.svc.west.example.org",
+        "p80.*.shop.svc.west.example.org",
+        "p80.echo.shop.pod.west.example.org",
+        "p80..shop.svc.west.example.org",
+    ],
+)
+def test_what_is_no_server_name_of_ours(sni: str) -> None:
+    assert names.parse_server_name(sni) is None
+
+
+@pytest.mark.parametrize(
+    ("cluster", "parsed"),
+    [
+        ("vip/240.64.0.1:80", ("240.64.0.1", 80)),
+        ("vip/[fd00::1]:80", ("fd00::1", 80)),
+        ("vip/fd00::1:80", None),
+        ("vip/240.64.0.1", None),
+        ("vip/:80", None),
+        ("vip/240.64.0.1:080", None),
+        ("out/240.64.0.1:80", None),
+    ],
+)
+def test_clusters_of_virtual_addresses(cluster: str, parsed: tuple[str, int] | None) -> None:
+    assert names.parse_vip_cluster(cluster) == parsed
+
+
+@pytest.mark.parametrize(
+    ("cluster", "parsed"),
+    [
+        (names.inbound_tcp_cluster("a.b", "spiffe://c/d"), ("a.b", "spiffe://c/d")),
+        ("in-tcp/a.b|", None),
+        ("in-tcp/|spiffe://c/d", None),
+        ("in-tcp/a.b", None),
+        ("in-tcp", None),
+        ("in/a|b", None),
+    ],
+)
+def test_clusters_of_tcp_callers(cluster: str, parsed: tuple[str, str] | None) -> None:
+    assert names.parse_inbound_tcp_cluster(cluster) == parsed
