@@ -44,6 +44,7 @@ class Figures:
     """What was measured of one server, one value a round."""
 
     qps: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
     p50_ms: list[float] = field(default_factory=list)
     p99_ms: list[float] = field(default_factory=list)
     lost: int = 0
@@ -66,17 +67,20 @@ def main(words: list[str]) -> dict[str, Any]:
     found = peers()
     figures = {peer.name: Figures() for peer in found}
     with tempfile.TemporaryDirectory(prefix="isthmus-") as directory, contextlib.ExitStack() as stack:
-        ports = {}
+        ports, processes = {}, {}
         for peer in found:
             place = Path(directory, peer.name)
             place.mkdir()
-            ports[peer.name], process = stack.enter_context(running(peer, place, names))
+            ports[peer.name], processes[peer.name] = stack.enter_context(running(peer, place, names))
             measure_rate(load, ports[peer.name], names, arguments, 1.0)  # every name has been asked for once or more
-            figures[peer.name].rss_mb = rss_mb(process)
+            figures[peer.name].rss_mb = rss_mb(processes[peer.name])
         for _ in range(arguments.rounds):
             for peer in found:
+                before = cpu_seconds(processes[peer.name])
                 qps, lost = measure_rate(load, ports[peer.name], names, arguments, arguments.seconds)
+                spent = cpu_seconds(processes[peer.name]) - before
                 figures[peer.name].qps.append(qps)
+                figures[peer.name].cpu_us.append(spent / (qps * arguments.seconds) * 1e6)
                 figures[peer.name].lost += lost
         for _ in range(arguments.rounds):
             for peer in found:
@@ -93,18 +97,20 @@ def report(figures: dict[str, Figures], arguments: argparse.Namespace, load: str
     ours = statistics.median(figures["isthmus"].qps)
     print(
         f"{arguments.names} names, A{' with EDNS' if arguments.edns else ''}, one core for the server, one for {load}, "
-        f"{arguments.rounds} rounds of {arguments.seconds:g} s, latency at {arguments.qps}/s; median (min to max)"
+        f"{arguments.rounds} rounds of {arguments.seconds:g} s, latency at {arguments.qps}/s; median (min-max)"
     )
-    print(f"{'server':<16} {'queries/s':>26} {'ours/it':>8} {'p50 ms':>20} {'p99 ms':>20} {'lost':>6} {'RSS MB':>7}")
+    widths = (14, 22, 8, 18, 22, 24, 6, 4)
+    heads = ("server", "queries/s", "ours/it", "CPU us/query", "p50 ms", "p99 ms", "lost", "MB")
+    print(*(f"{text:>{width}}" for text, width in zip(heads, widths, strict=True)))
     out: dict[str, Any] = {"load": load, "names": arguments.names, "edns": arguments.edns, "servers": {}}
     for name, one in figures.items():
         ratio = ours / statistics.median(one.qps)
-        print(
-            f"{name:<16} {spread(one.qps, '.0f'):>26} {ratio:>8.2f} {spread(one.p50_ms, '.3f'):>20} "
-            f"{spread(one.p99_ms, '.3f'):>20} {one.lost:>6} {one.rss_mb:>7.0f}"
-        )
+        cells = [name, spread(one.qps, ".0f"), f"{ratio:.2f}", spread(one.cpu_us, ".1f")]
+        cells += [spread(one.p50_ms, ".3f"), spread(one.p99_ms, ".3f"), str(one.lost), f"{one.rss_mb:.0f}"]
+        print(*(f"{text:>{width}}" for text, width in zip(cells, widths, strict=True)))
         out["servers"][name] = {
             "qps": one.qps,
+            "cpu_us_per_query": one.cpu_us,
             "ours_to_it": round(ratio, 3),
             "p50_ms": one.p50_ms,
             "p99_ms": one.p99_ms,
@@ -121,8 +127,8 @@ def report(figures: dict[str, Figures], arguments: argparse.Namespace, load: str
 
 
 def spread(values: Sequence[float], how: str) -> str:
-    """Median (min to max)."""
-    return f"{statistics.median(values):{how}} ({min(values):{how}} to {max(values):{how}})"
+    """Median (min-max)."""
+    return f"{statistics.median(values):{how}} ({min(values):{how}}-{max(values):{how}})"
 
 
 # -- the servers
@@ -232,6 +238,12 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         number: int = sock.getsockname()[1]
         return number
+
+
+def cpu_seconds(process: subprocess.Popen[bytes]) -> float:
+    """CPU time that the process has used. Unlike the rate, it hardly depends on what else this machine does."""
+    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rss_mb(process: subprocess.Popen[bytes]) -> float:
