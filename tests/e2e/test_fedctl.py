@@ -146,7 +146,7 @@ def test_08_a_malformed_manifest_is_named_and_the_last_good_state_stays(
 def test_09_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedctl, eventually):
     fedctl.ok("unlink", "east", "west")
     again = fedctl("unlink", "east", "west", "-o", "json")
-    assert (again.status, again.error["code"]) == (3, "not_found")
+    assert (again.status, again.error["code"]) == (3, "link_unknown")
 
     def clusters_seen() -> set[str]:
         return {row["cluster"] for row in fedctl.ok("get", "endpoints", "--from", "east", "-o", "json").json}
@@ -158,4 +158,4 @@ def test_10_a_cluster_leaves(federation: ProcessFederation, fedctl):
     fedctl.ok("cluster", "leave", "west")
     assert [c["name"] for c in fedctl.ok("get", "clusters", "-o", "json").json] == ["east"]
     again = fedctl("cluster", "leave", "west", "-o", "json")
-    assert (again.status, again.error["code"]) == (3, "not_found")
+    assert (again.status, again.error["code"]) == (3, "cluster_unknown")
