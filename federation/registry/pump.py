@@ -60,6 +60,7 @@ class Pump:
     __slots__ = (
         "_deadline",
         "_due",
+        "_error",
         "_farewell",
         "_heartbeat",
         "_next_beat",
@@ -70,6 +71,7 @@ class Pump:
         "_write",
         "_write_timeout",
         "beat",
+        "reason",
     )
 
     def __init__(
@@ -87,11 +89,13 @@ class Pump:
         self._write_timeout = write_timeout
         self._wake = asyncio.Event()
         self._farewell: bytes | None = None
+        self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None  # while a frame is in flight
         self._slow = False
         self._due = False  # a heartbeat
         self._next_beat = asyncio.get_running_loop().time() + heartbeat
+        self.reason = ""  # the code that `close` was given
         self.beat = beat  # called at each heartbeat; may raise to end the stream
 
     def wake(self) -> None:
@@ -100,8 +104,14 @@ class Pump:
     def close(self, code: str, detail: str = "", *, retry_after_ms: int = 0) -> None:
         """End the stream with a Goodbye as soon as the frame in flight is written."""
         if self._farewell is None:
+            self.reason = code
             self._farewell = goodbye_frame(code, detail, retry_after_ms=retry_after_ms)
             self._wake.set()
+
+    def fail(self, error: Exception) -> None:
+        """Let `run` raise `error` as soon as the frame in flight is written."""
+        self._error = error
+        self._wake.set()
 
     def tick(self, now: float) -> None:
         """Cut off a write that lasts too long; begin a heartbeat that is due."""
@@ -119,6 +129,8 @@ class Pump:
         self._task = asyncio.current_task()
         while True:
             self._wake.clear()
+            if self._error is not None:
+                raise self._error
             if self._farewell is not None:
                 await self._send(self._farewell)
                 return

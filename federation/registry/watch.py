@@ -109,10 +109,8 @@ class WatchStream:
             await self.pump.run()
         finally:
             for helper in helpers:
-                if helper.done() and not helper.cancelled() and helper.exception() is not None:
-                    raise helper.exception() or RuntimeError
                 await cancel(helper)
-        return "closed"
+        return self.pump.reason
 
     def _beat(self) -> None:
         if self._clock.monotonic() - self._heard > self._patience:
@@ -123,8 +121,9 @@ class WatchStream:
             while (raw := await self._context.read()) is not grpc.aio.EOF:
                 self._heard = self._clock.monotonic()
                 self._demand(raw)
-        finally:
             self.pump.close("closed")
+        except Exception as error:  # of the stream, or of the owner's callbacks: it is the stream's end
+            self.pump.fail(error)
 
     def _demand(self, raw: bytes) -> None:
         try:

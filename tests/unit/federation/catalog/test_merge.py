@@ -1,0 +1,120 @@
+"""The MCS conflict rules (KEP-1645) as a table: two or three claims in, one field of the import out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from federation.catalog.merge import Claim, merge
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol, Endpoint, Locality, Port, Protocol, Readiness, Service
+
+NAME = ServiceName("shop", "echo")
+HTTP = Port(name="http", port=80, app=AppProtocol.HTTP)
+
+
+def claim(cluster: str, age: int, **fields: Any) -> Claim:
+    base = Service(name=NAME, exported_at_ns=age, ports=(HTTP,))
+    return Claim(cluster=cluster, service=dataclasses.replace(base, **fields))
+
+
+@pytest.mark.parametrize(
+    ("reason", "field", "old", "new"),
+    [
+        ("TypeConflict", "headless", True, False),
+        ("SessionAffinityConflict", "session_affinity", "ClientIP", "None"),
+        ("InternalTrafficPolicyConflict", "internal_traffic_policy", "Local", "Cluster"),
+        ("TrafficDistributionConflict", "traffic_distribution", "PreferClose", ""),
+        ("LabelsConflict", "labels", {"a": "1"}, {"a": "2"}),
+        ("AnnotationsConflict", "annotations", {"a": "1"}, {}),
+    ],
+)
+def test_the_oldest_wins_and_the_conflict_is_named(reason, field, old, new):
+    merged = merge(NAME, [claim("east", 2, **{field: new}), claim("west", 1, **{field: old})])
+    assert [c.reason for c in merged.conflicts] == [reason]
+    assert merged.conflicts[0].detail.startswith("east: ")
+    if hasattr(merged, field):
+        assert getattr(merged, field) == old
+    assert merge(NAME, [claim("east", 2, **{field: old}), claim("west", 1, **{field: old})]).conflicts == ()
+
+
+def test_between_equally_old_exports_the_first_cluster_name_wins():
+    merged = merge(NAME, [claim("west", 1, headless=True), claim("east", 1)])
+    assert not merged.headless
+
+
+def test_the_session_affinity_time_out_is_a_conflict_of_its_own():
+    merged = merge(
+        NAME,
+        [
+            claim("east", 1, session_affinity="ClientIP", session_affinity_seconds=10),
+            claim("west", 2, session_affinity="ClientIP", session_affinity_seconds=20),
+        ],
+    )
+    assert [c.reason for c in merged.conflicts] == ["SessionAffinityConfigConflict"]
+    assert merged.session_affinity_seconds == 10
+
+
+GRPC = Port(name="grpc", port=90, app=AppProtocol.GRPC)
+UNNAMED_80, UNNAMED_81 = Port(port=80), Port(port=81)
+
+
+@pytest.mark.parametrize(
+    ("older", "newer", "union", "serves", "conflicts"),
+    [
+        ((HTTP,), (GRPC,), (HTTP, GRPC), (90,), 0),
+        ((HTTP,), (HTTP, GRPC), (HTTP, GRPC), (80, 90), 0),
+        ((HTTP,), (Port(name="http", port=8080),), (HTTP,), (), 1),  # the name is another port's
+        ((HTTP,), (Port(name="web", port=80),), (HTTP,), (80,), 1),  # the same port, another name
+        ((HTTP,), (Port(name="http", port=80),), (HTTP,), (80,), 1),  # another app protocol
+        ((UNNAMED_80,), (UNNAMED_81,), (UNNAMED_80,), (), 1),  # the empty name is a name
+        (
+            (Port(name="dns", port=53),),
+            (Port(name="dns-udp", port=53, protocol=Protocol.UDP),),
+            (Port(name="dns", port=53), Port(name="dns-udp", port=53, protocol=Protocol.UDP)),
+            (53,),
+            0,
+        ),
+    ],
+)
+def test_ports_are_a_union(older, newer, union, serves, conflicts):
+    merged = merge(NAME, [claim("east", 2, ports=newer), claim("west", 1, ports=older)])
+    assert merged.ports == union
+    east, west = merged.backends
+    assert east.ports == serves
+    assert west.ports == tuple(sorted({p.port for p in older}))
+    assert [c.reason for c in merged.conflicts] == ["PortConflict"] * conflicts
+
+
+def test_backends_keep_what_the_consumer_needs():
+    endpoint = Endpoint(address="10.0.0.1", ports={80: 8080})
+    ready = (Readiness(Locality("eu", "b"), 1), Readiness(Locality("eu", "a"), 2))
+    claims = [
+        Claim(cluster="west", service=claim("west", 1, readiness=ready).service, stale=True),
+        Claim(cluster="east", service=claim("east", 2).service, local=True, endpoints=(endpoint,)),
+    ]
+    east, west = merge(NAME, claims).backends
+    assert (east.cluster, east.local, east.endpoints) == ("east", True, (endpoint,))
+    assert (west.stale, west.ready, west.readiness[0].locality.zone) == (True, 3, "a")
+
+
+def test_families_are_those_of_the_oldest_that_names_any():
+    merged = merge(NAME, [claim("a", 1), claim("b", 2, ip_families=("IPv6",)), claim("c", 3, ip_families=("IPv4",))])
+    assert merged.ip_families == ("IPv6",)
+
+
+def test_families_without_a_common_one_conflict():
+    merged = merge(NAME, [claim("b", 2, ip_families=("IPv6",)), claim("c", 3, ip_families=("IPv4",))])
+    assert [c.reason for c in merged.conflicts] == ["IPFamilyConflict"]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [[], [claim("east", 1), claim("east", 2)], [claim("east", 1, name=ServiceName("shop", "other"))]],
+    ids=["none", "twice", "another name"],
+)
+def test_claims_that_cannot_be(claims):
+    with pytest.raises(ValueError):
+        merge(NAME, claims)
