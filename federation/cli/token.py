@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,9 @@ from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import timestamp
 from federation.errors import InvalidInput
 from federation.model.ids import parse_label
-from federation.registry.operator import IssuedToken
+
+if TYPE_CHECKING:
+    from federation.registry.operator import IssuedToken
 
 app = typer.Typer(no_args_is_help=True, help="Single-use join tokens.")
 
