@@ -74,6 +74,7 @@ class ViewServer:
         self._gateway_view: Latest[Visible] = Latest(gateway_sees(consumers.via_gateway.value))
         self.catalog = CatalogServicer(offer=self._offer, clock=clock, write_timeout=write_timeout, heartbeat=heartbeat)
         self._server: Any = None
+        self._stopping = False
         self.port = 0
 
     async def start(self, host: str, port: int) -> None:
@@ -94,6 +95,7 @@ class ViewServer:
 
     async def close(self, *, grace: float = 1.0) -> None:
         """Say goodbye to everyone, then stop."""
+        self._stopping = True
         if self._server is not None:
             self.catalog.stop()
             await self._server.stop(grace)
@@ -119,8 +121,10 @@ class ViewServer:
             consumer.applied = ack.revision
 
         def on_close(reason: str) -> None:
+            if self._stopping:
+                return  # it is this agent that goes: what it knows of its gateways stays for the next one
             self._log.info("consumer gone", identity=str(identity), reason=reason)
-            self._consumers.closed(consumer, clean=reason == "goodbye")
+            self._consumers.closed(consumer, clean=reason == "closed")  # in order; a broken stream is "cancelled"
 
         return Offer(
             log=self._records,

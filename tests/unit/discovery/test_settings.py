@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from discovery.settings import load
+from federation.errors import InvalidInput, InvalidSettings
+
+GOOD = "cluster: east\nfederation: fed.example\nregistry: 127.0.0.1:7400\nfiles: {folder: manifests}\n"
+
+
+def write(tmp_path: Path, more: str = "", text: str = GOOD) -> Path:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text + more)
+    return path
+
+
+def test_defaults_and_relative_paths(tmp_path: Path) -> None:
+    settings = load(write(tmp_path))
+    assert settings.path == tmp_path
+    assert settings.files.folder == str(tmp_path / "manifests")
+    assert settings.trust_domain == "east.fed.example"
+    assert settings.listen == "127.0.0.1:7445"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "unknown: 1\n",
+        "listen: 127.0.0.1\n",
+        "listen: 127.0.0.1:70000\n",
+        "svid_ttl: 0\n",
+        "svid_ttl: 100000\n",
+        "gateway_lease: -1\n",
+        "heartbeat: soon\n",
+        "clusterset: {v4: 241.0.0.0/30}\n",
+        "clusterset: {v4: 'fd00::/64'}\n",
+        "clusterset: {v4: 241.0.0.1/16}\n",
+        "clusterset: {v4: ''}\n",
+        "clusterset: {gateway_ports: [30000, 20000]}\n",
+        "clusterset: {gateway_ports: [0, 20000]}\n",
+        "identities: {0: [nothing]}\n",
+        "identities: {root: ['a/b']}\n",
+        "log: {level: loud}\n",
+        "directory: /" + "x" * 100 + "\n",
+    ],
+)
+def test_bad_values_are_named(tmp_path: Path, more: str) -> None:
+    with pytest.raises(InvalidInput):
+        load(write(tmp_path, more))
+
+
+@pytest.mark.parametrize("old", ["cluster: east", "federation: fed.example", "folder: manifests"])
+def test_missing_values(tmp_path: Path, old: str) -> None:
+    with pytest.raises(InvalidSettings):
+        load(write(tmp_path, text=GOOD.replace(old, "")))
+
+
+def test_a_cluster_must_be_a_label(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput):
+        load(write(tmp_path, text=GOOD.replace("east", "East.1")))
