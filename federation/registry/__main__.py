@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,13 @@ from federation import log
 from federation.aio import tasks
 from federation.errors import IsthmusError
 from federation.registry import settings as files
-from federation.registry.server import Registry
 from federation.registry.settings import RegistrySettings
 
 
 async def serve(settings: RegistrySettings) -> None:
     """Serve until a signal; raises IsthmusError when it cannot begin."""
+    from federation.registry.server import Registry  # brings gRPC, which reads its environment when it is imported
+
     async with Registry(settings) as registry:
         running = asyncio.create_task(registry.run(), name="registry")
         stopped = asyncio.create_task(tasks.wait_for_signal(), name="registry-signal")
@@ -35,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="isthmus-registry", description="Serves an Isthmus registry.")
     parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help="made by `fedctl registry init`")
     options = parser.parse_args(arguments)
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
         settings = files.load(options.settings)
         log.configure(level=settings.log_level, process="registry", federation=settings.federation)

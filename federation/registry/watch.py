@@ -141,7 +141,7 @@ class WatchStream:
         elif body == "presence":
             self._offer.on_presence(demand.presence)
         elif body == "goodbye":
-            self.pump.close("closed")
+            self.pump.close("goodbye")
 
     async def _refilter(self, latest: Latest[Visible]) -> None:
         version = -1
