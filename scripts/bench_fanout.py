@@ -37,7 +37,7 @@ def _rss() -> int:
 # --- the subscribers' process ----------------------------------------------------------------------------------------
 
 
-async def _subscribers(pipe: Connection, port: int, count: int, connections: int) -> None:
+async def _subscribers(pipe: Connection, port: int, count: int, connections: int, resume: bool) -> None:
     """Raw streams: what is measured is the server, so a subscriber only notes when a frame came."""
     import grpc
 
@@ -45,15 +45,18 @@ async def _subscribers(pipe: Connection, port: int, count: int, connections: int
     from federation.registry.client import CHANNEL_OPTIONS, WATCH
 
     loop = asyncio.get_running_loop()
-    hello = pb.Demand(subscribe=pb.Subscribe(wildcard=True)).SerializeToString()
+    held: dict[int, tuple[str, int]] = {}  # subscriber -> (history, revision)
     last: dict[int, float] = {}
     seen: dict[int, int] = {}
     synced = 0
 
-    async def one(channel: Any) -> None:
+    async def one(number: int, channel: Any) -> None:
         nonlocal synced
         call = channel.stream_stream(WATCH)()
-        await call.write(hello)
+        history, revision = held.get(number, ("", 0)) if resume else ("", 0)
+        origins = ["east"] if history else []
+        subscribe = pb.Subscribe(history=history, revision=revision, wildcard=True, origins=origins)
+        await call.write(pb.Demand(subscribe=subscribe).SerializeToString())
         first = True
         while (raw := await call.read()) is not grpc.aio.EOF:
             now = time.monotonic()
@@ -63,6 +66,7 @@ async def _subscribers(pipe: Connection, port: int, count: int, connections: int
                 await call.write(ack.SerializeToString())
             if update.WhichOneof("body") != "batch" or update.batch.more:
                 continue
+            held[number] = (HISTORY, update.batch.revision)
             if first:
                 first = False
                 synced += 1
@@ -100,7 +104,7 @@ async def _subscribers(pipe: Connection, port: int, count: int, connections: int
             channels += [
                 grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=CHANNEL_OPTIONS) for _ in range(connections)
             ]
-            tasks += [loop.create_task(one(channels[n % connections]), name=f"subscriber-{n}") for n in range(count)]
+            tasks += [loop.create_task(one(n, channels[n % connections]), name=f"subscriber-{n}") for n in range(count)]
             await until(all_synced)
             pipe.send(time.monotonic() - begun)
         elif command == "wait":
@@ -115,12 +119,12 @@ async def _subscribers(pipe: Connection, port: int, count: int, connections: int
             return
 
 
-def _client(pipe: Connection, port: int, count: int, connections: int) -> None:
+def _client(pipe: Connection, port: int, count: int, connections: int, resume: bool) -> None:
     import uvloop
 
     _pin(1)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_subscribers(pipe, port, count, connections))
+        runner.run(_subscribers(pipe, port, count, connections, resume))
 
 
 # --- the server ------------------------------------------------------------------------------------------------------
@@ -153,7 +157,9 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     loop = asyncio.get_running_loop()
     here, there = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(
-        target=_client, args=(there, port, args.subscribers, args.connections or args.subscribers), daemon=True
+        target=_client,
+        args=(there, port, args.subscribers, args.connections or args.subscribers, not args.cold),
+        daemon=True,
     )
     process.start()
 
@@ -208,6 +214,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_per_stream": per_stream,
         "first_connect_s": first,
         "reconnect_s": storms,
+        "reconnect": "snapshots" if args.cold else "resumed",
         "storm_memory_ratio": peak / peak_before,
     }
 
@@ -220,6 +227,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--services", type=int, default=1000)
     parser.add_argument("--changes", type=int, default=40)
     parser.add_argument("--storms", type=int, default=3)
+    parser.add_argument("--cold", action="store_true", help="reconnects ask for snapshots instead of resuming")
     parser.add_argument("--pause", type=float, default=0.25, help="seconds between changes")
     parsed = parser.parse_args(args)
     import uvloop

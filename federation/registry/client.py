@@ -58,6 +58,7 @@ class _Client:
         self._log = log
         self._patience = patience
         self._renewed = asyncio.Event()
+        self._left = asyncio.Event()
         self.connected = False
         """The stream is open and the other end has spoken."""
         self.last_seen: float | None = None
@@ -67,7 +68,7 @@ class _Client:
         self.connections = 0
 
     async def run(self) -> None:
-        """Connect, and connect again, until cancelled."""
+        """Connect, and connect again, until cancelled (or until the server has answered our Goodbye)."""
         channel: Any = None
         try:
             while True:
@@ -80,6 +81,9 @@ class _Client:
                     continue
                 except Farewell as bye:
                     self._failed(bye)
+                    if bye.error_code == "goodbye":  # the answer to ours
+                        self._left.set()
+                        return
                     delay = bye.retry_after or self._backoff.next()
                 except IsthmusError as error:
                     self._failed(error)
@@ -221,6 +225,7 @@ class WatchClient(_Client):
         self._uniform = uniform
         self._wake = asyncio.Event()
         self._announce = False
+        self._leave = False
         self._applied = sink.replica.revision
         self._ack_due: float | None = None
 
@@ -246,6 +251,17 @@ class WatchClient(_Client):
         """The presence changed: tell the server."""
         self._announce = True
         self._wake.set()
+
+    async def goodbye(self, *, patience: float = 1.0) -> None:
+        """Tell the server that this consumer leaves on purpose, and wait until it has heard; `run` returns then.
+
+        Gives up after `patience` seconds, and at once while there is no connection.
+        """
+        self._leave = True
+        self._wake.set()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(patience if self.connected else 0):
+                await self._left.wait()
 
     def _ask_ack(self) -> None:
         if self._ack_due is None:
@@ -294,6 +310,9 @@ class WatchClient(_Client):
                 presence = self._presence()
                 if presence is not None:
                     await call.write(pb.Demand(presence=presence).SerializeToString())
+            if self._leave:
+                self._leave = False
+                await call.write(pb.Demand(goodbye=pb.Goodbye(code="leaving")).SerializeToString())
             if self._ack_due is not None and loop.time() >= self._ack_due - 0.001:
                 self._ack_due = None
                 await call.write(pb.Demand(ack=pb.Ack(revision=self._applied)).SerializeToString())

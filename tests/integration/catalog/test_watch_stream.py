@@ -119,6 +119,23 @@ async def test_a_planned_stop_says_goodbye_and_the_client_comes_back(catalog, wa
     await until(lambda: client.connected)
 
 
+async def test_a_consumer_that_leaves_on_purpose_is_told_from_one_that_broke(catalog, watch, until):
+    reasons: list[str] = []
+    catalog.make_offer = lambda: Offer(log=catalog.log, on_close=reasons.append)
+    await catalog.start()
+    leaving, _ = watch()
+    breaking, _ = watch()
+    await until(lambda: leaving.connected and breaking.connected)
+    breaking.task.cancel()
+    await until(lambda: len(reasons) == 1)
+    await leaving.goodbye(patience=10)
+    await leaving.task
+    await until(lambda: len(reasons) == 2)
+    assert reasons[0] != "goodbye"
+    assert reasons[1] == "goodbye"
+    await breaking.goodbye()  # nobody to say it to: no wait
+
+
 async def test_names_are_followed(catalog, watch, until, record):
     asked: list[frozenset[str]] = []
     catalog.make_offer = lambda: Offer(log=catalog.log, on_names=lambda added, dropped: asked.extend([added, dropped]))
@@ -214,7 +231,7 @@ async def test_a_consumer_that_does_not_read_is_closed(catalog, watch, until, re
     await channel.close()
 
 
-async def test_garbage_ends_the_stream_with_a_clear_code(catalog):
+async def test_garbage_ends_the_stream_with_a_clear_code(catalog, until):
     await catalog.start()
     channel = await catalog.connect()
     call = channel.stream_stream(WATCH)()
@@ -223,7 +240,7 @@ async def test_garbage_ends_the_stream_with_a_clear_code(catalog):
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert dict(await call.trailing_metadata())["isthmus-code"] == "malformed_demand"
     await channel.close()
-    assert catalog.servicer.streams == 0
+    await until(lambda: catalog.servicer.streams == 0)
 
 
 async def test_a_half_open_stream_is_noticed(started, until, quick):
