@@ -68,7 +68,7 @@ class AdminClient:
             )
             await writer.drain()
             lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-            status = int(lines[0].split(" ", 2)[1])
+            status = int(lines[0].partition(" ")[2][:3])
             headers = {k.strip().lower(): v.strip() for k, _, v in (line.partition(":") for line in lines[1:])}
             if headers.get("transfer-encoding", "").lower() == "chunked":
                 return status, await _chunks(reader)

@@ -14,13 +14,20 @@ ON_DEMAND = ("vip/", "in-tcp/")
 _SHOWN = 5
 
 
-def check(snapshot: Snapshot, *, on_demand: Sequence[str] = ON_DEMAND, static: frozenset[str] = frozenset()) -> None:
+def check(
+    snapshot: Snapshot,
+    *,
+    on_demand: Sequence[str] = ON_DEMAND,
+    static: frozenset[str] = frozenset(),
+    previous: Snapshot | None = None,
+) -> None:
     """Raise InconsistentSnapshot when a reference leads nowhere.
 
     Clusters whose names start with one of `on_demand` may come later; those in `static` stand in the bootstrap.
+    `previous` was found good under the same rules: then only what differs is looked at.
     """
     faults = []
-    for fault in _faults(snapshot, tuple(on_demand), static):
+    for fault in _faults(snapshot, previous or Snapshot(), tuple(on_demand), static):
         faults.append(fault)
         if len(faults) > _SHOWN:
             faults[_SHOWN:] = ["…"]
@@ -29,13 +36,20 @@ def check(snapshot: Snapshot, *, on_demand: Sequence[str] = ON_DEMAND, static: f
         raise InconsistentSnapshot("; ".join(faults), hint="the last good configuration stays in force")
 
 
-def _faults(snapshot: Snapshot, on_demand: tuple[str, ...], static: frozenset[str]) -> Iterator[str]:
+def _faults(
+    snapshot: Snapshot, previous: Snapshot, on_demand: tuple[str, ...], static: frozenset[str]
+) -> Iterator[str]:
+    # A reference that was good goes bad only when its target leaves.
+    lost = any(previous.table(kind).keys() - snapshot.table(kind).keys() for kind in TypeUrl)
     for kind in TypeUrl:
+        before = previous.table(kind)
         for name, resource in snapshot.table(kind).items():
+            if not lost and before.get(name) is resource:
+                continue
             for reference in resource.references:
-                wanted = TypeUrl(reference.kind)
-                if reference.name in snapshot.table(wanted):
+                if reference.name in snapshot.tables.get(TypeUrl(reference.kind), ()):
                     continue
+                wanted = TypeUrl(reference.kind)
                 if wanted is TypeUrl.CLUSTER and (reference.name in static or reference.name.startswith(on_demand)):
                     continue
                 yield f"the {kind.label} {name!r} needs the {wanted.label} {reference.name!r}, which is missing"

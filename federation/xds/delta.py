@@ -156,7 +156,7 @@ class Session:
             before, after = old.table(state.kind) if old is not None else {}, snapshot.table(state.kind)
             if old is None:
                 names: set[str] = set(after) | set(state.known) | state.subscription.names
-                state.urgent |= state.subscription.names
+                state.urgent |= state.subscription.names - state.known.keys()
             elif before is after:
                 continue
             else:
@@ -239,7 +239,7 @@ class Session:
             return None
         names = self._group(state) if self._may_put(state.kind) else state.puts & state.urgent
         absent = state.removes & state.urgent
-        if not names and not absent and not state.reply:
+        if not names and not absent and (state.puts or not state.reply):
             return None
         table = self._table(state)
         return self._response(state, [table[name] for name in sorted(names)], sorted(absent))
@@ -320,8 +320,9 @@ class Session:
         return all(not t[other].flight and not (t[other].removes - self._pinned(other)) for other in before)
 
     def _pinned(self, kind: TypeUrl) -> frozenset[str]:
-        """Names that the last good version of something refused still needs, directly or through others."""
-        pinned: set[tuple[TypeUrl, str]] = set()
+        """Names that what is held, or the last good version of what was refused, still needs, also through others."""
+        # A cluster that the owner may still make keeps its endpoints; they bear its name.
+        pinned = {(TypeUrl.ENDPOINT, name) for name in self._types[TypeUrl.CLUSTER].held}
         left = [(state.kind, name) for state in self._types.values() for name in state.quarantine]
         while left:
             owner, name = left.pop()
@@ -388,12 +389,12 @@ class Session:
             self._awaited.pop((state.kind, name), None)
             if not (first and name in request.initial_versions):
                 state.again.add(name)
+                state.urgent.add(name)
             state.held.pop(name, None)
             if name not in table and state.subscription.named(name):
                 missing.add(name)
                 if state.subscription.only_named(name):
                     state.held[name] = now
-            state.urgent.add(name)
             self._classify(state, name)
         for name in moved.dropped:
             self._forget(state, name)
@@ -403,13 +404,13 @@ class Session:
             for name in [n for n in state.puts | state.removes if not state.subscription.wants(n)]:
                 self._forget(state, name)
         if moved.wildcard_began:
-            state.reply = True
+            state.reply = not request.initial_versions
             for name in table.keys() | state.known.keys():
                 self._classify(state, name)
         elif first:
             for name in request.initial_versions:
                 self._classify(state, name)
-        if state.puts or state.reply:
+        if (moved.asked or moved.wildcard_began) and (state.puts or state.reply):
             # What is asked for now was part of a generation that this type seemed to have reached without it.
             state.covered = state.level = min(state.level, self._acked)
         return frozenset(missing)

@@ -192,7 +192,7 @@ class AdsServer:
         Raises InconsistentSnapshot, and keeps the last good one, when a reference in it leads nowhere.
         """
         try:
-            check(snapshot, on_demand=self._on_demand, static=self._static)
+            check(snapshot, on_demand=self._on_demand, static=self._static, previous=self._snapshot)
         except InconsistentSnapshot as error:
             self._metrics.inconsistent.inc()
             self._log.error("snapshot refused", reason=error.message, generation=self._generation)

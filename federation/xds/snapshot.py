@@ -100,7 +100,8 @@ class Snapshot:
     """
 
     tables: Mapping[TypeUrl, Table] = field(default_factory=dict)
-    _stamps: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Endpoint resource → the clusters that use it, sorted.
+    _users: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, resources: Mapping[TypeUrl, Iterable[Resource]]) -> Snapshot:
@@ -144,7 +145,8 @@ class Snapshot:
         Raises InconsistentSnapshot when `put` names one twice, InvalidInput for a resource of another type.
         """
         table = dict(self.table(kind))
-        for name in remove:
+        gone = tuple(remove)
+        for name in gone:
             table.pop(name, None)
         seen: set[str] = set()
         for resource in put:
@@ -155,16 +157,19 @@ class Snapshot:
             seen.add(resource.name)
             table[resource.name] = resource
         tables = dict(self.tables)
-        stamps = self._stamps
+        users = self._users
         if kind is TypeUrl.CLUSTER:
-            stamps = _cluster_stamps(table)
-            endpoints = self.table(TypeUrl.ENDPOINT)
-            tables[TypeUrl.ENDPOINT] = {name: _stamped(e, stamps.get(name, "")) for name, e in endpoints.items()}
+            users = dict(users)
+            endpoints = dict(self.table(TypeUrl.ENDPOINT))
+            for name in _changed_users(users, self.table(kind), table, {*seen, *gone}):
+                if name in endpoints:
+                    endpoints[name] = _stamped(endpoints[name], _stamp(table, users.get(name, ())))
+            tables[TypeUrl.ENDPOINT] = endpoints
         elif kind is TypeUrl.ENDPOINT:
             for name in seen:
-                table[name] = _stamped(table[name], stamps.get(name, ""))
+                table[name] = _stamped(table[name], _stamp(self.table(TypeUrl.CLUSTER), users.get(name, ())))
         tables[kind] = table
-        return Snapshot(tables=tables, _stamps=stamps)
+        return Snapshot(tables=tables, _users=users)
 
     @property
     def digest(self) -> str:
@@ -190,12 +195,26 @@ def _stamped(resource: Resource, stamp: str) -> Resource:
     return resource if version == resource.version else replace(resource, version=version)
 
 
-def _cluster_stamps(clusters: Table) -> dict[str, str]:
-    """Endpoint resource → a stamp of the clusters that use it."""
-    stamps: dict[str, str] = {}
-    for name in sorted(clusters):
-        cluster = clusters[name]
-        for reference in cluster.references:
-            if reference.kind == TypeUrl.ENDPOINT:
-                stamps[reference.name] = stamps.get(reference.name, "") + cluster.version
-    return {name: stamp if len(stamp) <= 24 else _hash(stamp.encode()) for name, stamp in stamps.items()}
+def _changed_users(users: dict[str, tuple[str, ...]], before: Table, after: Table, clusters: Iterable[str]) -> set[str]:
+    """Bring `users` up to date with what happened to `clusters`; the endpoint resources that they use or used."""
+    touched: set[str] = set()
+    for cluster in clusters:
+        old, new = _endpoints(before.get(cluster)), _endpoints(after.get(cluster))
+        for name in old - new:
+            users[name] = tuple(user for user in users[name] if user != cluster)
+        for name in new - old:
+            users[name] = tuple(sorted((*users.get(name, ()), cluster)))
+        touched |= old | new
+    return touched
+
+
+def _endpoints(cluster: Resource | None) -> frozenset[str]:
+    """The endpoint resources that a cluster uses."""
+    references = cluster.references if cluster is not None else ()
+    return frozenset(r.name for r in references if r.kind == TypeUrl.ENDPOINT)
+
+
+def _stamp(clusters: Table, users: Iterable[str]) -> str:
+    """A stamp of the clusters that use one endpoint resource."""
+    versions = "".join(clusters[user].version for user in users)
+    return versions if len(versions) <= 24 else _hash(versions.encode())

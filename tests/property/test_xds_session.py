@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from federation.xds.consistency import check
 from federation.xds.delta import Request, Response, Session
@@ -42,9 +42,11 @@ def snapshots(draw: st.DrawFn) -> Snapshot:
     tables[TypeUrl.SECRET].append(resource(TypeUrl.SECRET, "identity", draw(st.sampled_from("123"))))
     for name in sorted(clusters):
         references = [(TypeUrl.ENDPOINT, name)]
+        version = draw(versions)
         if draw(st.booleans()):
             references.append((TypeUrl.SECRET, "identity"))
-        tables[TypeUrl.CLUSTER].append(resource(TypeUrl.CLUSTER, name, draw(versions), *references))
+            version += "s"  # as a hash of the content, the version tells what it refers to
+        tables[TypeUrl.CLUSTER].append(resource(TypeUrl.CLUSTER, name, version, *references))
         tables[TypeUrl.ENDPOINT].append(resource(TypeUrl.ENDPOINT, name, draw(versions)))
 
     def used() -> tuple[str, list[tuple[TypeUrl, str]]]:
@@ -135,6 +137,23 @@ class Sessions(RuleBasedStateMachine):
         self.now = 0.0
 
     # Steps.
+
+    @initialize(snapshot=snapshots())
+    def begin(self, snapshot: Snapshot) -> None:
+        self.publish(snapshot)
+        self.connect(restarted=False, forgets=False)
+
+    @precondition(lambda self: self.session is not None)
+    @rule(steps=st.lists(st.sampled_from(("send", "hear", "tell")), min_size=1, max_size=12))
+    def flow(self, steps: list[str]) -> None:
+        for step in steps:
+            if step == "send":
+                self.send()
+            elif step == "hear" and self.to_envoy:
+                self.deliver_response()
+            elif step == "tell" and self.to_server:
+                self.deliver_request()
+            self.acknowledged_means_applied()
 
     @rule(snapshot=snapshots())
     def publish(self, snapshot: Snapshot) -> None:

@@ -44,6 +44,19 @@ def test_some_clusters_come_later_or_stand_elsewhere() -> None:
         check(lone, on_demand=(), static=frozenset({"isthmus-ads"}))
 
 
+@pytest.mark.parametrize("missing", [CLUSTER, ENDPOINT, SECRET, ROUTE])
+def test_what_was_good_before_is_looked_at_again_when_something_leaves(missing: Resource) -> None:
+    before = snapshot(*WHOLE)
+    check(before, previous=before)
+    with pytest.raises(InconsistentSnapshot, match=missing.name):
+        check(before.with_(missing.kind, remove=[missing.name]), previous=before)
+    with pytest.raises(InconsistentSnapshot, match="nowhere"):
+        check(
+            before.with_(TypeUrl.ROUTE, put=[resource(TypeUrl.ROUTE, "s", (TypeUrl.CLUSTER, "nowhere"))]),
+            previous=before,
+        )
+
+
 def test_the_report_stays_short() -> None:
     many = [resource(TypeUrl.LISTENER, f"l{n}", (TypeUrl.ROUTE, "r")) for n in range(100)]
     with pytest.raises(InconsistentSnapshot) as caught:
