@@ -17,7 +17,7 @@ from federation.model.service import Grant
 from federation.registry.addresses import check_gateway_address
 from federation.registry.quota import Size
 from federation.store.base import Member
-from federation.trust.bundle import check_bundle, signed_by
+from federation.trust.bundle import check_pin, fingerprint
 
 MAX_PORTS = 256
 MAX_TEXT = 253
@@ -82,28 +82,9 @@ def _cluster(name: str, payload: bytes, member: Member) -> Admitted:
                 f"{member.name} claims the trust domain {domain[:80]!r}; its own is {member.trust_domain}",
                 code="foreign_trust_domain",
             )
-    bundle = None if cluster.bundle == member.bundle else cluster.bundle
-    if bundle is not None:
-        _check_successor(bundle, member)
+    check_pin(cluster.bundle, fingerprint(member.bundle), member.bundle)
+    bundle = cluster.bundle if cluster.bundle.sequence > member.bundle.sequence else None
     for problem in cluster.problems:
         if len(problem.code) > MAX_TEXT:
             raise InvalidInput("a problem's code is longer than any", code="malformed_record")
     return Admitted(size=Size.of(Kind.CLUSTER, length=len(payload)), bundle=bundle)
-
-
-def _check_successor(bundle: Bundle, member: Member) -> None:
-    check_bundle(bundle, trust_domain=member.trust_domain)
-    held = member.bundle
-    if bundle.sequence == held.sequence and bundle.roots == held.roots:
-        return
-    if bundle.sequence <= held.sequence:
-        raise Denied(
-            f"sequence {bundle.sequence} of the bundle of {member.trust_domain} is not newer than {held.sequence}",
-            code="bundle_rollback",
-        )
-    if not signed_by(bundle, held.roots):
-        raise Denied(
-            f"sequence {bundle.sequence} of the bundle of {member.trust_domain} is not signed by the one before",
-            hint="a cluster that was made anew has to leave and to join again",
-            code="bundle_unsigned",
-        )

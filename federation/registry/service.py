@@ -24,7 +24,7 @@ from federation.registry.settings import RegistrySettings
 from federation.store import plans
 from federation.store.base import Change, LinkEntry, Member, Store, Token
 from federation.trust.authority import Authority
-from federation.trust.bundle import check_bundle, fingerprint, parse_fingerprint, root_fingerprint
+from federation.trust.bundle import check_bundle, check_pin, fingerprint, parse_fingerprint, root_fingerprint
 from federation.trust.possession import check_possession, possession_message
 from federation.trust.token import JoinToken
 
@@ -132,6 +132,7 @@ class Service:
             raise Denied("this join token is of another registry", code="token_foreign")
         trust_domain = trust_domain_of(cluster, self.federation)
         check_bundle(bundle, trust_domain=trust_domain)
+        check_pin(bundle, fingerprint(bundle), None)
         check_possession(bundle, possession_message(token), possession)
         print_ = fingerprint(bundle)
         member = Member(
