@@ -130,6 +130,47 @@ def _client(pipe: Connection, port: int, count: int, connections: int, resume: b
 # --- the server ------------------------------------------------------------------------------------------------------
 
 
+class _Bare:
+    """The least that grpc.aio can do: one write of the same bytes per stream and change. For comparison (--bare)."""
+
+    def __init__(self, log: Any) -> None:
+        from federation.catalog.replica import Sink, Source
+
+        self._source = Source(log, heartbeat_ms=10_000)
+        self._source.receive(Sink().open().subscribe)
+        self._snapshot = self._source.next_updates()
+        self._frame = b""
+        self._changed = asyncio.Event()
+        self.streams = 0
+        log.listen(self._next)
+
+    def _next(self) -> None:
+        (self._frame,) = self._source.next_updates()
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def watch(self, _: Any, context: Any) -> None:
+        self.streams += 1
+        try:
+            await context.read()
+            for frame in self._snapshot:
+                await context.write(frame)
+            while True:
+                await self._changed.wait()
+                await context.write(self._frame)
+        finally:
+            self.streams -= 1
+
+    def add_to(self, server: Any) -> None:
+        import grpc
+
+        handlers = {"Watch": grpc.stream_stream_rpc_method_handler(self.watch)}
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("federation.v1.Catalog", handlers),))
+
+    def stop(self) -> None:
+        """Nothing to say."""
+
+
 async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     import grpc
 
@@ -149,7 +190,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
     async def offer(_: Any) -> Offer:
         return Offer(log=log)
 
-    servicer = CatalogServicer(offer=offer, heartbeat=10.0)
+    servicer: Any = _Bare(log) if args.bare else CatalogServicer(offer=offer, heartbeat=10.0)
     server = grpc.aio.server(options=SERVER_OPTIONS)
     servicer.add_to(server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -185,12 +226,15 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         peak_before = _rss()
         storms = []
         peak = peak_before
+        storm_cpu = []
         for _ in range(args.storms):
             await ask("close")
             deadline = time.monotonic() + 10
             while servicer.streams and time.monotonic() < deadline:  # noqa: ASYNC110 - it has no event for that
                 await asyncio.sleep(0.01)
+            cpu_before = time.process_time()
             storms.append(await ask("open"))
+            storm_cpu.append(time.process_time() - cpu_before)
             peak = max(peak, _rss())
         here.send(("stop",))
     finally:
@@ -214,6 +258,7 @@ async def _measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_per_stream": per_stream,
         "first_connect_s": first,
         "reconnect_s": storms,
+        "reconnect_server_cpu_s": storm_cpu,
         "reconnect": "snapshots" if args.cold else "resumed",
         "storm_memory_ratio": peak / peak_before,
     }
@@ -228,6 +273,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--changes", type=int, default=40)
     parser.add_argument("--storms", type=int, default=3)
     parser.add_argument("--cold", action="store_true", help="reconnects ask for snapshots instead of resuming")
+    parser.add_argument("--bare", action="store_true", help="a server that only writes: what grpc.aio itself costs")
     parser.add_argument("--pause", type=float, default=0.25, help="seconds between changes")
     parsed = parser.parse_args(args)
     import uvloop
@@ -246,6 +292,7 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         ("memory per stream", f"{figures['bytes_per_stream'] / 1000:.1f} kB", "≤ 60 kB"),
         ("CPU per write", f"{figures['cpu_us_per_write']:.0f} µs", ""),
         ("all reconnect at once, slowest", f"{max(figures['reconnect_s'], default=0):.2f} s", "≤ 4 s"),
+        ("… CPU of the server", f"{max(figures['reconnect_server_cpu_s'], default=0):.2f} s", ""),
         ("memory in the storm", f"{figures['storm_memory_ratio']:.2f} x", "< 2 x"),
     ]
     print(f"{figures['subscribers']} subscribers, {figures['connections']} connections, {figures['services']} records")
