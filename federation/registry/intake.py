@@ -102,7 +102,7 @@ class Desk:
 class Publishing:
     """The state of one Publish stream, kept for the next one to resume from."""
 
-    def __init__(self, origin: str, desk: Desk) -> None:
+    def __init__(self, origin: str, desk: Desk, bucket: TokenBucket) -> None:
         self.origin = origin
         self.rejections = 0
         self.usage = Usage()
@@ -111,8 +111,7 @@ class Publishing:
         self._desk = desk
         self._sizes: dict[Key, Size] = {}
         self._verdicts: dict[Key, tuple[Record, Admitted | IsthmusError]] = {}
-        limits = desk.limits
-        self._bucket = TokenBucket(rate=limits.records_per_second, burst=limits.burst, now=desk.now())
+        self._bucket = bucket  # of the member, whatever number of streams it opens
         self._debt_until = 0.0
         self._slow = False
 

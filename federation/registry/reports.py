@@ -15,7 +15,7 @@ from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.leases import Leases
 from federation.catalog.replica import Changes, Log, Visible
-from federation.errors import Denied
+from federation.errors import Denied, QuotaExceeded
 from federation.log import Logger
 from federation.model import wire
 from federation.model.cluster import Bundle, Link
@@ -24,6 +24,7 @@ from federation.model.record import Key, Kind, Origin, OriginState, Record, Vers
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.intake import Desk, Publishing
 from federation.registry.publish import Intake, Rejection
+from federation.registry.quota import TokenBucket
 from federation.registry.session import Session, Watching
 from federation.registry.settings import RegistrySettings
 from federation.registry.sight import GrantIndex, Sights
@@ -31,6 +32,9 @@ from federation.registry.watch import Offer
 from federation.store.base import LinkEntry, Member
 
 MAX_PROBLEMS = 50
+MAX_WATCHES = 64
+MAX_PUBLISHES = 4
+"""Streams of one member at the same time: an agent needs one of each, two while it renews its certificate."""
 
 
 class Reports:
@@ -109,6 +113,7 @@ class Reports:
     def offer(self, cluster: str) -> Offer:
         """For a new Watch stream of a proven member."""
         session = self.session(cluster)
+        _check_streams(cluster, len(session.watching), MAX_WATCHES)
         watching = Watching()
         session.watching.append(watching)
 
@@ -145,9 +150,10 @@ class Reports:
         was replaced, and does not know, cannot disturb the one that took over.
         """
         session = self.session(cluster)
+        _check_streams(cluster, len(session.publishing), MAX_PUBLISHES)
         report = session.report
         if report is None or report in session.publishing:
-            report = Publishing(cluster, self._desk(cluster))
+            report = Publishing(cluster, self._desk(cluster), session.bucket)
         publishing = report
 
         def opened(end: Callable[..., None]) -> None:
@@ -204,7 +210,9 @@ class Reports:
         session = self._sessions.get(cluster)
         if session is None:
             links = (e.link for e in self._links().values())
-            session = Session(cluster, Latest[Visible](self._sights.of(cluster, links)))
+            quotas = self._settings.quotas
+            bucket = TokenBucket(rate=quotas.records_per_second, burst=quotas.burst, now=self._clock.monotonic())
+            session = Session(cluster, Latest[Visible](self._sights.of(cluster, links)), bucket)
             self._sessions[cluster] = session
         return session
 
@@ -262,3 +270,12 @@ class Reports:
     def _next(self) -> Version:
         self._version = Version(self._version.epoch, self._version.sequence + 1)
         return self._version
+
+
+def _check_streams(cluster: str, present: int, limit: int) -> None:
+    if present >= limit:
+        raise QuotaExceeded(
+            f"{cluster} has {present} streams of this kind open already",
+            hint="are too many agents running for this cluster?",
+            code="too_many_streams",
+        )

@@ -37,6 +37,7 @@ STORE_FILE = "registry.db"
 STUCK = 5.0
 """Seconds without a turn of the event loop after which the process is not alive."""
 _MAX_ENROLMENT_MESSAGE = 64 * 1024
+_MAX_JOINS = 256
 
 
 class Registry:
@@ -122,7 +123,7 @@ class Registry:
 
     async def _serve_enrolment(self) -> str:
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_ENROLMENT_MESSAGE)]
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(options=options, maximum_concurrent_rpcs=_MAX_JOINS)
         enrolment = EnrolmentServicer(self.service, log=self._log)
         rpc.add_EnrolmentServicer_to_server(enrolment, server)  # type: ignore[no-untyped-call]
         return await self._listen(server, "enrolment", server_credentials(self._trusted, require_client=False))

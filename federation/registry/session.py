@@ -13,6 +13,7 @@ from federation.catalog.replica import Visible
 from federation.model.cluster import Cluster, Problem
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.intake import Publishing
+from federation.registry.quota import TokenBucket
 from federation.registry.sight import Sight
 
 End = Callable[..., None]
@@ -33,6 +34,7 @@ class Session:
 
     name: str
     refilter: Latest[Visible]
+    bucket: TokenBucket
     report: Publishing | None = None
     publishing: dict[Publishing, End] = field(default_factory=dict)
     watching: list[Watching] = field(default_factory=list)

@@ -97,6 +97,13 @@ def check(settings: RegistrySettings) -> RegistrySettings:
         text = getattr(settings, key)
         if text or key in ("listen", "enrolment"):
             split_address(text, what=key)
+    for key, told in (("listen", "advertise"), ("enrolment", "advertise_enrolment")):
+        host, _ = split_address(getattr(settings, key), what=key)
+        if host in ("0.0.0.0", "::") and not getattr(settings, told):
+            raise InvalidSettings(
+                f"{key} is every address of this machine; others cannot dial {host}",
+                hint=f"set {told} to the HOST:PORT at which this registry is reached",
+            )
     for key in ("lease", "heartbeat", "svid_ttl", "operator_ttl", "write_timeout"):
         if not getattr(settings, key) > 0:
             raise InvalidSettings(f"{key} must be above 0 seconds")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import pytest
@@ -174,3 +175,21 @@ async def test_the_end_of_the_process_is_announced(world: Any, wait: Any) -> Non
     await wait(lambda: east.publish.last_error is not None)
     assert east.watch.last_error.error_code in ("going_away", "unavailable")
     assert len(east.view) == 4
+
+
+async def test_a_restored_backup_is_told_and_nothing_is_lost_in_silence(world: Any, wait: Any) -> None:
+    east, west = await world.pair()
+    await world.stop()
+    shutil.copy(world.directory / "registry.db", world.directory / "backup")
+    await world.start()
+    edge = await world.join("edge")
+    await world.operator().unlink("east", "west")
+    await wait(lambda: not east.view)
+    await world.stop()
+    shutil.copy(world.directory / "backup", world.directory / "registry.db")
+    await world.start()
+    assert [p.code for p in (await world.operator().status()).problems] == ["store_restored"]
+    await wait(lambda: len(east.view) == 4 and len(west.view) == 4)  # the link of the backup, from a new epoch
+    world.follow(edge)  # which the backup does not know
+    await wait(lambda: edge.watch.last_error is not None)
+    assert [c.name for c in await world.operator().clusters()] == ["east", "west"]

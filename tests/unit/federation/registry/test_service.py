@@ -159,3 +159,34 @@ async def test_the_newest_revisions_are_not_due_yet(make_registry: Any, claims: 
     assert registry.reports.settled() == 0
     clock.advance(15)
     assert registry.reports.settled() == before
+
+
+async def test_streams_of_one_member_are_limited(make_registry: Any, claims: Any) -> None:
+    registry, west = make_registry(), claims("west")
+    await join(registry, west)
+    open_ones = []
+    for _ in range(4):
+        intake = registry.reports.intake("west")
+        intake.on_open(lambda *_: None)
+        open_ones.append(intake)
+    with pytest.raises(QuotaExceeded) as caught:
+        registry.reports.intake("west")
+    assert caught.value.error_code == "too_many_streams"
+    open_ones[0].on_close("closed")
+    registry.reports.intake("west")
+
+
+async def test_a_second_stream_gets_no_second_burst(make_registry: Any, claims: Any, send: Any) -> None:
+    registry, west = make_registry(quotas=Quotas(burst=10, records_per_second=1)), claims("west")
+    await join(registry, west)
+    first = registry.reports.intake("west")
+    first.on_open(lambda *_: None)
+    log = west.log(west.cluster(), *(west.service(f"shop/s{i}") for i in range(9)))
+    assert send(first, log) == []
+    assert first.pause() == 0
+    second = registry.reports.intake("west")
+    second.on_open(lambda *_: None)
+    west.epoch = 2
+    (slowed,) = send(second, west.log(west.cluster(), *(west.service(f"shop/s{i}") for i in range(9))))
+    assert (slowed.name, slowed.code) == ("*", "quota_exceeded")
+    assert second.pause() == pytest.approx(10)

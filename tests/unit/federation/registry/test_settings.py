@@ -50,6 +50,8 @@ def test_defaults_and_relative_directories(tmp_path: Path) -> None:
         "{federation: demo.test, directory: ., quotas: {services: 0}}",
         "{federation: demo.test, directory: ., quotas: {records_per_second: 0}}",
         "{federation: Demo, directory: .}",
+        "{federation: demo.test, directory: ., listen: '0.0.0.0:7400'}",
+        "{federation: demo.test, directory: ., enrolment: '[::]:7401', advertise: 'a:1'}",
         "[]",
         "",
         "\t",
