@@ -6,7 +6,14 @@ import logging
 import sys
 from typing import Any
 
-import structlog
+# structlog.dev takes rich for its tracebacks where it can be had: 4 MB and pygments in processes that never show one.
+_hidden = "rich" not in sys.modules
+if _hidden:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+if _hidden:
+    del sys.modules["rich"]
 
 Logger = structlog.typing.FilteringBoundLogger
 

@@ -27,7 +27,7 @@ from federation.model.record import Kind
 from federation.model.view import View
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.client import WatchClient
-from federation.registry.edge import snapshots
+from federation.registry.edge import memory, snapshots
 from federation.registry.edge.envoy import make_envoy
 from federation.registry.edge.health import readiness
 from federation.registry.edge.keys import Keys, agent_channel
@@ -213,6 +213,7 @@ class Edge:
         update = self.part.update(self.views.view, self.renewer.current, changed)
         self._snapshot = snapshots.apply(self._snapshot, update)
         self._rebuild = False
+        memory.trim(sum(map(len, update.put.values())))
         replica = self.sink.replica
         return Built(self._snapshot, replica.revision, replica.history)
 
