@@ -22,7 +22,7 @@ from federation.registry.edge.measures import gauge
 from federation.registry.edge.runtime import Edge
 from federation.registry.edge.serve import serve as edge_serve
 from federation.trust.workload import Grant
-from federation.xds.snapshot import TypeUrl
+from federation.xds.snapshot import Resource, TypeUrl
 from gateway.build import Builder, GatewayConfig
 from gateway.pairs import Pairs
 from gateway.settings import GatewaySettings
@@ -52,7 +52,8 @@ class GatewayPart:
                     port=self._settings.listen_port,
                     identity=grant.svid,
                     egress_address=self._settings.egress_bind,
-                )
+                ),
+                finish=Resource.of,
             )
         return self._builder.update(view, tcp_pairs=self.pairs.names, changed=changed, identity=grant.svid)
 

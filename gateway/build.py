@@ -7,11 +7,11 @@ have to agree (gateway.inbound); outbound ("egress") the same code runs as in a 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
-from envoy.config.route.v3.route_components_pb2 import VirtualHost
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
@@ -41,23 +41,18 @@ class GatewayConfig:
 
 
 class Builder:
-    """Keeps what it built: an update costs what changed. One per Envoy."""
+    """Keeps track of what it built: an update costs what changed. One per Envoy. `finish`: see Ledger."""
 
-    def __init__(self, config: GatewayConfig) -> None:
+    def __init__(self, config: GatewayConfig, *, finish: Callable[[str, Message], Any] | None = None) -> None:
         self._config = config
-        self._ledger = Ledger()
+        self._ledger = Ledger(finish)
         self._exports: dict[ServiceName, Export] = {}
         self._imports: dict[ServiceName, Import] = {}
         self._peers: dict[str, Peer] = {}
         self._ports: dict[ServiceName, tuple[inbound.ExportedPort, ...]] = {}
-        self._hosts: dict[ServiceName, tuple[VirtualHost, VirtualHost]] = {}
+        self._hosts: dict[ServiceName, tuple[bytes, bytes]] = {}  # virtual hosts, serialised
         self._generation = 0
         """Rises when the virtual hosts change."""
-
-    @property
-    def resources(self) -> Mapping[str, Mapping[str, Message]]:
-        """All resources as of the last update: type URL → name → message. Live: copy what has to stay."""
-        return self._ledger.resources
 
     def update(
         self,
@@ -135,8 +130,8 @@ class Builder:
         if ports:
             domains = routes.exported_names(name, config.cluster, suffix=config.suffix)
             self._hosts[name] = (
-                inbound.request_host(name, domains, ports),
-                inbound.health_host(name, domains, ports),
+                inbound.request_host(name, domains, ports).SerializeToString(deterministic=True),
+                inbound.health_host(name, domains, ports).SerializeToString(deterministic=True),
             )
         else:
             del self._ports[name]
@@ -216,5 +211,4 @@ class Builder:
 def build(view: View, config: GatewayConfig, *, tcp_pairs: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a gateway's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    builder.update(view, tcp_pairs=tcp_pairs)
-    return listed(builder.resources)
+    return listed(builder.update(view, tcp_pairs=tcp_pairs).put)

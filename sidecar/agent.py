@@ -30,7 +30,7 @@ from federation.registry.edge.saver import Saver
 from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
-from federation.xds.snapshot import TypeUrl
+from federation.xds.snapshot import Resource, TypeUrl
 from sidecar import names
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import Traffic
@@ -119,7 +119,8 @@ class SidecarPart:
                     outbound_port=self._settings.outbound_port,
                     http_range=ranges.get(Range.REDIRECT_HTTP, "240.72.0.0/13"),
                     tcp_range=ranges.get(Range.REDIRECT_OPAQUE, "240.64.0.0/13"),
-                )
+                ),
+                finish=Resource.of,
             )
         if self._vips.dirty:
             self._saver.touch()

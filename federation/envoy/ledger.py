@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
 
@@ -27,9 +27,12 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What differs from the last time: type URL → name → resource, and type URL → names that are gone."""
+    """What differs from the last time: type URL → name → resource, and type URL → names that are gone.
 
-    put: Mapping[str, Mapping[str, Message]] = field(default_factory=dict)
+    A resource is a message, or what the ledger's `finish` made of it.
+    """
+
+    put: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     removed: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
@@ -37,20 +40,19 @@ class Changes:
 
 
 class Ledger:
-    """The resources of one Envoy, and who owns each."""
+    """The resources of one Envoy, and who owns each.
 
-    def __init__(self) -> None:
+    Messages are not kept, they weigh ten times their bytes; with `finish` (name, message → what `take` gives) no two of
+    them are alive at the same time.
+    """
+
+    def __init__(self, finish: Callable[[str, Message], Any] | None = None) -> None:
+        self._finish = finish
         self._owned: dict[Hashable, tuple[tuple[str, str], ...]] = {}
         self._keys: dict[tuple[str, str], object] = {}
         self._owners: dict[tuple[str, str], int] = {}
-        self._messages: dict[str, dict[str, Message]] = {}
-        self._put: dict[str, dict[str, Message]] = {}
+        self._put: dict[str, dict[str, Any]] = {}
         self._removed: dict[str, set[str]] = {}
-
-    @property
-    def resources(self) -> Mapping[str, Mapping[str, Message]]:
-        """All resources: type URL → name → message. Live: copy what has to stay."""
-        return self._messages
 
     def write(self, owner: Hashable, parts: Iterable[Part]) -> None:
         """Set all that `owner` has; parts with the key they had before are left as they are."""
@@ -62,8 +64,7 @@ class Ledger:
                 continue
             message = make()
             self._keys[part] = key
-            self._messages.setdefault(kind, {})[name] = message
-            self._put.setdefault(kind, {})[name] = message
+            self._put.setdefault(kind, {})[name] = self._finish(name, message) if self._finish else message
             self._removed.get(kind, set()).discard(name)
         for part in ids:
             self._owners[part] = self._owners.get(part, 0) + 1
@@ -102,7 +103,7 @@ class Ledger:
             if self._owners[part]:
                 continue
             kind, name = part
-            del self._owners[part], self._keys[part], self._messages[kind][name]
+            del self._owners[part], self._keys[part]
             self._put.get(kind, {}).pop(name, None)
             self._removed.setdefault(kind, set()).add(name)
 

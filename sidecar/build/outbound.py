@@ -6,9 +6,9 @@ to federation.xds by way of sidecar.agent.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from google.protobuf.message import Message
 
@@ -47,19 +47,14 @@ class SidecarConfig:
 
 
 class Builder:
-    """Keeps what it built: an update costs what changed. One per Envoy."""
+    """Keeps track of what it built: an update costs what changed. One per Envoy. `finish`: see Ledger."""
 
-    def __init__(self, config: SidecarConfig) -> None:
+    def __init__(self, config: SidecarConfig, *, finish: Callable[[str, Message], Any] | None = None) -> None:
         self._config = config
-        self._ledger = Ledger()
+        self._ledger = Ledger(finish)
         self._uses: dict[Use, Import] = {}
         self._peers: dict[str, Peer] = {}
         self._bound: dict[Use, tuple[redirect.Bound, ...]] = {}
-
-    @property
-    def resources(self) -> Mapping[str, Mapping[str, Message]]:
-        """All resources as of the last update: type URL → name → message."""
-        return self._ledger.resources
 
     def update(
         self,
@@ -140,8 +135,7 @@ def _order(use: Use) -> tuple[ServiceName, str, str]:
 def build(view: View, uses: Collection[Use], config: SidecarConfig) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a sidecar's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    builder.update(view, uses)
-    return listed(builder.resources)
+    return listed(builder.update(view, uses).put)
 
 
 def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Iterator[outbound.Target]:
