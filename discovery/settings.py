@@ -38,7 +38,7 @@ class ClusterSetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     v4: str = "241.0.0.0/16"
     v6: str = ""
     """Empty: no ClusterSetIPs of this family."""
-    gateway_ports: tuple[int, int] = (20_000, 29_999)
+    gateway_ports: tuple[int, int] = (10_000, 29_999)
     release: float = 600.0
     """Seconds after an import's end for which its address and ports are kept for it."""
 

@@ -1,6 +1,6 @@
 """What the processes hold in memory, by the number of services. Registry: bytes per service and per endpoint.
 
-Processes: the RSS of each, without its Envoy, in a real federation. Budget: sidecar and gateway 60 MB at 10,000 services.
+Processes: the RSS of each, without its Envoy, in a real federation. Budget: sidecar, gateway 60 MB at 10,000 services.
 Registry: members publish through the real protocol (frames, checks, quotas), without a network; each size runs in a
 process of its own. Budget: 1 kB per endpoint at 250,000 endpoints, cold load in 60 s.
 """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -23,7 +24,14 @@ async def cancel(task: asyncio.Task[Any] | None) -> None:
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """Run a process's main coroutine on uvloop."""
+    """Run a process's main coroutine on uvloop.
+
+    What was imported is never garbage: it is taken out of the collector's sight, and full collections become rare,
+    because one of them stops a process with 10,000 services for tens of milliseconds.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
