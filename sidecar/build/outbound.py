@@ -54,7 +54,10 @@ class Builder:
         self._ledger = Ledger(finish)
         self._uses: dict[Use, Import] = {}
         self._peers: dict[str, Peer] = {}
+        self._given: tuple[Use, ...] = ()
+        self._by_name: dict[ServiceName, list[Use]] = {}
         self._bound: dict[Use, tuple[redirect.Bound, ...]] = {}
+        self._all_bound: tuple[redirect.Bound, ...] | None = None
 
     def update(
         self,
@@ -71,31 +74,54 @@ class Builder:
         """
         ledger, config = self._ledger, self._config
         ledger.keep_secrets(identity or config.identity, view.peers.values())
-        peers_changed = view.peers != self._peers
-        if peers_changed:
+        given = tuple(uses)
+        if given != self._given:
+            self._take_uses(given)
+            changed = None
+        if view.peers != self._peers:
             self._peers = dict(view.peers)
-        for use in [u for u in self._uses if u not in uses or u.name not in view.imports]:
-            del self._uses[use]
-            self._bound.pop(use, None)
-            ledger.drop(use)
-        for use in uses:
-            known = self._uses.get(use)
-            if known is not None and changed is not None and use.name not in changed and not peers_changed:
-                continue
+            self._uses.clear()  # whom a service can be reached through is in every one of them
+            changed = None
+        looked_at = given if changed is None else [u for n in changed for u in self._by_name.get(n, ())]
+        for use in looked_at:
             service = view.imports.get(use.name)
-            if service is None or (service is known and not peers_changed):
-                continue
-            self._uses[use] = service
-            ledger.write(use, self._parts(view, use, service))
+            if service is None:
+                self._drop(use)
+            elif service is not self._uses.get(use):
+                self._uses[use] = service
+                ledger.write(use, self._parts(view, use, service))
         if config.way == "redirect":
             self._write_redirect()
         return ledger.take()
+
+    def _take_uses(self, given: tuple[Use, ...]) -> None:
+        wanted = frozenset(given)
+        for use in [u for u in self._given if u not in wanted]:
+            self._drop(use)
+        self._given = given
+        self._by_name = {}
+        for use in given:
+            self._by_name.setdefault(use.name, []).append(use)
+
+    def _drop(self, use: Use) -> None:
+        self._uses.pop(use, None)
+        self._bind(use, ())
+        self._ledger.drop(use)
+
+    def _bind(self, use: Use, bound: tuple[redirect.Bound, ...]) -> None:
+        if self._bound.get(use, ()) == bound:
+            return
+        self._all_bound = None
+        if bound:
+            self._bound[use] = bound
+        else:
+            del self._bound[use]
 
     def _parts(self, view: View, use: Use, service: Import) -> Iterator[Part]:
         config = self._config
         made = tuple(targets(view, use, service, config))
         if config.way == "redirect":
-            self._bound[use] = tuple(redirect.Bound(use.vip, target) for target in made)
+            self._bind(use, tuple(redirect.Bound(use.vip, target) for target in made))
         for target in made:
             placement = place(service, target.port.port, peers=view.peers, locality=config.locality, pinned=use.pinned)
             yield from outbound.parts(target, placement)
@@ -106,7 +132,10 @@ class Builder:
 
     def _write_redirect(self) -> None:
         config = self._config
+        if self._all_bound is not None:
+            return
         bound = tuple(b for use in sorted(self._bound, key=_order) for b in self._bound[use])
+        self._all_bound = bound
         mixed = redirect.mixed(bound)
         self._ledger.write(
             "outbound",
