@@ -45,6 +45,8 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
 NACK_POLL = 0.5
+SETTLE_SECONDS = 5.0
+"""After Envoy's first acknowledgement: the start is over."""
 
 
 class Part(Protocol):
@@ -158,6 +160,7 @@ class Edge:
                     "saver": self.saver.run(),
                     "nacks": self._follow_nacks(),
                     "envoy": self._run_envoy(),
+                    "settle": self._settle(),
                 }.items():
                     group.create_task(task, name=f"edge-{name}")
         finally:
@@ -170,6 +173,12 @@ class Edge:
             await self.clock.sleep(0.05)
         self.publisher.poke()
         await self.envoy.run()
+
+    async def _settle(self) -> None:
+        while not self.server.acked.value:
+            await self.server.acked.newer(self.server.acked.version)
+        await self.clock.sleep(SETTLE_SECONDS)
+        await asyncio.to_thread(memory.settle)
 
     # --- the agent
 

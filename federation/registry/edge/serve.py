@@ -91,6 +91,7 @@ async def _run(edge: Edge, member: Member, state: StateDirectory, metrics: Metri
             ]
             await stop.wait()
             await member.drain()
+            await edge.client.goodbye()
             for task in tasks:
                 task.cancel()
     finally:
