@@ -20,7 +20,7 @@ from envoy.type.v3.percent_pb2 import Percent
 
 from federation.envoy import names, tls
 from federation.envoy.endpoint import PLAIN, TLS_KEY
-from federation.envoy.message import flag, number, pack, seconds
+from federation.envoy.message import number, pack, seconds
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol
 
@@ -122,7 +122,6 @@ def _cluster(name: str, *, endpoints: str) -> Cluster:
         connect_timeout=seconds(CONNECT_SECONDS),
         per_connection_buffer_limit_bytes=number(BUFFER_BYTES),
         circuit_breakers=_limits(),
-        wait_for_warm_on_init=flag(False),
         ignore_health_on_host_removal=True,
         upstream_connection_options=UpstreamConnectionOptions(
             tcp_keepalive=TcpKeepalive(

@@ -213,3 +213,20 @@ async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> No
     await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
     assert len({(await kit.http(VIP, 80, host="echo.shop.global"))[2] for _ in range(8)}) == 1
     assert len({await kit.line(VIP, 9000, "x") for _ in range(8)}) == 1
+
+
+async def test_a_silent_gateway_holds_up_a_new_name_for_one_check_only(world, kit, pair) -> None:
+    near, _, _ = pair
+    silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(30), "127.0.0.1", 0)
+    world.stack.callback(silent.close)
+    port = silent.sockets[0].getsockname()[1]
+    world.gateways["west"] = (kit.replace(world.gateways["west"][0], port=port),)
+    uses: list[object] = []
+    sidecar = await world.sidecar("east", uses)
+    targets = [{80: near.port, 9000: near.port}]
+    local = kit.local("east", 80, 9000, targets=targets)
+    world.imports["east"][ECHO] = imported(kit, local, kit.remote("west", 80, 9000))
+    uses.append(kit.Use(name=ECHO, vip=VIP))
+    sidecar.publish()
+    await sidecar.settled(seconds=5)
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
