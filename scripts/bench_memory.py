@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
 
 def _in_a_process(work: Any, *args: Any) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as pool:
-        result: dict[str, Any] = pool.apply(work, args)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:  # which, unlike Pool, gives up when its process dies
+        result: dict[str, Any] = pool.submit(work, *args).result()
     return result
 
 
