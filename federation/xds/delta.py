@@ -25,6 +25,7 @@ from federation.xds.subscription import Subscription
 
 _MOST_SUSPECTS = 16
 _UNKNOWN = object()
+_REUNION = 0.5  # seconds: a client that comes back says all it has within milliseconds
 _UNCERTAIN = ""  # the version of what the client may have
 
 
@@ -129,6 +130,8 @@ class Session:
         self._hold, self._patience = hold, patience
         self._awaited: dict[tuple[TypeUrl, str], float] = {}
         self._acked = 0
+        # A client that comes back says type by type what it has; until then nobody knows what still leads to a cluster.
+        self._removals_from: float | None = None
         self._inherited = {s.kind: s.good for s in heir_of._types.values()} if heir_of is not None else {}
 
     # What others look at.
@@ -205,6 +208,8 @@ class Session:
 
     def tick(self, now: float) -> None:
         """Give up waiting where the time is over."""
+        if self._removals_from is not None and now >= self._removals_from:
+            self._removals_from = None
         for key in [key for key, since in self._awaited.items() if now - since >= self._patience]:
             del self._awaited[key]
         for state in self._types.values():
@@ -216,7 +221,9 @@ class Session:
     @property
     def waiting(self) -> bool:
         """Whether `tick` has something to look after."""
-        return bool(self._awaited) or any(state.held for state in self._types.values())
+        return (
+            bool(self._awaited) or self._removals_from is not None or any(state.held for state in self._types.values())
+        )
 
     # What comes out.
 
@@ -308,7 +315,9 @@ class Session:
     def _may_remove(self, kind: TypeUrl) -> bool:
         """Whether removals of this type may go now: those who could refer to it have nothing left to do."""
         t = self._types
-        if any(t[other].puts for other in (TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.ROUTE)):
+        if self._removals_from is not None or any(
+            t[other].puts for other in (TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.ROUTE)
+        ):
             return False
         before = {
             TypeUrl.LISTENER: (),
@@ -374,6 +383,7 @@ class Session:
         elif names:
             # Envoy may have taken some of them: nobody knows what it has now.
             state.known.update(dict.fromkeys(names, _UNCERTAIN))
+            state.covered = state.level
             state.probes.extendleft(reversed(_divide(names, detail)))
         for name in (*names, *flight.removed):
             self._classify(state, name)
@@ -381,6 +391,8 @@ class Session:
     def _subscribe(self, state: _Type, request: Request, now: float) -> frozenset[str]:
         first = not state.subscription.begun
         if first:
+            if request.initial_versions and all(not s.subscription.begun for s in self._types.values()):
+                self._removals_from = now + _REUNION
             self._recall(state, request.initial_versions)
         moved = state.subscription.receive(subscribe=request.subscribe, unsubscribe=request.unsubscribe)
         table = self._table(state)

@@ -235,7 +235,7 @@ class Sessions(RuleBasedStateMachine):
             return
         self.to_server.append(Request(kind=kind, nonce="0", error=error))
 
-    @precondition(lambda self: self.session is not None)
+    @precondition(lambda self: self.session is not None and not self.to_server)  # requests do not take seconds
     @rule(seconds=st.floats(0.1, 6.0))
     def wait(self, seconds: float) -> None:
         assert self.session is not None
