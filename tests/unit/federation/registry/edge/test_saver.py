@@ -1,0 +1,66 @@
+"""The last view on disk: written soon, not too often, and a full disk is told and survived."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from federation.aio.clock import FakeClock
+from federation.aio.files import read_state
+from federation.aio.tasks import cancel
+from federation.registry.edge.health import STUCK_AFTER, Heartbeat, readiness
+from federation.registry.edge.saver import PAUSE, Saver
+
+
+async def written(path: Path, data: bytes) -> None:
+    deadline = asyncio.get_running_loop().time() + 5
+    while read_state(path) != data:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_what_changed_is_written_with_pauses(tmp_path: Path) -> None:
+    clock, state = FakeClock(), [b"one"]
+    saver = Saver(tmp_path / "view", lambda: state[0], clock=clock, on_failure=lambda _: None)
+    task = asyncio.create_task(saver.run(), name="saver")
+    saver.touch()
+    await written(tmp_path / "view", b"one")
+    state[0] = b"two"
+    saver.touch()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert read_state(tmp_path / "view") == b"one"
+    clock.advance(PAUSE)
+    await written(tmp_path / "view", b"two")
+    state[0] = b"three"
+    await saver.flush()  # nothing was said to have changed
+    assert read_state(tmp_path / "view") == b"two"
+    saver.touch()
+    await saver.flush()
+    assert read_state(tmp_path / "view") == b"three"
+    await cancel(task)
+
+
+async def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path) -> None:
+    told: list[str | None] = []
+    saver = Saver(tmp_path / "missing" / "view", lambda: b"x", clock=FakeClock(), on_failure=told.append)
+    saver.touch()
+    await saver.flush()
+    assert told[0] is not None
+    (tmp_path / "missing").mkdir()
+    await saver.flush()
+    assert told[1] is None
+    assert read_state(tmp_path / "missing" / "view") == b"x"
+
+
+def test_a_loop_that_stands_still_is_not_alive() -> None:
+    clock = FakeClock()
+    heartbeat = Heartbeat(clock=clock)
+    assert heartbeat.alive() == (True, "ok")
+    clock.advance(STUCK_AFTER + 1)
+    assert heartbeat.alive()[0] is False
+
+
+def test_readiness_names_all_that_is_missing() -> None:
+    assert readiness([lambda: "", lambda: ""]) == (True, "ok")
+    assert readiness([lambda: "a", lambda: "", lambda: "b"]) == (False, "a; b")
