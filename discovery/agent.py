@@ -30,10 +30,10 @@ from discovery.join import KEYS, REGISTRY_BUNDLE
 from discovery.mcs.imports import Allocations
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
-from discovery.report import Report, next_epoch
+from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings
-from discovery.sources.base import Source
+from discovery.sources.base import Source, SourceState
 from discovery.sources.files import FileSource
 from discovery.state import Saver, read_or_none, set_aside
 from discovery.view import ClusterView
@@ -184,6 +184,7 @@ class Agent:
         self.serving = False
         self.turned = self.clock.monotonic()
         """When the event loop last turned."""
+        self._reported = asyncio.Event()
         self._ports: dict[str, int] = {}
         self._rejections: dict[tuple[Kind, str], Problem] = {}
         self._just_rejected: set[tuple[Kind, str]] = set()
@@ -247,13 +248,18 @@ class Agent:
 
     async def _follow_source(self) -> None:
         version = -1
+        last = SourceState()
         while True:
             version, state = await self.source.state.newer(version)
             self.problems.set("files", state.problems)
             if not state.complete:
                 continue  # nothing may be concluded from half a reading
-            self.report.services(state.exports)
-            self.view.own_services(state.exports)
+            follows = state.number == last.number + 1
+            changed = changed_names(last.exports, state.exports, among=state.changed if follows else None)
+            last = state
+            self.report.services(state.exports, changed)
+            self.view.own_services(state.exports, changed)
+            self._reported.set()
             if not self.serving:
                 await self._begin_to_serve()
 
@@ -274,10 +280,7 @@ class Agent:
 
     async def _publish_when_complete(self) -> None:
         """A report that lacks what has not been read yet would delete it at the registry."""
-        version = -1
-        while not self.source.state.value.complete:
-            version, _ = await self.source.state.newer(version)
-        self.report.services(self.source.state.value.exports)
+        await self._reported.wait()
         self._describe()
         await self.publish.run()
 

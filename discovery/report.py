@@ -7,7 +7,7 @@ for what really changed: an endpoint that moves within its zone is no news for o
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -98,10 +98,13 @@ class Report:
             ]
         )
 
-    def services(self, services: Mapping[ServiceName, Service]) -> None:
-        """SERVICE: exactly these. Endpoints stay here; what peers get is the readiness."""
+    def services(self, services: Mapping[ServiceName, Service], changed: Set[ServiceName] | None = None) -> None:
+        """SERVICE: exactly these. Endpoints stay here; what peers get is the readiness.
+
+        `changed`: names that differ from the last call, if the caller knows them.
+        """
         old, self._services = self._services, services
-        changed = changed_names(old, services)
+        changed = changed_names(old, services) if changed is None else changed
         records: list[Record | None] = []
         for name in sorted(changed):
             service = services.get(name)
@@ -113,9 +116,11 @@ class Report:
         self.records.put(records)
 
 
-def changed_names(old: Mapping[ServiceName, Service], new: Mapping[ServiceName, Service]) -> set[ServiceName]:
-    """Names whose service is another object, is new, or is gone."""
+def changed_names(
+    old: Mapping[ServiceName, Service], new: Mapping[ServiceName, Service], *, among: Set[ServiceName] | None = None
+) -> set[ServiceName]:
+    """Names whose service is another object, is new, or is gone; `among` holds all that can be, if that is known."""
+    if among is not None:
+        return {name for name in among if old.get(name) is not new.get(name)}
     changed = {name for name, service in new.items() if old.get(name) is not service}
-    if len(new) - sum(name not in old for name in changed) != len(old):
-        changed |= old.keys() - new.keys()
-    return changed
+    return changed | (old.keys() - new.keys())

@@ -7,7 +7,7 @@ and only payloads that differ become records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from discovery.mcs.imports import Allocations
@@ -90,9 +90,9 @@ class ClusterView:
 
     # --- what arrives ------------------------------------------------------------------------------------------------
 
-    def own_services(self, services: Mapping[ServiceName, Service]) -> None:
-        """What this cluster exports, with endpoints."""
-        changed = changed_names(self._own, services)
+    def own_services(self, services: Mapping[ServiceName, Service], changed: Set[ServiceName] | None = None) -> None:
+        """What this cluster exports, with endpoints; `changed` as in Report.services."""
+        changed = changed_names(self._own, services) if changed is None else changed
         self._own = services
         if changed:
             self._flush(changed, set(), exports=changed)

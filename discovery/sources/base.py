@@ -29,6 +29,8 @@ class SourceState:
     services: Collection[ServiceName] = frozenset()
     problems: tuple[Problem, ...] = ()
     complete: bool = False
+    number: int = 0
+    changed: frozenset[ServiceName] | None = None
 
 
 class Source(Protocol):

@@ -85,6 +85,7 @@ class FileSource:
             cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._publish
         )
         self._bad_files: set[str] = set()
+        self._dirty: set[ServiceName] = set()
         self._listed = False
         self._next_look = 0.0
 
@@ -371,7 +372,8 @@ class FileSource:
     def _publish(self) -> None:
         """Set the state when it differs from the last one."""
         last = self.state.value
-        exports, names, problems = self._objects.build()
+        exports, names, problems, dirty = self._objects.build()
+        self._dirty |= dirty
         everything = (*self._own_problems(), *problems)
         complete = last.complete or self._listed or bool(self._files)
         if (exports is last.exports or exports == last.exports) and names is None and everything == last.problems:
@@ -384,8 +386,11 @@ class FileSource:
                 services=last.services if names is None else names,
                 problems=everything,
                 complete=complete,
+                number=last.number + 1,
+                changed=frozenset(self._dirty),
             )
         )
+        self._dirty = set()
 
     def _own_problems(self) -> list[Problem]:
         found = [p for p in (self._folder_problem, self._watch_problem, self._saver.problem) if p is not None]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from discovery.sources.convert import CARRIED, Refused, convert
 from discovery.sources.manifests import (
@@ -26,6 +26,15 @@ from federation.model.service import Locality
 from federation.model.service import Service as Claim
 
 Identity: TypeAlias = tuple[str, str, str]
+
+
+class Built(NamedTuple):
+    """`names` of all services, None where these did not change; `dirty`: exports that may differ from before."""
+
+    exports: Mapping[ServiceName, Claim]
+    names: frozenset[ServiceName] | None
+    problems: tuple[Problem, ...]
+    dirty: frozenset[ServiceName]
 
 
 class Objects:
@@ -63,8 +72,8 @@ class Objects:
             self._place(key, file, None)
         self._mtimes.pop(file, None)
 
-    def build(self) -> tuple[Mapping[ServiceName, Claim], frozenset[ServiceName] | None, tuple[Problem, ...]]:
-        """(exports, names of all services or None where these did not change, problems); builds what is dirty."""
+    def build(self) -> Built:
+        """Build what is dirty."""
         exports = dict(self._exports) if self._dirty else self._exports
         changed_names = False
         for name in self._dirty:
@@ -73,11 +82,11 @@ class Objects:
                 changed_names = True
                 (self._names.add if known else self._names.discard)(name)
             self._build(name, exports)
-        self._dirty.clear()
+        built, self._dirty = frozenset(self._dirty), set()
         self._exports = exports
         problems = [p for name in sorted(self._problems) for p in self._problems[name]]
         problems += [p for key in sorted(self._contested) for p in self._duplicates(key)]
-        return exports, frozenset(self._names) if changed_names else None, tuple(problems)
+        return Built(exports, frozenset(self._names) if changed_names else None, tuple(problems), built)
 
     def find(self, kind: str, name: ServiceName) -> tuple[str, Placed] | None:
         """The file and the manifest that count for (kind, name)."""

@@ -200,7 +200,8 @@ async def connect(
 ) -> AsyncIterator[Edge]:
     """`account` "isthmus-system/gateway", or a workload's."""
     namespace, _, service_account = account.partition("/")
-    grant = await WorkloadIdentity(clock=SystemClock()).fetch(running.state / "identity.sock", namespace, service_account)
+    socket_path = running.state / "identity.sock"
+    grant = await WorkloadIdentity(clock=SystemClock()).fetch(socket_path, namespace, service_account)
     gateway = account == "isthmus-system/gateway"
     kinds = (Kind.EXPORT, Kind.PEER, Kind.IMPORT) if gateway else (Kind.PEER, Kind.IMPORT)
     sink = Sink(kinds=kinds, wildcard=gateway, names=names)
