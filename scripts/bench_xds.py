@@ -27,6 +27,7 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
+from federation import log
 from federation.aio.tasks import cancel, run
 from federation.envoy.bootstrap import ADS_CLUSTER, bootstrap
 from federation.envoy.process import EnvoyProcess
@@ -197,4 +198,5 @@ def main(args: Sequence[str] = ()) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    log.configure(level="error", json=True)
     print(json.dumps(main(sys.argv[1:]), indent=2))

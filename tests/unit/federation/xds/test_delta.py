@@ -118,6 +118,19 @@ def test_additions_go_clusters_endpoints_listeners_routes() -> None:
     assert client.hear() == "-"
 
 
+def test_endpoints_do_not_overtake_the_cluster_that_they_belong_to() -> None:
+    client = settled()
+    client.session.publish(2, WEB.with_(C, put=clusters("b", version="2")))
+    assert client.hear() == "C +b"
+    assert client.hear() == "E +b"  # behind it on the stream, which is enough
+    client.ack(E)
+    client.session.publish(3, WEB.with_(C, put=clusters("b", version="3")))
+    assert client.hear() == "-"  # the cluster has to wait for the answer, and its endpoints with it
+    client.ack(C)
+    assert client.hear() == "C +b"
+    assert client.hear() == "E +b"
+
+
 def test_removals_go_the_other_way_and_after_the_additions() -> None:
     client = settled()
     moved = WEB.with_(C, remove=["a"]).with_(E, remove=["a"]).with_(R, put=[res(R, "r", "2", (C, "b"))])
