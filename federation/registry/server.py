@@ -224,6 +224,8 @@ class Registry:
             self._metrics = None
         store = getattr(self, "store", None)
         if store is not None:
+            if hasattr(self, "service"):
+                await self.service.flush()
             await store.close()
             del self.store
 

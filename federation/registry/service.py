@@ -93,6 +93,11 @@ class Service:
             group.create_task(self._tick(), name="registry-leases")
             group.create_task(self._keep(), name="registry-keep")
 
+    async def flush(self) -> None:
+        """Keep what streams asked to be kept and `run`, which has ended, has not come to."""
+        while not self._later.empty():
+            await self._keep_one(*self._later.get_nowait())
+
     # --- joining and leaving -----------------------------------------------------------------------------------------
 
     async def issue_token(self, cluster: str, ttl_seconds: int) -> tuple[str, int]:
@@ -233,11 +238,13 @@ class Service:
 
     async def _keep(self) -> None:
         while True:
-            cluster, write = await self._later.get()
-            try:
-                await write()
-            except IsthmusError as error:  # the disk is full, or the cluster has left: streams go on
-                self._log.warning("keep_failed", cluster=cluster, code=error.error_code, detail=error.message)
+            await self._keep_one(*await self._later.get())
+
+    async def _keep_one(self, cluster: str, write: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await write()
+        except IsthmusError as error:  # the disk is full, or the cluster has left: streams go on
+            self._log.warning("keep_failed", cluster=cluster, code=error.error_code, detail=error.message)
 
     async def _tick(self) -> None:
         while True:
