@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from federation.errors import Unavailable
 from federation.metrics import MetricsServer
 from federation.registry.settings import split_address
 
@@ -18,7 +19,7 @@ STUCK_SECONDS = 30.0
 
 
 def serve(agent: Agent) -> MetricsServer:
-    """Started on the address of the settings; the caller closes it."""
+    """Started on the address of the settings; the caller closes it. Raises Unavailable where the port is taken."""
     registry = CollectorRegistry()
     for name, text, value in (
         ("isthmus_agent_exports", "Services exported", lambda: len(agent.source.state.value.exports)),
@@ -52,7 +53,14 @@ def serve(agent: Agent) -> MetricsServer:
         return agent.serving, "" if agent.serving else "the manifests have not been read yet"
 
     host, port = split_address(agent.settings.metrics, what="metrics")
-    server = MetricsServer(registry, host=host, port=port, alive=alive, ready=ready)
+    try:
+        server = MetricsServer(registry, host=host, port=port, alive=alive, ready=ready)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot serve metrics on {agent.settings.metrics}: {error.strerror}",
+            hint="is another process using the port? change `metrics` in the settings",
+            code="port_taken",
+        ) from error
     server.start()
     return server
 

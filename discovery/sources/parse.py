@@ -90,17 +90,17 @@ def _json(tree: object, data: bytes) -> Parsed:
 def _json_line(data: bytes, path: tuple[Step, ...]) -> int:
     """JSON is YAML: the line comes from a second, slower reading; only errors and Lists need it."""
     try:
-        root = next(iter(_nodes(data)), None)
+        first = next(iter(_nodes(data)), None)
     except (yaml.YAMLError, ManifestError):
         return 1
-    return 1 if root is None else _line(root, path)
+    return 1 if first is None else _line(first[0], path)
 
 
 def _yaml(data: bytes) -> Parsed:
     manifests, ignored = [], 0
     try:
-        for node in _nodes(data):
-            for path, value in _objects(_construct(node)):
+        for node, loader in _nodes(data):
+            for path, value in _objects(loader.construct_document(node)):
                 try:
                     manifest = _manifest(value)
                 except Invalid as error:
@@ -119,8 +119,11 @@ def _yaml(data: bytes) -> Parsed:
     return _distinct(manifests, ignored)
 
 
-def _nodes(data: bytes) -> Iterator[yaml.Node]:
-    """The root node of each document; anything empty is skipped. Refuses nesting that would exhaust the stack."""
+def _nodes(data: bytes) -> Iterator[tuple[yaml.Node, Any]]:
+    """The root node of each document, with the loader that constructs it; anything empty is skipped.
+
+    Refuses nesting that would exhaust the stack.
+    """
     if data.count(b"[") + data.count(b"{") > MAX_DEPTH or _NESTED.search(data):
         _check_depth(data)
     loader = _Loader(data)
@@ -128,7 +131,7 @@ def _nodes(data: bytes) -> Iterator[yaml.Node]:
         while loader.check_node():
             node = loader.get_node()
             if not (isinstance(node, yaml.ScalarNode) and node.value == ""):
-                yield node
+                yield node, loader
     finally:
         loader.dispose()
 
@@ -143,14 +146,6 @@ def _check_depth(data: bytes) -> None:
                 raise ManifestError(line, "file_malformed", f"nested deeper than {MAX_DEPTH}")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-
-
-def _construct(node: yaml.Node) -> object:
-    loader = _Loader(b"")
-    try:
-        return loader.construct_document(node)
-    finally:
-        loader.dispose()
 
 
 def _objects(tree: object, path: tuple[Step, ...] = ()) -> Iterator[tuple[tuple[Step, ...], Any]]:
