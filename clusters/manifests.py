@@ -72,6 +72,16 @@ def write_http_service(folder: Path, namespace: str, name: str, *, port: int, co
 def write(path: Path, *documents: dict[str, object]) -> None:
     """Replace the file at `path` in one step, as a configuration manager would."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    replace(path, render(*documents))
+
+
+def render(*documents: dict[str, object]) -> bytes:
+    """The documents as one YAML file."""
+    return yaml.safe_dump_all(documents, sort_keys=False).encode()
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Put `data` in place of the file at `path` by a rename."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(yaml.safe_dump_all(documents, sort_keys=False))
+    temporary.write_bytes(data)
     os.replace(temporary, path)

@@ -92,10 +92,10 @@ async def measure(
         for number in range(changes):
             turn, index = divmod(number, len(services))
             copies = [real, spare] if turn % 2 == 0 else [real]
-            document = manifests.slice_(NAMESPACE, services[index], app="http", copies=copies)
+            data = manifests.render(manifests.slice_(NAMESPACE, services[index], app="http", copies=copies))
             acknowledged.read()
             began = time.monotonic_ns()
-            manifests.write(manifests.endpoints_path(place.manifests, services[index]), document)
+            manifests.replace(manifests.endpoints_path(place.manifests, services[index]), data)
             samples.append((await _first_after(acknowledged, began, timeout) - began) / 1e6)
     finally:
         acknowledged.close()
