@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from discovery.settings import (
 )
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import write_atomic, write_state
-from federation.errors import AlreadyExists, InvalidInput, StorageFailed
+from federation.errors import AlreadyExists, Conflict, Denied, InvalidInput, StorageFailed
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.model.wire import bundle_to_pb
@@ -64,7 +65,8 @@ async def join(
     """Join `cluster` and write `directory`/settings.yaml, with which `python -m discovery` starts.
 
     `identities` defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a
-    failure: the root is made once. Raises AlreadyExists where an agent's settings are, and what `registry.join` raises.
+    failure: the root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, and
+    what `registry.join` raises.
     """
     clock = clock or SystemClock()
     parse_label(cluster, what="cluster")
@@ -97,9 +99,15 @@ async def join(
             identities=identities if identities is not None else {os.getuid(): [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]},
         )
     )
-    _make(directory)
+    new = await asyncio.to_thread(_make, directory)
     authority = Authority.open(directory / KEYS, trust_domain=invitation.trust_domain, clock=clock)
-    joined = await registry.join(token, authority, locality=place, clock=clock, timeout=timeout)
+    try:
+        joined = await registry.join(token, authority, locality=place, clock=clock, timeout=timeout)
+    except (InvalidInput, Denied, AlreadyExists, Conflict):
+        # The registry has said no, so nobody knows this root. After a lost answer it would be needed for the next try.
+        if new:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        raise
     write_state(directory / REGISTRY_BUNDLE, bundle_to_pb(joined.registry_bundle).SerializeToString())
     settings = msgspec.structs.replace(
         settings, registry=joined.registry_address or settings.registry, single_machine=joined.single_machine
@@ -123,9 +131,12 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _make(directory: Path) -> None:
+def _make(directory: Path) -> bool:
+    """Whether it was not there before."""
+    new = not directory.exists()
     try:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
         directory.chmod(0o711)  # other users reach the identity socket in it, and nothing else
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
+    return new
