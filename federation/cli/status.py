@@ -56,10 +56,12 @@ def assess(seen: Seen) -> list[Finding]:
             findings.append(Finding("no_gateway", cluster.name, "it has no gateway: peers cannot call it"))
         if cluster.name not in seen.agents:
             findings += [Finding(p.code, f"{cluster.name}: {p.subject}", p.detail) for p in cluster.problems]
+    # An agent that names the reason says it better than the link and the peer that show it too.
+    reasons = tuple(p.detail for status in seen.agents.values() for p in status.problems if p.detail)
     findings += [
         Finding("link_not_live", f"{info.link.a}/{info.link.b}", info.detail or info.state)
         for info in seen.links
-        if info.state != "live"
+        if info.state != "live" and not info.detail.endswith(reasons)
     ]
     for name, status in seen.agents.items():
         findings += _assess_agent(name, status)
@@ -68,13 +70,14 @@ def assess(seen: Seen) -> list[Finding]:
 
 def _assess_agent(name: str, status: agent_pb2.AgentStatus) -> list[Finding]:
     findings = [Finding(p.code, f"{name}: {p.subject}", p.detail) for p in status.problems]
+    reasons = {p.detail for p in status.problems}
     if not status.registry_connected:
         detail = status.registry_detail or "it serves its last view"
         findings.append(Finding("registry_lost", name, detail))
     findings += [
         Finding("peer_not_live", f"{name} -> {peer.cluster}", peer.detail or peer.state)
         for peer in status.peers
-        if peer.state != "live"
+        if peer.state != "live" and peer.detail not in reasons
     ]
     for consumer in status.consumers:
         who = f"{name}: {consumer.role} {consumer.name}"
