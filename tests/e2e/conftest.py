@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import http.client
 import json
 import subprocess
 import sys
@@ -13,8 +15,12 @@ from typing import Any
 
 import pytest
 
-from clusters.processes import ProcessFederation
+from clusters.load import Account
+from clusters.names import lookup
+from clusters.processes import HTTP_PORT, ProcessFederation
+from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
+from federation.cli.status import Finding, assess, look
 from federation.model.service import Locality
 
 TWO = Topology.full_mesh(
@@ -74,6 +80,59 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessFede
 @pytest.fixture(scope="module")
 def fedctl(federation: ProcessFederation) -> Fedctl:
     return Fedctl(federation.directory / "home")
+
+
+class Silent:
+    """Tells nobody."""
+
+    def step(self, text: str) -> None: ...
+    def names(self, names: dict[str, list[str]]) -> None: ...
+    def phase(self, phase: Account, told: str) -> None: ...
+    def live(self, name: str, requests: int, failed: int) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def running(federation: ProcessFederation) -> ProcessFederation:
+    """The same two clusters, running, linked and whole."""
+    asyncio.run(build(federation, Silent(), timeout=60))
+    return federation
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A workload beside the sidecar of one cluster."""
+
+    federation: ProcessFederation
+    cluster: str
+
+    def address(self, name: str) -> str:
+        """What the sidecar's DNS answers for `name`, asked as a program would."""
+        place = self.federation.places[self.cluster]
+        (address,) = lookup(place.address, place.dns_port, name)
+        return address
+
+    def get(self, name: str, *, timeout: float = 5.0) -> str:
+        """The cluster that answers a GET for `name`."""
+        connection = http.client.HTTPConnection(self.address(name), HTTP_PORT, timeout=timeout)
+        try:
+            connection.request("GET", "/", headers={"Host": f"{name}:{HTTP_PORT}"})
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, (response.status, body)
+            return str(json.loads(body)["cluster"])
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="module")
+def east(federation: ProcessFederation) -> Caller:
+    return Caller(federation, "east")
+
+
+@pytest.fixture(scope="module")
+def findings(federation: ProcessFederation) -> Callable[[], list[Finding]]:
+    """What `fedctl status` would complain of now."""
+    return lambda: assess(asyncio.run(look(federation.home)))
 
 
 @pytest.fixture
