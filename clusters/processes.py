@@ -148,7 +148,6 @@ class ProcessFederation:
     async def join(self, name: str) -> None:
         """Issue a token and redeem it, as `fedctl token issue` and `fedctl cluster join` do."""
         from discovery.join import join
-
         from federation.registry.operator import OperatorClient
 
         place = self.places[name]
