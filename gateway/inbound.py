@@ -60,16 +60,17 @@ def inbound_listener(ip: str, port: int, *, cluster: str) -> Listener:
 def request_host(service: ServiceName, domains: Sequence[str], ports: Iterable[ExportedPort]) -> VirtualHost:
     """The virtual host of an exported service: its HTTP ports, each bound to its server name."""
     ways = [
-        route.exported_route(names.inbound_cluster(p.service, p.port), sni=p.sni, trust_domains=p.admits)
+        way
         for p in ports
         if p.http
+        for way in route.exported_routes(names.inbound_cluster(p.service, p.port), sni=p.sni, trust_domains=p.admits)
     ]
     return _host(service, domains, ways)
 
 
 def health_host(service: ServiceName, domains: Sequence[str], ports: Iterable[ExportedPort]) -> VirtualHost:
     """The virtual host that answers checks of a service's ports, each bound to its server name."""
-    return _host(service, domains, [route.health_route(sni=p.sni, trust_domains=p.admits) for p in ports])
+    return _host(service, domains, [w for p in ports for w in route.health_routes(sni=p.sni, trust_domains=p.admits)])
 
 
 def configuration(name: str, hosts: Iterable[bytes]) -> RouteConfiguration:
@@ -79,7 +80,7 @@ def configuration(name: str, hosts: Iterable[bytes]) -> RouteConfiguration:
     """
     made = route.configuration(name, [])
     made.MergeFromString(b"".join(_field(_VIRTUAL_HOSTS, host) for host in hosts))
-    made.virtual_hosts.append(route.unguarded(route.virtual_host("*", ["*"], [route.refusal(421, _MISDIRECTED)])))
+    made.virtual_hosts.append(route.virtual_host("*", ["*"], [route.refusal(421, _MISDIRECTED)]))
     return made
 
 
@@ -95,7 +96,7 @@ def _field(number: int, data: bytes) -> bytes:
 
 
 def _host(service: ServiceName, domains: Sequence[str], ways: Iterable[Route]) -> VirtualHost:
-    return route.unguarded(route.virtual_host(str(service), domains, [*ways, route.refusal(421, _MISDIRECTED)]))
+    return route.virtual_host(str(service), domains, [*ways, route.refusal(421, _MISDIRECTED)])
 
 
 def _state() -> Filter:

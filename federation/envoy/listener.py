@@ -7,21 +7,18 @@ from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
-    ComparisonFilter,
     ResponseFlagFilter,
-    StatusCodeFilter,
 )
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
 from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
-from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, RuntimeUInt32, TransportSocket
+from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, TransportSocket
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
 from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from envoy.extensions.filters.http.on_demand.v3.on_demand_pb2 import OnDemand, OnDemandCds
-from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
 from envoy.extensions.filters.listener.tls_inspector.v3.tls_inspector_pb2 import TlsInspector
@@ -126,13 +123,13 @@ def http(
     """The HTTP connection manager.
 
     `routes` is a configuration or the name of one (RDS). `gateway`: callers come from other clusters by mutual TLS, so
-    their identity is put into x-forwarded-client-cert and each route says who is admitted. `on_demand`: the cluster is
+    their identity is put into x-forwarded-client-cert. `on_demand`: the cluster is
     named after the connection's destination and asked for. `words` replaces Envoy's own text by response flag.
     """
     manager = HttpConnectionManager(
         stat_prefix=stat_prefix,
         codec_type=HttpConnectionManager.HTTP2 if gateway and not http1 else HttpConnectionManager.AUTO,
-        http_filters=_http_filters(gateway=gateway, on_demand=on_demand),
+        http_filters=_http_filters(on_demand=on_demand),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(cluster.IDLE_SECONDS),
             headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST,
@@ -159,7 +156,8 @@ def http(
         manager.rds.CopyFrom(Rds(route_config_name=routes, config_source=tls.ads()))
     else:
         manager.route_config.CopyFrom(routes)
-    manager.early_header_mutation_extensions.append(_early(on_demand=on_demand))
+    if gateway or on_demand:
+        manager.early_header_mutation_extensions.append(_early(on_demand=on_demand))
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
@@ -238,10 +236,8 @@ def _ask(proxy: TcpProxy) -> None:
     proxy.on_demand.CopyFrom(TcpProxy.OnDemand(odcds_config=tls.ads(), timeout=seconds(ON_DEMAND_SECONDS)))
 
 
-def _http_filters(*, gateway: bool, on_demand: bool) -> list[HttpFilter]:
+def _http_filters(*, on_demand: bool) -> list[HttpFilter]:
     filters = []
-    if gateway:
-        filters.append(HttpFilter(name=route.RBAC_FILTER, typed_config=pack(RbacFilter(rules=route.nobody()))))
     if on_demand:
         ask = OnDemand(odcds=OnDemandCds(source=tls.ads(), timeout=seconds(ON_DEMAND_SECONDS)))
         filters.append(HttpFilter(name="envoy.filters.http.on_demand", typed_config=pack(ask)))
@@ -269,14 +265,6 @@ def _early(*, on_demand: bool) -> TypedExtensionConfig:
 
 def _local_replies(words: Mapping[str, str], *, gateway: bool) -> LocalReplyConfig:
     config = LocalReplyConfig()
-    if gateway:
-        denied = StatusCodeFilter(
-            comparison=ComparisonFilter(
-                op=ComparisonFilter.EQ, value=RuntimeUInt32(default_value=403, runtime_key="isthmus.denied")
-            )
-        )
-        mapper = config.mappers.add(filter=AccessLogFilter(status_code_filter=denied))
-        mapper.body.inline_string = "isthmus: your cluster has no grant for this service\n"
     for flags, text in words.items():
         mapper = config.mappers.add(
             filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=flags.split(",")))

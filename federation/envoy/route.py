@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from envoy.config.core.v3.base_pb2 import DataSource
-from envoy.config.rbac.v3.rbac_pb2 import RBAC, Permission, Policy, Principal
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -17,8 +16,6 @@ from envoy.config.route.v3.route_components_pb2 import (
     VirtualHost,
 )
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
-from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBAC as RbacFilter
-from envoy.extensions.filters.http.rbac.v3.rbac_pb2 import RBACPerRoute
 from envoy.extensions.retry.host.previous_hosts.v3.previous_hosts_pb2 import PreviousHostsPredicate
 from envoy.extensions.retry.priority.previous_priorities.v3.previous_priorities_config_pb2 import (
     PreviousPrioritiesConfig,
@@ -30,7 +27,6 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from federation.envoy import names
 from federation.envoy.message import flag, number, pack, seconds
 
-RBAC_FILTER = "envoy.filters.http.rbac"
 NOT_FORWARDED = "x-isthmus-not-forwarded"
 """Response header of a gateway: the request reached no workload, so that any method may be tried elsewhere."""
 CLUSTER_HEADER = "x-isthmus-cluster"
@@ -92,21 +88,16 @@ def on_demand_routes() -> list[Route]:
     return routes
 
 
-def exported_route(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> Route:
-    """A gateway's route to an exported port: for connections that asked for `sni`, for callers of `trust_domains`."""
-    match = RouteMatch(prefix="/")
-    _bind(match, Binding(names.STATE_SNI, sni))
+def exported_routes(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> list[Route]:
+    """A gateway's routes to an exported port, for connections that asked for `sni`: one for the callers of each of
+    `trust_domains`, and a refusal for all others."""
     action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
     action.retry_policy.ClearField("retry_priority")
-    route = Route(match=match, route=action)
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(
-        pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains))))
-    )
-    return route
+    return [*(Route(match=_caller(sni, d), route=action) for d in sorted(set(trust_domains))), _not_granted(sni)]
 
 
 def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
-    """An answer by this Envoy itself, without the authorisation of callers."""
+    """An answer by this Envoy itself."""
     match = RouteMatch(prefix="/")
     _bind(match, bound)
     return Route(
@@ -115,43 +106,28 @@ def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
     )
 
 
-def health_route(*, sni: str, trust_domains: Iterable[str]) -> Route:
-    """200 for callers of `trust_domains` whose connection asked for `sni`."""
-    route = refusal(200, "ready", bound=Binding(names.STATE_SNI, sni))
-    route.typed_per_filter_config[RBAC_FILTER].CopyFrom(
-        pack(RBACPerRoute(rbac=RbacFilter(rules=_allow(trust_domains))))
-    )
-    return route
+def health_routes(*, sni: str, trust_domains: Iterable[str]) -> list[Route]:
+    """200 for callers of `trust_domains` whose connection asked for `sni`, a refusal for all others."""
+    ready = refusal(200, "ready").direct_response
+    granted = [Route(match=_caller(sni, d), direct_response=ready) for d in sorted(set(trust_domains))]
+    return [*granted, _not_granted(sni)]
 
 
-def unguarded(host: VirtualHost) -> VirtualHost:
-    """`host`, with the authorisation of callers switched off where no route sets its own: it only refuses."""
-    host.typed_per_filter_config[RBAC_FILTER].CopyFrom(pack(RBACPerRoute()))
-    return host
+def _caller(sni: str, trust_domain: str) -> RouteMatch:
+    """Connections for `sni` by callers whose verified identity lies in `trust_domain`: exact and prefix, no pattern.
 
-
-def nobody() -> RBAC:
-    """Admits no one: what holds where no route says otherwise."""
-    return RBAC(action=RBAC.ALLOW)
-
-
-def _allow(trust_domains: Iterable[str]) -> RBAC:
-    """Callers whose verified identity lies in one of `trust_domains`: exact and prefix ALLOW only.
-
-    It looks at the whole, comma-joined list of URI SANs, of which Envoy's SPIFFE validator verified the first one.
+    The prefix is compared with the whole, comma-joined list of URI SANs, of which Envoy's SPIFFE validator verified the
+    first one. (As the RBAC filter would, at a tenth of the cost of a request: it writes metadata for each.)
     """
-    rules = nobody()
-    principals = [
-        Principal(
-            filter_state=FilterStateMatcher(
-                key=names.STATE_PEER, string_match=StringMatcher(prefix=f"spiffe://{domain}/")
-            )
-        )
-        for domain in sorted(set(trust_domains))
-    ]
-    if principals:
-        rules.policies["granted"].CopyFrom(Policy(permissions=[Permission(any=True)], principals=principals))
-    return rules
+    match = RouteMatch(prefix="/")
+    _bind(match, Binding(names.STATE_SNI, sni))
+    prefix = StringMatcher(prefix=f"spiffe://{trust_domain}/")
+    match.filter_state.append(FilterStateMatcher(key=names.STATE_PEER, string_match=prefix))
+    return match
+
+
+def _not_granted(sni: str) -> Route:
+    return refusal(403, "403: your cluster has no grant for this service", bound=Binding(names.STATE_SNI, sni))
 
 
 def _bind(match: RouteMatch, bound: Binding | None) -> None:

@@ -270,7 +270,7 @@ async def test_a_second_uri_gives_no_second_identity(scene: Scene) -> None:
 async def test_without_a_grant_there_is_nothing(scene: Scene) -> None:
     idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")  # type: ignore[attr-defined]
     status, text = await scene.request(idle)
-    assert (status, text) == (403, "isthmus: your cluster has no grant for this service\n")
+    assert (status, text) == (403, "isthmus: 403: your cluster has no grant for this service\n")
     assert (await scene.health(idle))[0] == 403
     assert await scene.line(idle) == ""
     others = "p80.others.shop.svc.west.test.internal"
