@@ -6,6 +6,7 @@ still counts with what it last held.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import msgspec
@@ -36,8 +37,14 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Cache)
 
 
-def encode(cache: Cache) -> bytes:
-    return _encoder.encode(cache)
+def encode_file(file: CachedFile) -> bytes:
+    """One entry of the cache."""
+    return _encoder.encode(file)
+
+
+def encode(files: Mapping[str, bytes], first_seen: Mapping[str, int]) -> bytes:
+    """The cache, of entries that `encode_file` made."""
+    return _encoder.encode({"files": {n: msgspec.Raw(data) for n, data in files.items()}, "first_seen": first_seen})
 
 
 def decode(data: bytes) -> Cache:

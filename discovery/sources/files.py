@@ -47,6 +47,15 @@ class _File:
     manifests: tuple[Placed, ...] = ()
     ignored: int = 0
     problem: Problem | None = None
+    saved: bytes = b""  # as it stands in the cache; made once, so that a write of the cache is not long
+
+    def cached(self) -> bytes:
+        """What the cache keeps: a file that is bad or empty now is read again at the next start."""
+        if self.problem is not None or self.ignored < 0:
+            return cache.encode_file(cache.CachedFile(None, max(0, self.ignored), self.manifests))
+        if not self.saved:
+            self.saved = cache.encode_file(cache.CachedFile(self.seen, self.ignored, self.manifests))
+        return self.saved
 
 
 class FileSource:
@@ -418,13 +427,8 @@ class FileSource:
             self._objects.put(name, file.manifests, mtime_ns=file.fingerprint[0] if file.fingerprint else 0)
 
     def _dump(self) -> bytes:
-        files = {
-            name: cache.CachedFile(
-                f.seen if f.problem is None and f.ignored >= 0 else None, max(0, f.ignored), f.manifests
-            )
-            for name, f in self._files.items()
-        }
-        return cache.encode(cache.Cache(files, self._objects.first_seen))
+        files = {name: file.cached() for name, file in self._files.items()}
+        return cache.encode(files, self._objects.first_seen)
 
 
 def _load(path: Path, max_bytes: int) -> tuple[cache.Fingerprint | None, Parsed]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from discovery.sources.objects import Objects
 from discovery.sources.parse import parse
-
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Grant, Locality
 
