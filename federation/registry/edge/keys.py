@@ -47,12 +47,12 @@ class Keys:
         if kept is not None and kept.not_after <= utc(self._clock):
             self._log.warning("kept identity has expired", expired=kept.not_after.isoformat())
             try:
-                kept = await self._fetch()
+                kept = await self.fetch()
             except (IsthmusError, OSError) as error:
                 self._log.warning("no new identity yet", error=str(error))
         if kept is None:
-            kept = await obtain(self._fetch, clock=self._clock, log=self._log)
-        return Renewer(kept, self._fetch, clock=self._clock, log=self._log)
+            kept = await obtain(self.fetch, clock=self._clock, log=self._log)
+        return Renewer(kept, self.fetch, clock=self._clock, log=self._log)
 
     def _load(self) -> Grant | None:
         try:
@@ -64,7 +64,8 @@ class Keys:
             return None
         return grant
 
-    async def _fetch(self) -> Grant:
+    async def fetch(self) -> Grant:
+        """A new grant from the agent, kept on disk. Raises as WorkloadIdentity.fetch."""
         grant = await self._identity.fetch(self._socket, self._namespace, self._account)
         try:
             grant.save(self._path)

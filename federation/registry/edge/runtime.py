@@ -19,7 +19,7 @@ from federation.aio.files import read_state
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.envoy.ledger import Changes as ResourceChanges
 from federation.envoy.process import EnvoyProcess
-from federation.errors import CorruptState, StorageFailed
+from federation.errors import CorruptState, IsthmusError, StorageFailed
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -45,6 +45,8 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
 NACK_POLL = 0.5
+LOST_SECONDS = 5.0
+"""Between two looks at whether the agent is reached."""
 SETTLE_SECONDS = 5.0
 """After Envoy's first acknowledgement: the start is over."""
 
@@ -78,6 +80,7 @@ class Edge:
         state: StateDirectory,
         clock: Clock,
         log: Logger,
+        keys: Keys,
         renewer: Renewer[Grant],
         problems: Problems,
         registry: CollectorRegistry,
@@ -85,7 +88,7 @@ class Edge:
         envoy: EnvoyProcess,
     ) -> None:
         self.settings, self.state, self.clock, self.log = settings, state, clock, log
-        self.renewer, self.problems, self.registry = renewer, problems, registry
+        self._keys, self.renewer, self.problems, self.registry = keys, renewer, problems, registry
         self.sink = sink
         grant = renewer.current
         self.views = Views(cluster=grant.cluster, problems=problems)
@@ -157,6 +160,7 @@ class Edge:
                     "watch": self.client.run(),
                     "renewer": self.renewer.run(),
                     "renewals": self._follow_renewals(),
+                    "address": self._follow_agent(),
                     "saver": self.saver.run(),
                     "nacks": self._follow_nacks(),
                     "envoy": self._run_envoy(),
@@ -208,6 +212,21 @@ class Edge:
             version, _ = await self.renewer.latest.newer(version)
             self.publisher.poke()  # Envoy gets the new secret; connections keep what they have
             self.client.reconnect()
+
+    async def _follow_agent(self) -> None:
+        """An agent that is not reached for long may have moved, or have lost its keys: its socket tells."""
+        while True:
+            await self.clock.sleep(LOST_SECONDS)
+            if self.client.connected:
+                continue
+            try:
+                grant = await self._keys.fetch()
+            except (IsthmusError, OSError):
+                continue  # the agent is down; what is known goes on
+            held = self.renewer.current
+            if (grant.agent_address, grant.bundle) != (held.agent_address, held.bundle):
+                self.log.info("the agent has moved or has other keys", address=grant.agent_address)
+                self.renewer.latest.set(grant)
 
     # --- Envoy
 
@@ -302,6 +321,7 @@ async def open_edge(
             state=state,
             clock=clock,
             log=log,
+            keys=keys,
             renewer=renewer,
             problems=problems,
             registry=registry,

@@ -69,6 +69,18 @@ async def test_without_the_agent_everything_known_goes_on_also_after_a_restart(w
     await eventually_answers(world, address, "east-1")
 
 
+async def test_an_agent_that_comes_back_elsewhere_is_found(world: Any, shop: Any) -> None:
+    _, _, west, sidecar = await federation(world, shop)
+    address = await sidecar.address("echo.shop.global")
+    await west.stop()
+    west.port += 1 if west.port < 65535 else -1
+    await west.start()
+    west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
+    await shop.until(lambda: west.acks.get("sc") == west.log.revision, limit=30)
+    assert (await sidecar.address("db.shop.global")).startswith("127.")
+    assert await world.get(address) == (200, "east-1")
+
+
 async def test_a_killed_envoy_comes_back_with_all_that_it_served(world: Any, shop: Any) -> None:
     _, gateway, _, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")

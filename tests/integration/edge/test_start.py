@@ -121,5 +121,7 @@ async def test_without_an_agent_it_waits_and_says_so(world: Any, shop: Any) -> N
     gateway = world.gateway(west)
     await shop.until(lambda: "no identity yet" in gateway.log.read_text())
     assert gateway.child.poll() is None
+    assert await gateway.stop() == 0  # it can be stopped while it waits
+    gateway.start()
     await west.start()
     await gateway.ready()
