@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Callable
 from types import ModuleType
 
@@ -217,9 +218,8 @@ async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> No
 
 async def test_a_silent_gateway_holds_up_a_new_name_for_one_check_only(world, kit, pair) -> None:
     near, _, _ = pair
-    silent = await asyncio.start_server(lambda _r, _w: asyncio.sleep(30), "127.0.0.1", 0)
-    world.stack.callback(silent.close)
-    port = silent.sockets[0].getsockname()[1]
+    silent = world.stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # it never accepts: the kernel does
+    port = silent.getsockname()[1]
     world.gateways["west"] = (kit.replace(world.gateways["west"][0], port=port),)
     uses: list[object] = []
     sidecar = await world.sidecar("east", uses)
