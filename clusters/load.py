@@ -72,15 +72,13 @@ class HttpLoad:
             return len(self._outcomes)
 
     def _client(self, offset: float) -> None:
-        connection: http.client.HTTPConnection | None = None
+        connection = self._connection()
         next_at = time.monotonic() + offset
         sent = 0
         while not self._stop.wait(max(0.0, next_at - time.monotonic())):
             next_at = max(next_at + 1 / self._rate, time.monotonic() - 1)
-            if connection is None or sent % self._fresh_every == 0:
-                if connection is not None:
-                    connection.close()
-                connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
+            if sent % self._fresh_every == 0:
+                connection.close()  # it connects anew by itself
             sent += 1
             begin = time.monotonic()
             try:
@@ -93,9 +91,12 @@ class HttpLoad:
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 outcome = Outcome(begin, time.monotonic(), "", f"{type(error).__name__}: {error}")
                 connection.close()
-                connection = None
             with self._lock:
                 self._outcomes.append(outcome)
+        connection.close()
+
+    def _connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

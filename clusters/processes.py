@@ -260,6 +260,25 @@ class ProcessFederation:
         running.process.wait(timeout=30)
         return moment
 
+    def pause(self, cluster: str) -> float:
+        """Stop every process of the cluster where it stands (SIGSTOP), its Envoys too; returns the monotonic time."""
+        moment = time.monotonic()
+        self._signal(cluster, signal.SIGSTOP)
+        return moment
+
+    def resume(self, cluster: str) -> float:
+        """Let a paused cluster go on; returns the monotonic time of it (s)."""
+        self._signal(cluster, signal.SIGCONT)
+        return time.monotonic()
+
+    def _signal(self, cluster: str, number: signal.Signals) -> None:
+        for name, running in self.running.items():
+            if name.startswith(f"{cluster}-") and running.alive and running.process is not None:
+                # Envoys lead sessions of their own. They are found while their parents still wait for them.
+                for pid in (running.process.pid, *children(running.process.pid)):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+
     def restart(self, name: str) -> None:
         """Start a process again that has ended."""
         running = self.running[name]
@@ -308,6 +327,15 @@ class ProcessFederation:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
+
+
+def children(pid: int) -> list[int]:
+    """The process ids of what the process has started and not yet buried."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 def last_line(log: Path) -> str:
