@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterable
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
 from federation.envoy.ledger import Changes
+from federation.envoy.names import INBOUND
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.record import Kind
 from federation.model.view import View
 from federation.model.wire import gateway_to_pb, problem_to_pb
 from federation.proto.v1 import catalog_pb2 as pb
+from federation.proto.v1 import records_pb2
 from federation.registry.edge.measures import gauge
 from federation.registry.edge.runtime import Edge
 from federation.registry.edge.serve import serve as edge_serve
@@ -63,23 +65,40 @@ class GatewayPart:
             role=pb.Presence.GATEWAY_PROCESS,
             name=self._settings.name,
             version=__version__,
-            gateway=gateway_to_pb(self._settings.announced(draining=self._edge.draining)),
+            gateway=self._announced(),
             problems=map(problem_to_pb, problems),
         )
+
+    def _announced(self) -> records_pb2.Gateway | None:
+        """Nothing before Envoy listens: peers would call in vain. Draining when it cannot: they look elsewhere."""
+        if not self._edge.server.acked.value:
+            return None
+        draining = self._edge.draining or bool(self._refused())
+        return gateway_to_pb(self._settings.announced(draining=draining))
+
+    def _refused(self) -> str:
+        """Why Envoy has not opened the port for peers, where it has said so."""
+        nack = self._edge.server.nacks.get((TypeUrl.LISTENER, INBOUND))
+        return nack.detail if nack is not None else ""
 
     def changed(self, imports: set[ServiceName], absent: Iterable[str]) -> None:
         """See Part. Everything follows from the view at the next publish."""
 
     def missing(self) -> str:
         """See Part."""
-        return ""
+        refused = self._refused()
+        return f"envoy cannot listen for peers: {refused}" if refused else ""
 
     async def start(self) -> dict[str, int]:
         """See Member: Envoy opens all ports."""
         return {}
 
     async def run(self) -> None:
-        """See Member: everything that happens here is a callback of the Edge."""
+        """See Member: announce the gateway when it is open; all else is a callback of the Edge."""
+        acked = self._edge.server.acked
+        while not acked.value:
+            await acked.newer(acked.version)
+        self._edge.client.announce()
         await asyncio.get_running_loop().create_future()
 
     async def drain(self) -> None:

@@ -45,6 +45,8 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
 NACK_POLL = 0.5
+RETRY_REFUSED = 5.0
+"""What Envoy refused is sent again after so many seconds: a port may be free by then."""
 LOST_SECONDS = 5.0
 """Between two looks at whether the agent is reached."""
 SETTLE_SECONDS = 5.0
@@ -94,7 +96,14 @@ class Edge:
         self.views = Views(cluster=grant.cluster, problems=problems)
         self.part: Part | None = None
         self._snapshot = Snapshot()
-        self.server = AdsServer(state.ads, demand=self._demanded, metrics=XdsMetrics(registry), log=log, clock=clock)
+        self.server = AdsServer(
+            state.ads,
+            demand=self._demanded,
+            metrics=XdsMetrics(registry),
+            log=log,
+            clock=clock,
+            retry_refused=RETRY_REFUSED,
+        )
         self.envoy = envoy
         self.publisher = Publisher(
             build=self._build,

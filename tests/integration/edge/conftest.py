@@ -57,10 +57,12 @@ async def until(condition: Callable[[], Any], *, limit: float = 15.0, what: str 
 
 
 def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A port that nobody holds, below those that the system gives to outgoing connections."""
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as s, contextlib.suppress(OSError):
+            s.bind(("0.0.0.0", port))
+            return port
 
 
 class Agent:
@@ -288,6 +290,8 @@ class Namespace:
 
 class World:
     """What a test has started; `close` ends it all."""
+
+    free_port = staticmethod(free_port)
 
     def __init__(self, root: Path) -> None:
         self.root = root

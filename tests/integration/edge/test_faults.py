@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 from dataclasses import replace
 from typing import Any
 
@@ -73,7 +74,7 @@ async def test_an_agent_that_comes_back_elsewhere_is_found(world: Any, shop: Any
     _, _, west, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")
     await west.stop()
-    west.port += 1 if west.port < 65535 else -1
+    west.port = world.free_port()
     await west.start()
     west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
     await shop.until(lambda: west.acks.get("sc") == west.log.revision, limit=30)
@@ -128,6 +129,28 @@ async def test_a_gateway_that_stops_says_so_and_lets_requests_end(world: Any, sh
     await shop.until(lambda: east.presence["gw"].gateway.draining, what="draining is announced")
     assert await world.get(address) == (200, "east-1")  # it is still served while peers hear of it
     assert await gateway.stop(0) == 0
+
+
+async def test_a_gateway_whose_port_is_taken_says_so_and_opens_when_it_is_free(world: Any, shop: Any) -> None:
+    east = await world.agent("east")
+    shop.link(east)
+    port = world.free_port()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", port))
+        taken.listen()
+        gateway = world.gateway(east, port=port)
+        await shop.until(lambda: [p.code for p in east.presence["gw"].problems] == ["xds_nack"] if east.presence else 0)
+        assert east.presence["gw"].problems[0].subject == "listener inbound"
+        status, text = gateway.http("/readyz")
+        assert status == 503
+        assert "cannot listen for peers" in text
+        assert not east.presence["gw"].HasField("gateway") or east.presence["gw"].gateway.draining
+    # The port is free: the refused listener is tried again.
+    deadline = asyncio.get_running_loop().time() + 60
+    while gateway.http("/readyz")[0] != 200:
+        assert asyncio.get_running_loop().time() < deadline
+        await asyncio.sleep(0.2)
+    await shop.until(lambda: east.presence["gw"].HasField("gateway") and not east.presence["gw"].gateway.draining)
 
 
 async def test_a_damaged_view_and_identity_are_replaced(world: Any, shop: Any) -> None:
