@@ -148,6 +148,7 @@ class Agent:
             clock=self.clock,
             log=log.bind(stream="watch"),
             ack_delay=(0.0, 0.02),
+            what=f"the registry at {settings.registry}",
         )
         self.publish = PublishClient(
             connect=self._connect,
@@ -159,6 +160,7 @@ class Agent:
             log=log.bind(stream="publish"),
             heartbeat=settings.heartbeat,
             write_timeout=settings.write_timeout,
+            what=f"the registry at {settings.registry}",
         )
         self.server = ViewServer(
             log_=self.view.records.log,
@@ -319,7 +321,8 @@ class Agent:
     def _changes(self, changes: Changes) -> None:
         if changes:
             self.view.apply(changes)
-        self._savers[VIEW].touch()
+        if changes or changes.complete:  # a revision alone is not worth a write: it costs the next start a resume
+            self._savers[VIEW].touch()
 
     def _rejected(self, rejections: tuple[Rejection, ...]) -> None:
         self._just_rejected = {(r.kind, r.name) for r in rejections}
