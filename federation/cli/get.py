@@ -64,7 +64,7 @@ def links(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
                 "b": info.link.b,
                 "state": info.state,
                 "detail": info.detail,
-                "grants": [f"{g.origin}:{g.namespace}/{g.service}" for g in info.link.grants],
+                "grants": [f"{g.origin}:{g.namespace}/{g.service}" for g in info.link.grants] or ["*/*"],
                 "created": timestamp(info.link.created_ns),
             }
             for info in reply

@@ -14,7 +14,7 @@ import yaml
 
 from federation import settings
 from federation.aio.files import write_atomic
-from federation.errors import NotFound, StorageFailed
+from federation.errors import InvalidSettings, NotFound, StorageFailed
 from federation.model.ids import parse_label
 
 
@@ -37,7 +37,13 @@ class Home:
         path = directory / "contexts.yaml"
         if not path.exists():
             return cls(directory=directory)
-        file = settings.load(path, _File)
+        try:
+            file = settings.load(path, _File)
+        except InvalidSettings as error:
+            raise InvalidSettings(
+                error.message,
+                hint=f"repair {path}, or move it away: `fedctl registry use` and `fedctl cluster use` write it anew",
+            ) from error
         return cls(
             directory=directory,
             operator=Path(file.operator) if file.operator else None,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,9 @@ def run(arguments: Sequence[str]) -> int:
     except (typer.Abort, KeyboardInterrupt):
         return INTERRUPTED
     except typer.TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # typer keeps the class to itself
+            print(error.format_message(), file=sys.stderr)
+            return InvalidInput.exit_status
         # A wrong option can stand before `-o` was read: look at the words themselves.
         as_json = state.get("format", Format.TABLE) is not Format.TABLE or _asks_for_json(arguments)
         wrong = InvalidInput(
@@ -91,9 +95,9 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _asks_for_json(arguments: Sequence[str]) -> bool:
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     return any(
-        (word in ("-o", "--output") and value == "json") or word in ("-ojson", "--output=json") for word, value in pairs
+        (word in ("-o", "--output") and value == "json") or word in ("-ojson", "--output=json")
+        for word, value in pairwise([*arguments, ""])
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -19,6 +19,12 @@ from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import IsthmusError, TimedOut, Unavailable
 from federation.proto.v1 import agent_pb2, registry_pb2
+
+
+_NOT_LIVE = {
+    "pending": "it has not reported yet: is its agent started?",
+    "stale": "it has not been heard of for longer than its lease; its last report counts",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +55,30 @@ def assess(seen: Seen) -> list[Finding]:
     ]
     if seen.registry is not None:
         findings += [Finding(p.code, p.subject or "registry", p.detail) for p in seen.registry.problems]
+    away: set[str] = set()
     for cluster in seen.clusters:
         if cluster.state != "live":
-            findings.append(Finding("cluster_not_live", cluster.name, f"the registry calls it {cluster.state}"))
+            detail = _NOT_LIVE.get(cluster.state, f"the registry calls it {cluster.state}")
+            findings.append(Finding("cluster_not_live", cluster.name, detail))
+            away.add(cluster.name)
         elif not cluster.gateways:
             findings.append(Finding("no_gateway", cluster.name, "it has no gateway: peers cannot call it"))
+            away.add(cluster.name)
         if cluster.name not in seen.agents:
             findings += [Finding(p.code, f"{cluster.name}: {p.subject}", p.detail) for p in cluster.problems]
-    # An agent that names the reason says it better than the link and the peer that show it too.
+    # One cause is told once: a cluster that is away, or the reason that an agent names, shows at links and peers too.
     reasons = tuple(p.detail for status in seen.agents.values() for p in status.problems if p.detail)
     findings += [
         Finding("link_not_live", f"{info.link.a}/{info.link.b}", info.detail or info.state)
         for info in seen.links
-        if info.state != "live" and not info.detail.endswith(reasons)
+        if info.state != "live" and not info.detail.endswith(reasons) and away.isdisjoint((info.link.a, info.link.b))
     ]
     for name, status in seen.agents.items():
-        findings += _assess_agent(name, status)
+        findings += _assess_agent(name, status, away)
     return findings
 
 
-def _assess_agent(name: str, status: agent_pb2.AgentStatus) -> list[Finding]:
+def _assess_agent(name: str, status: agent_pb2.AgentStatus, away: Collection[str]) -> list[Finding]:
     findings = [Finding(p.code, f"{name}: {p.subject}", p.detail) for p in status.problems]
     reasons = {p.detail for p in status.problems}
     if not status.registry_connected:
@@ -77,12 +87,14 @@ def _assess_agent(name: str, status: agent_pb2.AgentStatus) -> list[Finding]:
     findings += [
         Finding("peer_not_live", f"{name} -> {peer.cluster}", peer.detail or peer.state)
         for peer in status.peers
-        if peer.state != "live" and peer.detail not in reasons
+        if peer.state != "live" and peer.detail not in reasons and peer.cluster not in away
     ]
     for consumer in status.consumers:
         who = f"{name}: {consumer.role} {consumer.name}"
         if not consumer.connected:
-            findings.append(Finding("consumer_lost", who, "it is not connected to its agent"))
+            findings.append(
+                Finding("consumer_lost", who, "it is not connected to its agent: has it stopped? see its log")
+            )
         elif consumer.applied_revision < consumer.offered_revision:
             behind = consumer.offered_revision - consumer.applied_revision
             findings.append(Finding("consumer_behind", who, f"its Envoy has yet to take up {behind} revisions"))
