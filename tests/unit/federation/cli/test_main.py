@@ -14,6 +14,14 @@ def fedctl(home: Path, *arguments: str) -> int:
     return run(["--home", str(home), *arguments])
 
 
+@pytest.mark.parametrize("words", [[], ["get"], ["cluster"]])
+def test_without_a_command_it_tells_which_there_are(capsys: pytest.CaptureFixture[str], words: list[str]):
+    assert run(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Usage: fedctl")
+    assert "error:" not in told
+
+
 @pytest.mark.parametrize(
     ("arguments", "status", "code", "says"),
     [
