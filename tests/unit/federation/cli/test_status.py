@@ -58,6 +58,33 @@ def test_each_fault_has_its_own_finding():
     assert codes(agent(consumers=[consumer(connected=False)])) == [("consumer_lost", "east: gateway gw")]
 
 
+def test_one_cause_is_told_once():
+    """A link and a peer show it too when a cluster is away, or when an agent names a reason."""
+    alone = Seen(
+        clusters=[cluster("east"), cluster("west", gateways=0)],
+        links=[link("east", "west", "degraded", "west has no gateway")],
+        agents={
+            "east": agent_pb2.AgentStatus(
+                registry_connected=True, peers=[agent_pb2.PeerStatus(cluster="west", state="no gateway")]
+            )
+        },
+    )
+    assert codes(alone) == [("no_gateway", "west")]
+    reason = "west is linked and not pinned"
+    unpinned = Seen(
+        clusters=[cluster("east"), cluster("west")],
+        links=[link("east", "west", "degraded", f"east: {reason}")],
+        agents={
+            "east": agent_pb2.AgentStatus(
+                registry_connected=True,
+                peers=[agent_pb2.PeerStatus(cluster="west", state="unpinned", detail=reason)],
+                problems=[records_pb2.Problem(code="unpinned", subject="west", detail=reason)],
+            )
+        },
+    )
+    assert codes(unpinned) == [("unpinned", "east: west")]
+
+
 def test_connected_is_not_enough_a_consumer_must_have_applied_what_it_was_offered():
     seen = Seen(
         agents={
