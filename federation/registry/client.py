@@ -50,9 +50,16 @@ class _Client:
     """What both clients share: the loop that connects, the watchdog, and the change of credentials."""
 
     def __init__(
-        self, *, connect: Connect, backoff: Backoff | None, clock: Clock | None, log: Logger | None, patience: float
+        self,
+        *,
+        connect: Connect,
+        backoff: Backoff | None,
+        clock: Clock | None,
+        log: Logger | None,
+        patience: float,
+        what: str,
     ) -> None:
-        self._connect = connect
+        self._connect, self._what = connect, what
         self._backoff = backoff or Backoff(base=0.1, cap=5.0)
         self._clock = clock or SystemClock()
         self._log = log
@@ -151,7 +158,7 @@ class _Client:
         except Exception as caught:
             error = _first(caught)
             if isinstance(error, grpc.RpcError):
-                raise from_rpc_error(error, what="the catalogue") from None
+                raise from_rpc_error(error, what=self._what) from None
             if isinstance(error, (grpc.aio.UsageError, asyncio.InvalidStateError)):
                 raise Unavailable(f"the stream broke: {error}") from None
             raise error from None
@@ -198,7 +205,8 @@ class WatchClient(_Client):
     `on_changes` is called for each update that changed something, and for each that says how far the sink is; it must
     not block. `presence` is asked for at the beginning of each stream and at `announce`. What was received counts as
     applied (`auto_ack`), until the owner first calls `applied`. `ack_delay` (seconds, least and most) spreads the Acks
-    of many consumers. `patience` s: until the server has spoken first; afterwards three heartbeats.
+    of many consumers. `patience` s: until the server has spoken first; afterwards three heartbeats. `what` is dialled,
+    for errors.
     """
 
     def __init__(
@@ -214,9 +222,10 @@ class WatchClient(_Client):
         auto_ack: bool = True,
         ack_delay: tuple[float, float] = (0.05, 0.25),
         patience: float = 10.0,
+        what: str = "the catalogue",
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience)
+        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what)
         self.sink = sink
         self._on_changes = on_changes
         self._presence = presence
@@ -338,8 +347,9 @@ class PublishClient(_Client):
         heartbeat: float = 5.0,
         write_timeout: float = 10.0,
         patience: float = 10.0,
+        what: str = "the catalogue",
     ) -> None:
-        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience)
+        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what)
         self.catalog = log_
         self.acknowledged = 0
         self._on_rejections = on_rejections

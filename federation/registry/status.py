@@ -90,10 +90,19 @@ def from_rpc_error(error: grpc.RpcError, *, what: str) -> IsthmusError:
         kind = _CLASSES.get(trailing.get(CLASS_KEY, ""), _BY_STATUS.get(code, IsthmusError))
         return kind(details, hint=trailing.get(HINT_KEY, ""), code=trailing[CODE_KEY])
     if code is grpc.StatusCode.UNAVAILABLE:
-        return errors.Unavailable(
-            f"{what} cannot be reached: {details}", hint="is it running, and is the address right?"
-        )
+        return _unreachable(what, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.TimedOut(f"{what} did not answer in time")
     kind = _BY_STATUS.get(code, IsthmusError)
     return kind(f"{what}: {details or code.name}")
+
+
+def _unreachable(what: str, details: str) -> errors.Unavailable:
+    # gRPC tells how it came to know (addresses, its own codes), and the cause at the end.
+    cause = details.rpartition(": ")[2].strip() or "no reason given"
+    if "socket closed" in cause.lower():
+        return errors.Unavailable(
+            f"{what} has closed the connection",
+            hint="it may be stopping, or not accept this certificate: see its log, and `fedctl get clusters`",
+        )
+    return errors.Unavailable(f"{what} cannot be reached: {cause}", hint="is it running, and is the address right?")

@@ -122,6 +122,7 @@ class Edge:
             log=log,
             auto_ack=False,
             ack_delay=(0.0, 0.01),
+            what="the agent",
         )
         self.saver = Saver(
             state.view,
