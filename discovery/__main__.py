@@ -23,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
         log.configure(level=settings.log.level, json=settings.log.json, process="agent", cluster=settings.cluster)
         run(serve(settings, log.get("agent")))
     except IsthmusError as error:
-        print(f"isthmus-agent: {error}", file=sys.stderr)
+        print(f"isthmus-agent: {error} [{error.error_code}]", file=sys.stderr)
         return error.exit_status
     return 0
 

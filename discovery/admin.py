@@ -133,6 +133,9 @@ class _Servicer(rpc.AgentServicer):
         if watch.last_seen is not None:
             seen = agent.clock.wall_ns() - int((agent.clock.monotonic() - watch.last_seen) * 1e9)
         failure = watch.last_error or agent.publish.last_error
+        detail = str(failure) if failure is not None else ""
+        if not agent.source.state.value.complete:
+            detail = detail or "it reports nothing before it has read its manifests"
         return pb.AgentStatus(
             cluster=agent.settings.cluster,
             version=__version__,
@@ -146,7 +149,7 @@ class _Servicer(rpc.AgentServicer):
             peers=[_peer(n) for n in agent.view.linked],
             consumers=[_consumer(c, agent) for c in agent.consumers.all],
             problems=map(problem_to_pb, agent.problems.all()),
-            registry_detail=str(failure) if failure is not None else "",
+            registry_detail=detail,
         )
 
 

@@ -39,7 +39,11 @@ class AgentClient:
         Needs a running event loop.
         """
         if not directory.is_dir():
-            raise NotFound(f"there is no state directory {directory}", code="unknown_cluster")
+            raise NotFound(
+                f"there is no state directory {directory}",
+                hint="`fedctl cluster use CLUSTER DIR` tells where the agent keeps it",
+                code="unknown_cluster",
+            )
         path = directory / SOCKET
         if not path.exists():
             raise Unavailable(

@@ -268,9 +268,14 @@ class FileSource:
         try:
             present, different, device = await asyncio.to_thread(self._scan, known)
         except OSError as error:
-            missing = isinstance(error, FileNotFoundError)
-            code, what = ("folder_gone", "is gone") if missing else ("folder_unreadable", f"{error.strerror}")
-            self._folder_problem = Problem(code, str(self._folder), f"{what}; its last content counts until it is back")
+            if isinstance(error, FileNotFoundError):
+                code, what = "folder_gone", "does not exist"
+            else:
+                code, what = "folder_unreadable", f"cannot be read: {error.strerror}"
+            rest = (
+                "its last content counts until it is back" if self._files else "nothing is reported before it is there"
+            )
+            self._folder_problem = Problem(code, str(self._folder), f"{what}; {rest}")
             return None
         if not present and self._files and self._device not in (None, device):
             detail = "is empty and on another device (unmounted?); its last content counts until it is back"
