@@ -68,7 +68,7 @@ class Builder:
         names the services whose export or import may differ from the last update (None: any may). `identity` replaces
         the one of the configuration (renewal).
         """
-        ledger, config = self._ledger, self._config
+        ledger, config, view = self._ledger, self._config, outbound.believed(view)
         ledger.keep_secrets(identity or config.identity, view.peers.values())
         everything = view.peers != self._peers
         if everything:

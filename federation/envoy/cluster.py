@@ -158,7 +158,7 @@ def _secure(cluster: Cluster, service: ServiceName, port: int, remotes: Sequence
         tls.upstream(
             sni=names.server_name(service, port, remote.trust_domain),
             alpn=[alpn],
-            accept=tls.gateway_identity(remote.trust_domain),
+            trust_domain=remote.trust_domain,
         )
         for remote in remotes
     ]

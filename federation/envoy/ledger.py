@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NamedTuple
 
 from google.protobuf.message import Message
@@ -53,6 +54,7 @@ class Ledger:
         self._owners: dict[tuple[str, str], int] = {}
         self._put: dict[str, dict[str, Any]] = {}
         self._removed: dict[str, set[str]] = {}
+        self._secrets: object = None
 
     def write(self, owner: Hashable, parts: Iterable[Part]) -> None:
         """Set all that `owner` has; parts with the key they had before are left as they are."""
@@ -77,14 +79,21 @@ class Ledger:
         self._release(self._owned.pop(owner, ()))
 
     def keep_secrets(self, identity: tls.Identity, peers: Iterable[Peer]) -> None:
-        """The two secrets that every Envoy of ours has."""
-        bundles = tuple(sorted((p.bundle for p in peers), key=lambda b: b.trust_domain))
+        """What every Envoy of ours has: its identity, whom it lets call, and for each trust domain whom it calls."""
+        bundles = tuple(sorted((p.bundle for p in peers if p.bundle.roots), key=lambda b: b.trust_domain))
         proof = (identity.chain_pem, identity.key_pem)
+        if self._secrets == (proof, bundles):
+            return
+        self._secrets = (proof, bundles)
         self.write(
             "secrets",
             [
-                Part(names.SECRET_TYPE, names.IDENTITY, proof, lambda: tls.identity_secret(identity)),
-                Part(names.SECRET_TYPE, names.PEERS, bundles, lambda: tls.peers_secret(bundles)),
+                Part(names.SECRET_TYPE, names.IDENTITY, proof, partial(tls.identity_secret, identity)),
+                Part(names.SECRET_TYPE, names.PEERS, bundles, partial(tls.peers_secret, bundles)),
+                *(
+                    Part(names.SECRET_TYPE, names.peer_secret(b.trust_domain), b, partial(tls.peer_secret, b))
+                    for b in bundles
+                ),
             ],
         )
 

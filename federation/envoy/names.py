@@ -19,7 +19,7 @@ SECRET_TYPE = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Sec
 IDENTITY = "identity"
 """Secret: the process's own certificate chain and key."""
 PEERS = "peers"
-"""Secret: the SPIFFE validation context with one bundle per linked trust domain and the own one."""
+"""Secret: whom a gateway lets call, a SPIFFE validation context with a bundle per linked trust domain and the own."""
 INBOUND = "inbound"
 """Listener of a gateway for other clusters, and its route configuration."""
 HEALTH = "health"
@@ -39,6 +39,11 @@ STATE_PEER = "isthmus.peer"
 """Filter state: the URI SANs of the peer's verified certificate, comma-joined."""
 STATE_DESTINATION = "isthmus.destination"
 """Filter state: the address and port that a redirected connection was made to."""
+
+
+def peer_secret(trust_domain: str) -> str:
+    """Secret: the SPIFFE validation context with the bundle of `trust_domain` alone, for who calls its gateways."""
+    return f"{PEERS}/{trust_domain}"
 
 
 def outbound_cluster(name: ServiceName, port: int, pinned: str | None = None) -> str:

@@ -7,7 +7,7 @@ one service and nothing else, so that callers keep what has not changed.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from envoy.config.listener.v3.listener_components_pb2 import Filter
@@ -19,6 +19,7 @@ from federation.envoy.ledger import Part
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
 from federation.model.service import Import, Port, Protocol
+from federation.model.view import View
 
 STRANGER = "421: the Host or :authority is not a name of the service that this address belongs to"
 
@@ -36,6 +37,21 @@ class Target:
     """The name of the Envoy cluster."""
     endpoints: str
     """The name of its EDS resource."""
+
+
+def believed(view: View) -> View:
+    """The view without peers that nobody could verify: those with no roots, or with the roots of another domain.
+
+    Their gateways then are no endpoints, rather than endpoints whose context of trust is missing.
+    """
+    doubtful = {
+        name
+        for name, peer in view.peers.items()
+        if name != view.cluster and (not peer.bundle.roots or peer.bundle.trust_domain != peer.trust_domain)
+    }
+    if not doubtful:
+        return view
+    return replace(view, peers={name: peer for name, peer in view.peers.items() if name not in doubtful})
 
 
 def tcp_ports(service: Import) -> tuple[Port, ...]:

@@ -1,7 +1,9 @@
 """TLS between clusters: version 1.3 only, SPIFFE identities on both sides, secrets over SDS.
 
-One SPIFFE validator holds a bundle for each trust domain; Envoy chooses the bundle by the trust domain of the peer's
-own certificate, so that no root can vouch for another domain (SPIFFE X.509-SVID, 5).
+Whom a gateway lets call: one SPIFFE validator with a bundle for each trust domain; Envoy chooses the bundle by the
+trust domain of the peer's first URI, so that no root can vouch for another one (SPIFFE X.509-SVID, 5). Whom a caller takes
+for an answer: the bundle of one trust domain and one exact URI. Never a union there: Envoy ignores all URIs but the
+first when it verifies, and looks at every one when it matches, so that a member could add another's name.
 """
 
 from __future__ import annotations
@@ -59,6 +61,15 @@ def identity_secret(identity: Identity) -> Secret:
 
 def peers_secret(bundles: Iterable[Bundle]) -> Secret:
     """The secret `peers`. A bundle without roots is left out: its domain is trusted with nothing."""
+    return _spiffe(names.PEERS, bundles)
+
+
+def peer_secret(bundle: Bundle) -> Secret:
+    """The secret `peers/<trust domain>`; `bundle` has roots."""
+    return _spiffe(names.peer_secret(bundle.trust_domain), [bundle])
+
+
+def _spiffe(name: str, bundles: Iterable[Bundle]) -> Secret:
     domains = [
         SPIFFECertValidatorConfig.TrustDomain(
             name=bundle.trust_domain,
@@ -68,7 +79,7 @@ def peers_secret(bundles: Iterable[Bundle]) -> Secret:
         if bundle.roots
     ]
     return Secret(
-        name=names.PEERS,
+        name=name,
         validation_context=CertificateValidationContext(
             custom_validator_config=TypedExtensionConfig(
                 name="envoy.tls.cert_validator.spiffe",
@@ -86,7 +97,7 @@ def gateway_identity(trust_domain: str) -> str:
 def downstream(alpn: Sequence[str]) -> TransportSocket:
     """What a gateway speaks to its callers. No resumption: a ticket would outlive a link that was cut."""
     context = DownstreamTlsContext(
-        common_tls_context=_common(alpn, accept=None),
+        common_tls_context=_common(alpn, trust_domain=None),
         require_client_certificate=flag(True),
         require_sni=flag(True),
         disable_stateless_session_resumption=True,
@@ -95,9 +106,11 @@ def downstream(alpn: Sequence[str]) -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def upstream(*, sni: str, alpn: Sequence[str], accept: str) -> TransportSocket:
-    """What a caller speaks to a gateway; `accept` is the one SPIFFE ID that it takes for an answer."""
-    context = UpstreamTlsContext(common_tls_context=_common(alpn, accept=accept), sni=sni, max_session_keys=number(0))
+def upstream(*, sni: str, alpn: Sequence[str], trust_domain: str) -> TransportSocket:
+    """What a caller speaks to a gateway of `trust_domain`, whose `gateway_identity` alone it takes for an answer."""
+    context = UpstreamTlsContext(
+        common_tls_context=_common(alpn, trust_domain=trust_domain), sni=sni, max_session_keys=number(0)
+    )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
@@ -106,7 +119,7 @@ def plain() -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=pack(RawBuffer()))
 
 
-def _common(alpn: Sequence[str], *, accept: str | None) -> CommonTlsContext:
+def _common(alpn: Sequence[str], *, trust_domain: str | None) -> CommonTlsContext:
     context = CommonTlsContext(
         tls_params=TlsParameters(
             tls_minimum_protocol_version=TlsParameters.TLSv1_3, tls_maximum_protocol_version=TlsParameters.TLSv1_3
@@ -114,14 +127,16 @@ def _common(alpn: Sequence[str], *, accept: str | None) -> CommonTlsContext:
         tls_certificate_sds_secret_configs=[SdsSecretConfig(name=names.IDENTITY, sds_config=ads())],
         alpn_protocols=alpn,
     )
-    peers = SdsSecretConfig(name=names.PEERS, sds_config=ads())
-    if accept is None:
-        context.validation_context_sds_secret_config.CopyFrom(peers)
+    if trust_domain is None:
+        context.validation_context_sds_secret_config.CopyFrom(SdsSecretConfig(name=names.PEERS, sds_config=ads()))
     else:
-        matcher = SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=StringMatcher(exact=accept))
+        accept = StringMatcher(exact=gateway_identity(trust_domain))
+        matcher = SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=accept)
         combined = CommonTlsContext.CombinedCertificateValidationContext(
             default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=[matcher]),
-            validation_context_sds_secret_config=peers,
+            validation_context_sds_secret_config=SdsSecretConfig(
+                name=names.peer_secret(trust_domain), sds_config=ads()
+            ),
         )
         context.combined_validation_context.CopyFrom(combined)
     return context

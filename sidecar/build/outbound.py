@@ -72,7 +72,7 @@ class Builder:
         `changed` names the imports that may differ from the last update (None: any may); `identity` replaces the one of
         the configuration (renewal).
         """
-        ledger, config = self._ledger, self._config
+        ledger, config, view = self._ledger, self._config, outbound.believed(view)
         ledger.keep_secrets(identity or config.identity, view.peers.values())
         given = tuple(uses)
         if given != self._given:

@@ -224,7 +224,9 @@ def whole(message: Bootstrap, built: Mapping[str, Mapping[str, Any]]) -> None:
         made = message.static_resources.listeners.add()
         made.CopyFrom(listener)
         inline(made, built.get(names.ROUTE_TYPE, {}))
-    message.static_resources.secrets.add().CopyFrom(built[names.SECRET_TYPE][names.PEERS])
+    for name, secret in built[names.SECRET_TYPE].items():
+        if name != names.IDENTITY:
+            message.static_resources.secrets.add().CopyFrom(secret)
 
 
 def inline(listener: Listener, routes: Mapping[str, RouteConfiguration]) -> None:

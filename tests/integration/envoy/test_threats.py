@@ -1,4 +1,5 @@
-"""What a gateway refuses. In every case of refusal the workload sees nothing: no request and no connection.
+"""What a gateway refuses, and what a caller does. In every case of refusal a workload sees nothing: no request and no
+connection; and a false gateway sees no byte of a request.
 
 The callers here are no Envoys: they say what no sidecar of ours would say.
 """
@@ -18,9 +19,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from federation.model.cluster import Bundle
+from federation.model.cluster import Bundle, Gateway
 from federation.model.ids import ServiceName
-from federation.model.service import AppProtocol
+from federation.model.service import AppProtocol, Import, Port
 
 pytestmark = pytest.mark.integration
 
@@ -44,13 +45,17 @@ class Forger:
 
     def context(self, *uris: str, ca: bool = False) -> ssl.SSLContext:
         """What a caller with a certificate for `uris` connects with."""
+        return client_context(self.certificate(*uris, ca=ca))
+
+    def certificate(self, *uris: str, ca: bool = False) -> Path:
+        """A certificate for `uris` and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
         path = self._directory / f"forged-{x509.random_serial_number()}.pem"
         private = key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         path.write_bytes(self._sign(list(uris), key, ca=ca).public_bytes(serialization.Encoding.PEM) + private)
-        return client_context(path)
+        return path
 
     def _sign(self, uris: list[str], key: ec.EllipticCurvePrivateKey, *, ca: bool) -> x509.Certificate:
         now = datetime.datetime.now(datetime.UTC)
@@ -380,3 +385,66 @@ async def test_odd_paths_and_headers_are_normalised_or_refused(scene: Scene) -> 
     assert await ask("/a%2Fadmin") == 307
     assert await ask("/", ("x_underscore", "1")) >= 400
     assert len(scene.web.requests) == 1  # type: ignore[attr-defined]
+
+
+@dataclass
+class FalseGateway:
+    """It finishes every handshake that its callers finish; then it keeps what it is told, and says it back."""
+
+    handshakes: int = 0
+    heard: bytes = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.handshakes += 1
+        try:
+            while data := await reader.read(4096):
+                self.heard += data
+                writer.write(data)
+        except (ssl.SSLError, ConnectionError):
+            pass
+        finally:
+            writer.transport.abort()
+
+
+WEST_GATEWAY = "spiffe://west.test.internal/ns/isthmus-system/sa/gateway"
+NORTH_GATEWAY = "spiffe://north.test.internal/ns/isthmus-system/sa/gateway"
+
+
+@pytest.mark.parametrize(
+    ("signer", "uris", "believed"),
+    [
+        pytest.param("west", [WEST_GATEWAY], True, id="west"),
+        pytest.param("north", [NORTH_GATEWAY, WEST_GATEWAY], False, id="north-and-west"),
+        pytest.param("north", [WEST_GATEWAY, NORTH_GATEWAY], False, id="west-and-north"),
+        pytest.param("north", [WEST_GATEWAY], False, id="west-signed-by-north"),
+        pytest.param("north", [NORTH_GATEWAY], False, id="north"),
+        pytest.param("west", ["spiffe://west.test.internal/ns/shop/sa/echo"], False, id="no-gateway-of-west"),
+    ],
+)
+async def test_a_caller_knows_the_gateway_it_wants(
+    world, kit, short_directory: Path, signer: str, uris: list[str], believed: bool
+) -> None:
+    """East is linked with both; somebody who can redirect its packets presents a leaf of `signer` for `uris`."""
+    world.domain("east")
+    forgers = {name: Forger(f"{name}.test.internal", short_directory) for name in ("west", "north")}
+    for name, forger in forgers.items():
+        world.domains[name] = SimpleNamespace(name=name, trust_domain=forger.trust_domain, authority=forger)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(forgers[signer].certificate(*uris))
+    context.set_alpn_protocols(["isthmus-health", "h2", "isthmus-tcp"])
+    false = FalseGateway()
+    server = await asyncio.start_server(false.serve, "127.0.0.1", 0, ssl=context)
+    world.stack.callback(server.close)
+    port = server.sockets[0].getsockname()[1]
+    for name in ("west", "north"):
+        world.gateways[name] = (Gateway(name="g", address="127.0.0.1" if name == "west" else "127.0.0.2", port=port),)
+    ports = (Port(name="web", port=80, app=HTTP), Port(name="raw", port=9000, app=TCP))
+    backends = (kit.remote("west", 80, 9000), kit.remote("north", 80, 9000))
+    world.imports["east"][ECHO] = Import(name=ECHO, ports=ports, backends=backends)
+    await world.sidecar("east", [kit.Use(name=ECHO, vip="127.128.7.9", pinned="west")])
+    if believed:
+        assert await kit.line("127.128.7.9", 9000, "secret") == "secret"
+    else:
+        assert (await kit.http("127.128.7.9", 80, host="echo.shop.west.global"))[0] == 503
+        assert await kit.line("127.128.7.9", 9000, "secret") == ""
+        assert (false.handshakes, false.heard) == (0, b"")
