@@ -27,7 +27,6 @@ from clusters.load import Account
 from clusters.processes import HTTP_PORT, ProcessFederation
 from clusters.scenario import CALLER, GLOBAL_NAME, Result, build, tell
 from clusters.topology import DEMO
-from federation.aio.tasks import on_signals
 from federation.errors import IsthmusError
 
 
@@ -141,25 +140,23 @@ async def _run(arguments: argparse.Namespace) -> int:
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="isthmus-"))
     directory.mkdir(parents=True, exist_ok=True)
     federation = ProcessFederation(DEMO, directory)
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - we are inside asyncio.run
+    _on_interrupts(federation)
     done = False
     try:
-        with on_signals(lambda: _cancel(task)):
-            console = Console()
-            show = Show(console) if console.is_terminal and not arguments.json else None
-            if show:
-                with show.on_screen():
-                    result = await _story(federation, show, arguments.changes)
-            else:
-                result = await _story(federation, Quiet(), arguments.changes)
-            result.seconds = time.monotonic() - began
-            _print(result, arguments, console)
-            if arguments.keep:
-                _print_commands(federation, sys.stderr if arguments.json else sys.stdout)
-                await asyncio.Event().wait()
-            done = result.failed == 0
-            return 0 if done else 1
+        console = Console()
+        show = Show(console) if console.is_terminal and not arguments.json else None
+        if show:
+            with show.on_screen():
+                result = await _story(federation, show, arguments.changes)
+        else:
+            result = await _story(federation, Quiet(), arguments.changes)
+        result.seconds = time.monotonic() - began
+        _print(result, arguments, console)
+        if arguments.keep:
+            _print_commands(federation, sys.stderr if arguments.json else sys.stdout)
+            await asyncio.Event().wait()
+        done = result.failed == 0
+        return 0 if done else 1
     finally:
         await asyncio.to_thread(federation.stop)
         if arguments.directory is None and (done or arguments.keep):
@@ -168,8 +165,22 @@ async def _run(arguments: argparse.Namespace) -> int:
             print(f"state and logs are kept in {directory}", file=sys.stderr)
 
 
-def _cancel(task: asyncio.Task[Any]) -> None:
-    task.cancel()
+def _on_interrupts(federation: ProcessFederation) -> None:
+    """The first Ctrl-C ends the story in order, a later one at once; nothing stays behind either way."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - we are inside asyncio.run
+    interrupts = 0
+
+    def interrupted() -> None:
+        nonlocal interrupts
+        interrupts += 1
+        if interrupts == 1:
+            task.cancel()
+        else:
+            federation.kill_all()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, interrupted)
 
 
 async def _story(federation: ProcessFederation, teller: Quiet | Show, changes: int) -> Result:
