@@ -27,7 +27,7 @@ from clusters.load import Account
 from clusters.processes import HTTP_PORT, ProcessFederation
 from clusters.scenario import CALLER, GLOBAL_NAME, Result, build, tell
 from clusters.topology import DEMO
-from federation.errors import IsthmusError
+from federation.errors import IsthmusError, StorageFailed
 
 
 class Quiet:
@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scripts/demo", description="Three clusters federated on this machine.")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
-    parser.add_argument("--changes", type=int, default=40, help="endpoint changes to measure (default 40)")
+    parser.add_argument("--changes", type=_count, default=40, help="endpoint changes to measure (default 40)")
     parser.add_argument("--directory", type=Path, help="where to keep state and logs (default: a temporary folder)")
     arguments = parser.parse_args()
     try:
@@ -135,10 +135,19 @@ def main() -> None:
     sys.exit(status)
 
 
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of 1 or more")
+    return int(text)
+
+
 async def _run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     directory = arguments.directory or Path(tempfile.mkdtemp(prefix="isthmus-"))
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
     federation = ProcessFederation(DEMO, directory)
     _on_interrupts(federation)
     done = False
