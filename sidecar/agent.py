@@ -36,7 +36,7 @@ from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import Traffic
 from sidecar.demand import Demand, State
 from sidecar.intercept import redirect
-from sidecar.intercept.clash import explain, read_listeners
+from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
 from sidecar.keeper import Keeper, KeeperConfig
 from sidecar.settings import SidecarSettings
 from sidecar.vip import Range, VirtualAddresses
@@ -216,26 +216,27 @@ class SidecarPart:
     def unsubscribe(self, services: Iterable[ServiceName]) -> None:
         self._edge.client.unsubscribe(map(str, services))
 
-    def publish(self) -> int:
-        return self._edge.publisher.poke()
+    def publish(self, *, urgent: bool = False) -> int:
+        return self._edge.publisher.poke(urgent=urgent)
 
     async def acknowledged(self, ticket: int, limit: float) -> bool:
         return await self._edge.publisher.wait(ticket, limit=limit)
 
     def clash(self, address: str, ports: Sequence[int]) -> str:
         """Why one of the ports cannot be had at the virtual address; empty when nothing is in the way."""
+        held = [port for port in ports if is_held(address, port)]
+        if not held:
+            return ""
         try:
             listeners = read_listeners()
         except StorageFailed as error:
-            self._edge.log.warning("port clashes cannot be looked for", error=str(error))
-            return ""
-        for port in ports:
-            found = next(
-                (x for x in listeners if x.port == port and (x.on_all_addresses or x.address == address)), None
-            )
+            self._edge.log.warning("holders of ports cannot be looked for", error=str(error))
+            listeners = ()
+        for port in held:
+            found = find_clash(listeners, port, address)
             if found is not None:
                 return explain(found)
-        return ""
+        return f"port {held[0]} of {address} is held by another process"
 
     def rejected(self, address: str, ports: Sequence[int]) -> str:
         """Why Envoy could not listen there."""

@@ -29,6 +29,9 @@ from sidecar.vip import Range, VirtualAddresses
 ACKNOWLEDGE_LIMIT = 0.5
 """Seconds for which an answer waits for Envoy: without Envoy, the address alone is still better than an error."""
 
+START_LIMIT = 1.5
+"""The same for what is held from before a start, when Envoy starts as well; below the time that a look-up may take."""
+
 RECHECK = 2.0
 """Seconds between two looks at whether a clash has ended."""
 
@@ -40,7 +43,7 @@ class Outside(Protocol):
     def clusters(self) -> Collection[str]: ...
     def subscribe(self, services: Iterable[ServiceName]) -> None: ...
     def unsubscribe(self, services: Iterable[ServiceName]) -> None: ...
-    def publish(self) -> int: ...
+    def publish(self, *, urgent: bool = False) -> int: ...
     async def acknowledged(self, ticket: int, limit: float) -> bool: ...
     def clash(self, address: str, ports: Sequence[int]) -> str: ...
     def rejected(self, address: str, ports: Sequence[int]) -> str: ...
@@ -81,6 +84,7 @@ class Keeper:
         self._answers: dict[ServiceName, asyncio.Future[None]] = {}
         self._introductions: dict[ServiceName, asyncio.Task[None]] = {}
         self._group: asyncio.TaskGroup | None = None
+        self._running = asyncio.Event()
 
     # --- what others read
 
@@ -125,6 +129,7 @@ class Keeper:
         if state is State.ABSENT:
             return names.absent(wanted, known_clusters=self._outside.clusters())
         self._pin(service, cluster)
+        await self._running.wait()  # a name of the last run is not denied while this one begins
         while service in self._introductions:
             await asyncio.wait([self._introductions[service]])
         if self._table.get(text) is not None:
@@ -169,7 +174,8 @@ class Keeper:
             self._group = group
             group.create_task(self._follow_clashes(), name="keeper-clashes")
             for service in list(self._holdings):
-                self._introduce(service, self._outside.publish())
+                self._introduce(service, self._outside.publish(), limit=START_LIMIT)
+            self._running.set()
             await asyncio.get_running_loop().create_future()  # until it is cancelled
 
     def sweep(self, carried: Collection[ServiceName]) -> None:
@@ -249,8 +255,9 @@ class Keeper:
         self._holdings[service] = new
         for name in old.records.keys() - new.records.keys():
             self._table.remove(name)
-        ticket = self._outside.publish()
-        if set(new.uses) - set(old.uses):
+        added = bool(set(new.uses) - set(old.uses))
+        ticket = self._outside.publish(urgent=added)  # a look-up waits behind it
+        if added:
             self._introduce(service, ticket)
         elif service not in self._introductions:
             self._put(new)
@@ -278,17 +285,17 @@ class Keeper:
             self._listening[address] = ports
         return address
 
-    def _introduce(self, service: ServiceName, ticket: int) -> None:
+    def _introduce(self, service: ServiceName, ticket: int, *, limit: float = ACKNOWLEDGE_LIMIT) -> None:
         """Put the records once Envoy has what they lead to. Before `run` nothing is put: nobody asks yet."""
         if self._group is None:
             return
-        task = self._group.create_task(self._introduction(service, ticket), name=f"introduce-{service}")
+        task = self._group.create_task(self._introduction(service, ticket, limit), name=f"introduce-{service}")
         self._introductions[service] = task
 
-    async def _introduction(self, service: ServiceName, ticket: int) -> None:
+    async def _introduction(self, service: ServiceName, ticket: int, limit: float) -> None:
         me = asyncio.current_task()
         try:
-            await self._outside.acknowledged(ticket, ACKNOWLEDGE_LIMIT)
+            await self._outside.acknowledged(ticket, limit)
         finally:
             if self._introductions.get(service) is me:
                 del self._introductions[service]

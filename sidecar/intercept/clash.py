@@ -1,12 +1,15 @@
 """Finds out whether a port can be had on a loopback address: a listener on all addresses excludes one on a single one.
 
-Arrives: the text of /proc/net/tcp and tcp6 of this network namespace. Leaves: the listener that holds the port, or
-None. Whoever comes second fails, so the question is asked before a listener of ours is made.
+Whoever comes second fails, so the question is asked before a listener of ours is made: by binding, which takes 20 µs,
+where reading all sockets of a busy machine took 18 ms. Who holds a port is then read from /proc/net/tcp and tcp6 of
+this network namespace.
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
+import socket
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -48,15 +51,30 @@ def parse_listeners(text: str) -> tuple[Listener, ...]:
     return tuple(found)
 
 
-def find_clash(listeners: Iterable[Listener], port: int) -> Listener | None:
+def is_held(address: str, port: int) -> bool:
+    """Whether a socket of somebody keeps Envoy from listening there; asked as Envoy asks (SO_REUSEADDR).
+
+    Whatever else forbids it (a port below 1024 without the right to it) is no clash: Envoy's own words tell of it.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address, port))
+        except OSError as error:
+            return error.errno == errno.EADDRINUSE
+    return False
+
+
+def find_clash(listeners: Iterable[Listener], port: int, address: str = "") -> Listener | None:
     """The listener that keeps us from listening on `port` at a virtual address, or None."""
-    return next((x for x in listeners if x.port == port and x.on_all_addresses), None)
+    return next((x for x in listeners if x.port == port and (x.on_all_addresses or x.address == address)), None)
 
 
 def explain(clash: Listener) -> str:
     """The clash in one line, and what to do."""
+    where = "on all addresses" if clash.on_all_addresses else f"at {clash.address}"
     return (
-        f"port {clash.port} is held on all addresses by a process of uid {clash.uid} (socket {clash.inode}), so no "
+        f"port {clash.port} is held {where} by a process of uid {clash.uid} (socket {clash.inode}), so no "
         "virtual address can have it: calls go through the gateway (let it listen on an address of its own instead)"
     )
 

@@ -71,16 +71,24 @@ class Publisher:
         self._log, self._limit = log, in_flight_limit
         self._wanted = 0
         self._published = 0
+        self._urgent = False
         self._poked = asyncio.Event()
+        self._moved = asyncio.Event()  # an acknowledgement or something urgent: a push in flight may be overtaken
         self._sent: deque[_Push] = deque()
         self._told = ("", -1)
         self.acknowledged: Latest[int] = Latest(0)  # newest ticket that Envoy has acknowledged
         self.pushes = 0
 
-    def poke(self) -> int:
-        """Something changed. Returns a ticket for `wait`; calls within one turn of the loop share a push."""
+    def poke(self, *, urgent: bool = False) -> int:
+        """Something changed. Returns a ticket for `wait`; calls within one turn of the loop share a push.
+
+        `urgent`: somebody waits for it, so it does not wait for what is in flight.
+        """
         self._wanted += 1
         self._poked.set()
+        if urgent:
+            self._urgent = True
+            self._moved.set()
         return self._wanted
 
     def push_now(self) -> None:
@@ -116,7 +124,7 @@ class Publisher:
                 await self._in_flight(push)
 
     def _push(self) -> _Push | None:
-        ticket = self._wanted
+        ticket, self._urgent = self._wanted, False
         try:
             built = self._build()
             generation = self._server.publish(built.snapshot)
@@ -135,9 +143,9 @@ class Publisher:
     async def _in_flight(self, push: _Push) -> None:
         try:
             async with asyncio.timeout(self._limit):
-                version, acked = self._server.acked.version, self._server.acked.value
-                while acked < push.generation:
-                    version, acked = await self._server.acked.newer(version)
+                while self._server.acked.value < push.generation and not self._urgent:
+                    self._moved.clear()
+                    await self._moved.wait()
         except TimeoutError:
             self._log.warning("envoy has not acknowledged", generation=push.generation, seconds=self._limit)
 
@@ -149,6 +157,7 @@ class Publisher:
 
     def _settle(self, acked: int) -> None:
         """Tell of the newest push that `acked` covers; older ones are covered by it."""
+        self._moved.set()
         newest: _Push | None = None
         while self._sent and self._sent[0].generation <= acked:
             newest = self._sent.popleft()

@@ -35,6 +35,7 @@ class Scripted:
         self.imports: dict[ServiceName, Import] = {}
         self.subscribed: set[ServiceName] = set()
         self.ticket = 0
+        self.urgent = False
         self.acknowledging = asyncio.Event()
         self.acknowledging.set()
         self.clashes: dict[str, str] = {}
@@ -53,8 +54,9 @@ class Scripted:
     def unsubscribe(self, services: Iterable[ServiceName]) -> None:
         self.subscribed -= set(services)
 
-    def publish(self) -> int:
+    def publish(self, *, urgent: bool = False) -> int:
         self.ticket += 1
+        self.urgent |= urgent
         return self.ticket
 
     async def acknowledged(self, ticket: int, limit: float) -> bool:
@@ -246,6 +248,44 @@ async def test_what_was_in_use_is_held_again_after_a_restart(rig: Rig) -> None:
     await turns()
     assert again.address() == (address,)
     await cancel(running)
+
+
+async def test_a_name_of_the_last_run_is_held_back_until_envoy_serves_it(rig: Rig) -> None:
+    address = await rig.in_use()
+    again = Rig(vips=rig.vips)
+    again.outside.imports[ECHO] = IMPORT
+    again.outside.acknowledging.clear()
+    again.keeper.restore()
+    asking = asyncio.create_task(again.look_up(), name="asking")  # DNS is open before the keeper runs
+    await turns()
+    assert not asking.done()
+    running = asyncio.create_task(again.keeper.run(), name="keeper")
+    await turns()
+    assert not asking.done()
+    assert again.address() == ()
+    again.outside.acknowledging.set()
+    assert await asking is True
+    assert again.address() == (address,)
+    await cancel(running)
+
+
+async def test_a_pinned_name_that_clashes_exists_without_an_address(rig: Rig) -> None:
+    await rig.in_use()
+    rig.outside.clashes["*"] = "port 80 is held"
+    assert await rig.look_up("echo.shop.east.global") is not True
+    assert rig.address("echo.shop.east.global") == ()
+    why = rig.table.get("_why.echo.shop.east.global")
+    assert why is not None
+    assert "port_clash: port 80 is held, and there is no other way to it" in why.txt
+    assert rig.address()[0].startswith("127.")  # the name that is not pinned has its listeners already
+
+
+async def test_what_a_look_up_waits_for_is_urgent_and_the_rest_is_not(rig: Rig) -> None:
+    await rig.in_use()
+    assert rig.outside.urgent
+    rig.outside.urgent = False
+    rig.tell(replace(IMPORT, session_affinity="ClientIP"))
+    assert not rig.outside.urgent
 
 
 async def test_envoy_asks_for_an_address_that_nobody_looked_up() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from federation.errors import StorageFailed
-from sidecar.intercept.clash import Listener, explain, find_clash, parse_listeners, read_listeners
+from sidecar.intercept.clash import Listener, explain, find_clash, is_held, parse_listeners, read_listeners
 
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 
@@ -70,6 +70,7 @@ def test_the_decision_is_the_kernels(family: socket.AddressFamily, host: str, ex
         held.listen()
         port = held.getsockname()[1]
         assert (find_clash(read_listeners(), port) is not None) is expected
+        assert is_held("127.128.0.1", port) is expected
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if expected:
             with pytest.raises(OSError, match="Address already in use"):
@@ -89,3 +90,21 @@ def test_reading_the_tables(tmp_path: Path) -> None:
     (tmp_path / "tcp").mkdir()
     with pytest.raises(StorageFailed):
         read_listeners(tmp_path)
+
+
+def test_a_port_that_another_one_has_at_the_same_address_is_held() -> None:
+    with socket.socket() as other:
+        other.bind(("127.128.0.1", 0))
+        port = other.getsockname()[1]
+        other.listen()
+        assert is_held("127.128.0.1", port)
+        assert not is_held("127.128.0.2", port)
+        found = find_clash(read_listeners(), port, "127.128.0.1")
+        assert found is not None
+        assert "at 127.128.0.1" in explain(found)
+        assert find_clash(read_listeners(), port, "127.128.0.2") is None
+    assert not is_held("127.128.0.1", port)
+
+
+def test_what_is_no_clash_is_left_to_envoy() -> None:
+    assert not is_held("192.0.2.77", 80)  # not an address of this host

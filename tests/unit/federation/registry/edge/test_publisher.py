@@ -85,6 +85,21 @@ async def test_the_first_change_goes_out_at_once_and_the_next_coalesce(rig: Rig)
     assert rig.server.published == [1, 3]
 
 
+async def test_what_somebody_waits_for_does_not_wait_for_what_is_in_flight(rig: Rig) -> None:
+    rig.change()
+    await turns()
+    rig.state += 1
+    rig.publisher.poke(urgent=True)
+    await turns()
+    assert rig.server.published == [1, 2]
+    rig.change()
+    await turns()
+    assert rig.server.published == [1, 2]  # the urgent one is in flight now
+    rig.server.acknowledge()
+    await turns()
+    assert rig.server.published == [1, 2, 3]
+
+
 async def test_changes_of_one_turn_share_a_push(rig: Rig) -> None:
     for _ in range(5):
         rig.change()
