@@ -182,13 +182,13 @@ def test_a_cluster_that_exists(whole: ProcessFederation, fedctl: Any) -> None:
     refused(join(fedctl, "east", token, whole.places["east"].agent), 4, "already_exists")
 
 
-def test_tokens_that_do_not_admit(whole: ProcessFederation, fedctl: Any, tmp_path: Path) -> None:
+def test_tokens_that_do_not_admit(whole: ProcessFederation, fedctl: Any) -> None:
     """1. used  2. for another name  3. of another registry  4. cut off  5. expired; nothing is left of any attempt."""
-    new = tmp_path / "new"
+    new, south = whole.directory / "new", whole.directory / "south"  # short paths: UNIX sockets
     brief = fedctl.ok("token", "issue", "late", "--ttl", "1", "-o", "json").json["token"]
     expires = time.monotonic() + 1.1
     used = fedctl.ok("token", "issue", "south", "-o", "json").json["token"]
-    assert join(fedctl, "south", used, tmp_path / "south").status == 0
+    assert join(fedctl, "south", used, south).status == 0
     try:
         refused(join(fedctl, "south", used, new), 5, "token_used")
     finally:
@@ -356,14 +356,15 @@ def test_an_envoy_that_cannot_be_used(whole: ProcessFederation, tmp_path: Path) 
 # --- a registry that is away ------------------------------------------------------------------------------------------
 
 
-def test_a_registry_that_is_not_there(whole: ProcessFederation, fedctl: Any, tmp_path: Path, east: Any) -> None:
+def test_a_registry_that_is_not_there(whole: ProcessFederation, fedctl: Any, east: Any) -> None:
+    new = whole.directory / "new"
     token = fedctl.ok("token", "issue", "south", "-o", "json").json["token"]
     whole.kill("registry")
     try:
         refused(fedctl("get", "clusters", "-o", "json"), 6, "unavailable")
         refused(fedctl("link", "east", "west", "-o", "json"), 6, "unavailable")
-        refused(join(fedctl, "south", token, tmp_path / "new"), 6, "unavailable")
-        assert not (tmp_path / "new").exists()
+        refused(join(fedctl, "south", token, new), 6, "unavailable")
+        assert not new.exists()
         told = fedctl("status", "-o", "json")
         assert told.status == 6
         codes = {(f["code"], f["subject"]) for f in told.json["findings"]}
