@@ -20,6 +20,7 @@ import federation.registry.settings
 import gateway.settings
 import sidecar.settings
 from discovery.settings import AgentSettings
+from discovery.sources.parse import parse as parse_manifests
 from federation import settings as files
 from federation.cli.main import app
 from federation.registry.settings import RegistrySettings
@@ -102,6 +103,15 @@ def test_a_command_that_does_not_exist_would_be_found() -> None:
 def test_every_yaml_block_parses(page: Path) -> None:
     for block in fenced(page, "yaml"):
         assert all(document is not None for document in yaml.safe_load_all(block)), block
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_manifest_is_taken_as_it_stands(page: Path) -> None:
+    for block in fenced(page, "yaml"):
+        if "apiVersion:" in block:
+            parsed = parse_manifests(block.encode())
+            assert parsed.manifests
+            assert not parsed.ignored, block
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
