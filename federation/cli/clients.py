@@ -15,7 +15,6 @@ from federation.cli.home import Home
 
 if TYPE_CHECKING:
     from discovery.client import AgentClient
-
     from federation.registry.operator import OperatorClient
 
 

@@ -20,7 +20,6 @@ from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import IsthmusError, TimedOut, Unavailable
 from federation.proto.v1 import agent_pb2, registry_pb2
 
-
 _NOT_LIVE = {
     "pending": "it has not reported yet: is its agent started?",
     "stale": "it has not been heard of for longer than its lease; its last report counts",
