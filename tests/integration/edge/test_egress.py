@@ -1,0 +1,124 @@
+"""Workloads without a sidecar: ClusterSetIP → the local gateway's egress port → the remote gateway → the workload.
+
+The client is in a network namespace of its own, whose nftables do what kube-proxy does for a Service of type import.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from federation.model.cluster import Gateway
+
+pytestmark = pytest.mark.integration
+
+GET = """
+import sys, http.client
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=10)
+connection.request("GET", "/", headers={"host": sys.argv[3]})
+reply = connection.getresponse()
+print(reply.status, reply.read().decode())
+"""
+
+SAY = """
+import sys, socket
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
+    connection.sendall(b"x\\n")
+    print(connection.recv(100).decode().strip())
+"""
+
+LOOK_UP = """
+import sys, dns.message, dns.query
+reply = dns.query.udp(dns.message.make_query(sys.argv[1], "A"), "127.0.0.1", port=int(sys.argv[2]), timeout=5)
+print(*[item.address for rrset in reply.answer for item in rrset])
+"""
+
+HOLD = """
+import socket, sys
+held = socket.create_server(("0.0.0.0", int(sys.argv[1])))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+HTTP_IP, TCP_IP = "242.0.0.7", "242.0.0.8"
+
+
+def lead(space: Any, *ways: tuple[str, int, int]) -> None:
+    """In `space`: (ClusterSetIP, port) → the gateway's (outside, egress port), as kube-proxy would."""
+    rules = "".join(f"ip daddr {ip} tcp dport {port} dnat to {space.outside}:{at}\n" for ip, port, at in ways)
+    text = f"table ip services {{\nchain output {{\ntype nat hook output priority -100;\n{rules}}}\n}}\n"
+    for command, given in (
+        (["ip", "-n", space.name, "route", "add", "default", "via", space.outside], None),
+        ([*space.wrap, "nft", "-f", "-"], text),
+    ):
+        subprocess.run(command, input=given, text=True, check=True, capture_output=True, timeout=20)
+
+
+async def egress(world: Any, shop: Any) -> tuple[Any, Any, int, int]:
+    """(namespace, west's agent, egress ports of echo and db): east exports both, west's gateway leads there."""
+    space = world.namespace()
+    east, west = await world.agent("east"), await world.agent("west", host=space.outside)
+    http, tcp = await world.http_echo("east-1"), await world.tcp_echo("east-db")
+    reached = Gateway(name="gw-east", address=space.outside, port=world.free_port())
+    far = world.process(
+        "gateway", "gw-east", east, address=reached.address, bind=reached.address, port=reached.port, drain_seconds=2
+    )
+    shop.link(east, west, gateways={"east": (reached,)})
+    east.put_export(shop.exported(shop.echo, shop.http, http, "west"))
+    east.put_export(shop.exported(shop.db, shop.opaque, tcp, "west"))
+    echo_at, db_at = world.free_port(), world.free_port()
+    echo = shop.imported(shop.echo, shop.http, shop.backend("east", shop.http), gateway_ports={80: echo_at})
+    west.put_import(replace(echo, ips=(HTTP_IP,)))
+    db = shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque), gateway_ports={5432: db_at})
+    west.put_import(replace(db, ips=(TCP_IP,)))
+    near = world.gateway(west, "gw-west", egress_bind=space.outside)
+    await far.ready()
+    await near.ready()
+    lead(space, (HTTP_IP, 80, echo_at), (TCP_IP, 5432, db_at))
+    return space, west, echo_at, db_at
+
+
+async def test_a_client_without_a_sidecar_reaches_the_remote_workload(world: Any, shop: Any) -> None:
+    space, *_ = await egress(world, shop)
+
+    async def inside(code: str, *arguments: str) -> str:
+        return str(await asyncio.to_thread(space.python, code, *arguments)).strip()
+
+    assert await inside(GET, HTTP_IP, "80", "echo.shop.svc.clusterset.local") == "200 east-1"
+    assert await inside(GET, HTTP_IP, "80", "echo.shop.global") == "200 east-1"
+    assert (await inside(GET, HTTP_IP, "80", "db.shop.global")).startswith("421 ")
+    assert await inside(SAY, TCP_IP, "5432") == "east-db x"
+
+
+async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gateway(world: Any, shop: Any) -> None:
+    space, west, *_ = await egress(world, shop)
+
+    async def inside(code: str, *arguments: str) -> str:
+        return str(await asyncio.to_thread(space.python, code, *arguments)).strip()
+
+    holder = await asyncio.create_subprocess_exec(
+        *space.wrap, "python3", "-c", HOLD, "80", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert await asyncio.wait_for(holder.stdout.readline(), 20) == b"held\n"
+        sidecar = world.sidecar(west, wrap=space.wrap)
+        await sidecar.ready()
+        port = str(sidecar.ports["dns"])
+        assert await inside(LOOK_UP, "echo.shop.global", port) == HTTP_IP
+        await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])
+        assert await inside(GET, HTTP_IP, "80", "echo.shop.global") == "200 east-1"
+        own = await inside(LOOK_UP, "db.shop.global", port)
+        assert own.startswith("127.")  # its port is free
+        assert await inside(SAY, own, "5432") == "east-db x"
+    finally:
+        holder.kill()
+        await holder.wait()
+    await shop.until(lambda: not west.presence["sc"].via_gateway)
+    own = await inside(LOOK_UP, "echo.shop.global", port)
+    assert own.startswith("127.")
+    assert await inside(GET, own, "80", "echo.shop.global") == "200 east-1"
