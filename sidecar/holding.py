@@ -17,11 +17,15 @@ from sidecar.build.outbound import Use
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Holding:
-    """`uses`: what Envoy serves. `records`: what DNS answers, by name. `via`: why it is led through the gateway."""
+    """`uses`: what Envoy serves. `records`: what DNS answers, by name. `clash`: what is not served here, and why.
+
+    `via`: whether it is led through the gateway.
+    """
 
     uses: tuple[Use, ...] = ()
     records: Mapping[str, NameRecords] = field(default_factory=dict)
-    via: str = ""
+    clash: str = ""
+    via: bool = False
 
 
 NOTHING = Holding()
@@ -33,28 +37,31 @@ def hold(
     """The holding of `imp`, for the virtual addresses that were allocated and without those of which `clashes` tells.
 
     A clash leads the name through the gateway: its records then carry the ClusterSetIP. A pinned name has no such other
-    way; only its `_why` remains.
+    way: only its `_why` remains, so that the name itself exists without an address (NODATA).
     """
     uses: list[Use] = []
     records: dict[str, NameRecords] = {}
-    via: list[str] = []
+    told: list[str] = []
+    via = False
     for cluster, address in sorted(addresses.items(), key=lambda item: item[0] or ""):
         if cluster is not None and all(b.cluster != cluster for b in imp.backends):
             continue
         clash = (clashes or {}).get(cluster, "")
         if clash:
-            via.append(clash)
             reach = imp.ips if cluster is None else ()
-            records |= names.records(imp, reach, suffix=suffix, cluster=cluster, note=_note(clash, reach))
+            via |= cluster is None
+            text = _text(clash, reach)
+            told.append(text if cluster is None else f"by {cluster}'s name: {text}")
+            records |= names.records(imp, reach, suffix=suffix, cluster=cluster, note=f"port_clash: {text}")
         else:
             uses.append(Use(name=imp.name, vip=address, pinned=cluster))
             records |= names.records(imp, (address,), suffix=suffix, cluster=cluster)
-    return Holding(uses=tuple(uses), records=records, via="; ".join(via))
+    return Holding(uses=tuple(uses), records=records, clash="; ".join(told), via=via)
 
 
-def _note(clash: str, reach: tuple[str, ...]) -> str:
+def _text(clash: str, reach: tuple[str, ...]) -> str:
     way = f"so it is led through the gateway at {', '.join(reach)}" if reach else "and there is no other way to it"
-    return f"port_clash: {clash}, {way}"
+    return f"{clash}, {way}"
 
 
 def is_http(imp: Import) -> bool:

@@ -92,9 +92,9 @@ class Keeper:
         """Everything that Envoy has to serve, sorted by name."""
         return [use for _, holding in sorted(self._holdings.items()) for use in holding.uses]
 
-    def via_gateway(self) -> dict[ServiceName, str]:
-        """The names that are led through the gateway, and why."""
-        return {service: h.via for service, h in sorted(self._holdings.items()) if h.via}
+    def via_gateway(self) -> list[ServiceName]:
+        """The services that are led through the gateway, sorted."""
+        return [service for service, h in sorted(self._holdings.items()) if h.via]
 
     def count(self, state: State) -> int:
         return sum(self._demand.state(name) is state for name in self._demand.held())
@@ -261,7 +261,7 @@ class Keeper:
             self._introduce(service, ticket)
         elif service not in self._introductions:
             self._put(new)
-        if new.via != old.via:
+        if (new.clash, new.via) != (old.clash, old.via):
             self._tell()
 
     def _address(self, imp: Import, cluster: str | None) -> str:
@@ -324,7 +324,7 @@ class Keeper:
         return found
 
     def _tell(self) -> None:
-        self._outside.told({str(service): text for service, text in self.via_gateway().items()})
+        self._outside.told({str(service): h.clash for service, h in sorted(self._holdings.items()) if h.clash})
 
     async def _follow_clashes(self) -> None:
         while True:

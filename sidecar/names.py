@@ -182,7 +182,8 @@ def _addresses(addresses: Sequence[str], *, srv: tuple[Srv, ...] = ()) -> NameRe
 
 
 def _why(imp: Import, backends: Sequence[Backend], reach: Sequence[str], note: str) -> tuple[str, ...]:
-    lines = [f"{imp.name} is reached at {', '.join(reach)}" if reach else f"{imp.name} has nothing ready"]
+    without = "no address here" if any(b.ready for b in backends) else "nothing ready"
+    lines = [f"{imp.name} is reached at {', '.join(reach)}" if reach else f"{imp.name} has {without}"]
     for backend in backends:
         where = " (here)" if backend.local else ""
         stale = ", not heard of lately" if backend.stale else ""

@@ -74,8 +74,8 @@ def explain(clash: Listener) -> str:
     """The clash in one line, and what to do."""
     where = "on all addresses" if clash.on_all_addresses else f"at {clash.address}"
     return (
-        f"port {clash.port} is held {where} by a process of uid {clash.uid} (socket {clash.inode}), so no "
-        "virtual address can have it: calls go through the gateway (let it listen on an address of its own instead)"
+        f"port {clash.port} is held {where} by a process of uid {clash.uid} (socket {clash.inode}; let it listen on an "
+        "address of its own instead)"
     )
 
 

@@ -98,11 +98,18 @@ async def test_a_port_that_the_workload_holds_leads_the_name_through_the_gateway
         assert "port_clash" in texts(await look_up(sidecar, "_why.echo.shop.global", "TXT"))
         await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])
         assert [p.code for p in west.presence["sc"].problems] == ["port_clash"]
+        # A pinned name has no way through the gateway: it exists, without an address.
+        pinned = await look_up(sidecar, "echo.shop.west.global")
+        assert (pinned.rcode(), addresses(pinned)) == (dns.rcode.NOERROR, [])
+        why = texts(await look_up(sidecar, "_why.echo.shop.west.global", "TXT"))
+        assert "has no address here" in why
+        assert "there is no other way to it" in why
     finally:
         holder.close()
     found = await shop.until(lambda: [a for a in addresses(sidecar.lookup("echo.shop.global")) if a != "242.0.0.7"])
     assert found[0].startswith("127.")
     await shop.until(lambda: not west.presence["sc"].via_gateway and not west.presence["sc"].problems)
+    assert await shop.until(lambda: addresses(sidecar.lookup("echo.shop.west.global")))
     assert await world.get(found[0], port.port) == (200, "west-1")
 
 
@@ -114,3 +121,18 @@ async def test_two_sidecars_on_one_range_do_not_take_each_others_calls(world: An
     await second.ready()
     assert await second.address("echo.shop.global") == "242.0.0.7"  # the address is taken: it says so
     await shop.until(lambda: list(west.presence["sc2"].via_gateway) == ["shop/echo"])
+
+
+async def test_beyond_the_limit_a_name_is_refused_and_those_in_use_go_on(world: Any, shop: Any) -> None:
+    west, sidecar, http = await alone(world, shop, names_limit=2)
+    for name in ("a", "b", "c"):
+        service = type(shop.echo)("shop", name)
+        west.put_import(shop.imported(service, shop.http, shop.backend("west", shop.http, local=http)))
+    first = await sidecar.address("a.shop.global")
+    assert await sidecar.address("b.shop.global") != first
+    reply = await look_up(sidecar, "c.shop.global")
+    assert reply.rcode() == dns.rcode.NXDOMAIN
+    assert "names_limit" in reply.options[0].text
+    assert sidecar.metric("isthmus_sidecar_names_present") == 2
+    assert await sidecar.address("a.shop.global") == first
+    assert await world.get(first, host="a.shop.global") == (200, "west-1")

@@ -204,8 +204,8 @@ async def test_a_clash_leads_through_the_gateway_until_it_ends(rig: Rig) -> None
     rig.outside.clashes["*"] = "port 80 is held"
     assert await rig.in_use() == "241.0.0.7"
     assert rig.keeper.uses() == []
-    assert rig.keeper.via_gateway() == {ECHO: "port 80 is held"}
-    assert rig.outside.reported == {"shop/echo": "port 80 is held"}
+    assert rig.keeper.via_gateway() == [ECHO]
+    assert rig.outside.reported == {"shop/echo": "port 80 is held, so it is led through the gateway at 241.0.0.7"}
     why = rig.table.get(f"_why.{NAME}")
     assert why is not None
     assert "port 80 is held" in " ".join(why.txt)
@@ -278,6 +278,8 @@ async def test_a_pinned_name_that_clashes_exists_without_an_address(rig: Rig) ->
     assert why is not None
     assert "port_clash: port 80 is held, and there is no other way to it" in why.txt
     assert rig.address()[0].startswith("127.")  # the name that is not pinned has its listeners already
+    assert rig.keeper.via_gateway() == []
+    assert rig.outside.reported == {"shop/echo": "by east's name: port 80 is held, and there is no other way to it"}
 
 
 async def test_what_a_look_up_waits_for_is_urgent_and_the_rest_is_not(rig: Rig) -> None:

@@ -54,7 +54,7 @@ def test_decision(listeners: tuple[Listener, ...], clashes: bool) -> None:
     assert (found is not None) is clashes
     if found is not None:
         assert "port 80" in explain(found)
-        assert "gateway" in explain(found)
+        assert "address of its own" in explain(found)
 
 
 @pytest.mark.parametrize(
