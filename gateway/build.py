@@ -16,7 +16,7 @@ from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
 from federation.envoy import cluster, endpoint, listener, names, outbound, tls
-from federation.envoy.ledger import Changes, Ledger, Part, listed
+from federation.envoy.ledger import Changes, Ledger, Part, settled
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Export, Import, Locality, Protocol
@@ -78,6 +78,9 @@ class Builder:
         for name in changed:
             self._update_export(view, name, force=everything)
             self._update_import(view, name, force=everything)
+        for owner in ledger.checks.take_due():
+            if isinstance(owner, ServiceName):
+                self._update_import(view, owner, force=True)
         ledger.write("tcp", self._tcp_parts(view, tcp_pairs))
         ledger.write("inbound", self._inbound_parts())
         return ledger.take()
@@ -180,10 +183,10 @@ class Builder:
             return
         if service is None:
             self._imports.pop(name, None)
-            self._ledger.drop(("import", name))
+            self._ledger.drop(name)
         else:
             self._imports[name] = service
-            self._ledger.write(("import", name), self._egress_parts(view, service))
+            self._ledger.write(name, self._egress_parts(view, service))
 
     def _egress_parts(self, view: View, service: Import) -> Iterator[Part]:
         config = self._config
@@ -202,7 +205,9 @@ class Builder:
                 cluster=own,
                 endpoints=own,
             )
-            yield from outbound.parts(target, place(service, port.port, peers=view.peers, locality=locality))
+            placement = place(service, port.port, peers=view.peers, locality=locality)
+            checked = self._ledger.checks.begun(service.name, own, placement)
+            yield from outbound.parts(target, placement, checked=checked)
             yield outbound.listener_part(
                 names.egress_listener(service.name, port.port), config.egress_address, at, target
             )
@@ -211,4 +216,4 @@ class Builder:
 def build(view: View, config: GatewayConfig, *, tcp_pairs: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a gateway's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    return listed(builder.update(view, tcp_pairs=tcp_pairs).put)
+    return settled(lambda: builder.update(view, tcp_pairs=tcp_pairs))

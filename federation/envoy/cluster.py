@@ -131,6 +131,8 @@ def _cluster(name: str, *, endpoints: str) -> Cluster:
     )
     # 1 %: when every host is believed to be dead, try them all rather than none.
     cluster.common_lb_config.healthy_panic_threshold.value = 1
+    # What a check found is believed at once. Envoy would gather such changes for a second after any other.
+    cluster.common_lb_config.update_merge_window.CopyFrom(seconds(0))
     return cluster
 
 

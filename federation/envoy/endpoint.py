@@ -33,12 +33,12 @@ class Host(Protocol):
     def cluster(self) -> str: ...
 
 
-def assignment(name: str, placement: Sequence[Sequence[Host]]) -> ClusterLoadAssignment:
-    """The EDS resource `name`: one group per priority."""
+def assignment(name: str, placement: Sequence[Sequence[Host]], *, checked: bool = True) -> ClusterLoadAssignment:
+    """The EDS resource `name`: one group per priority. `checked`: whether the cluster's checks apply to gateways."""
     return ClusterLoadAssignment(
         cluster_name=name,
         endpoints=[
-            LocalityLbEndpoints(priority=priority, lb_endpoints=map(_endpoint, hosts))
+            LocalityLbEndpoints(priority=priority, lb_endpoints=[_endpoint(host, checked=checked) for host in hosts])
             for priority, hosts in enumerate(placement)
         ],
     )
@@ -49,14 +49,15 @@ def address(ip: str, port: int) -> Address:
     return Address(socket_address=SocketAddress(address=ip, port_value=port))
 
 
-def _endpoint(host: Host) -> LbEndpoint:
+def _endpoint(host: Host, *, checked: bool) -> LbEndpoint:
     made = LbEndpoint(
         endpoint=Endpoint(address=address(host.address, host.port)), load_balancing_weight=number(host.weight)
     )
     made.metadata.CopyFrom(_metadata(host.cluster or PLAIN))
-    if not host.cluster:
-        # Readiness comes with the report; the checks of the cluster are for gateways.
+    if not host.cluster or not checked:
+        # Readiness of local endpoints comes with the report; the checks of the cluster are for gateways.
         made.endpoint.health_check_config.disable_active_health_check = True
+    if not host.cluster:
         made.health_status = HealthStatus.HEALTHY
     return made
 

@@ -6,7 +6,7 @@ again only when that differs; owners may share a resource, which goes with the l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import Message
 
 from federation.envoy import names, tls
+from federation.envoy.checks import Checks
 from federation.model.cluster import Peer
 
 
@@ -35,6 +36,8 @@ class Changes:
 
     put: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     removed: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    begin_checks: Callable[[Container[str]], bool] = field(default=lambda _: False, compare=False)
+    """To be called with the names of the sets of endpoints that Envoy asked for; whether an update has to follow."""
 
     def __bool__(self) -> bool:
         return bool(self.put or self.removed)
@@ -55,6 +58,7 @@ class Ledger:
         self._put: dict[str, dict[str, Any]] = {}
         self._removed: dict[str, set[str]] = {}
         self._secrets: object = None
+        self.checks = Checks()
 
     def write(self, owner: Hashable, parts: Iterable[Part]) -> None:
         """Set all that `owner` has; parts with the key they had before are left as they are."""
@@ -76,6 +80,7 @@ class Ledger:
 
     def drop(self, owner: Hashable) -> None:
         """Forget `owner` and what only it had."""
+        self.checks.forget(owner)
         self._release(self._owned.pop(owner, ()))
 
     def keep_secrets(self, identity: tls.Identity, peers: Iterable[Peer]) -> None:
@@ -104,6 +109,7 @@ class Ledger:
         return Changes(
             {kind: made for kind, made in put.items() if made},
             {kind: frozenset(gone) for kind, gone in removed.items() if gone},
+            self.checks.begin,
         )
 
     def _release(self, parts: Iterable[tuple[str, str]]) -> None:
@@ -115,6 +121,14 @@ class Ledger:
             del self._owners[part], self._keys[part]
             self._put.get(kind, {}).pop(name, None)
             self._removed.setdefault(kind, set()).add(name)
+
+
+def settled(update: Callable[[], Changes]) -> dict[str, list[tuple[str, Message]]]:
+    """What `update` comes to when Envoy has everything: resources as sorted lists by type URL."""
+    first = update()
+    first.begin_checks(first.put.get(names.ENDPOINT_TYPE, {}))
+    then = update().put
+    return listed({kind: {**made, **then.get(kind, {})} for kind, made in first.put.items()})
 
 
 def listed(resources: Mapping[str, Mapping[str, Message]]) -> dict[str, list[tuple[str, Message]]]:

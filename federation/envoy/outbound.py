@@ -93,11 +93,14 @@ def target_filters(target: Target) -> list[Filter]:
     return [listener.http("out", route.configuration(target.cluster, [host, stranger()]), words=words())]
 
 
-def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]]) -> Iterator[Part]:
-    """Its cluster and its endpoints."""
+def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]], *, checked: bool = True) -> Iterator[Part]:
+    """Its cluster and its endpoints; `checked`: see Checks."""
     yield Part(names.CLUSTER_TYPE, target.cluster, target, lambda: target_cluster(target))
     yield Part(
-        names.ENDPOINT_TYPE, target.endpoints, placement, lambda: endpoint.assignment(target.endpoints, placement)
+        names.ENDPOINT_TYPE,
+        target.endpoints,
+        (placement, checked),
+        lambda: endpoint.assignment(target.endpoints, placement, checked=checked),
     )
 
 

@@ -1,7 +1,7 @@
 """TLS between clusters: version 1.3 only, SPIFFE identities on both sides, secrets over SDS.
 
 Whom a gateway lets call: one SPIFFE validator with a bundle for each trust domain; Envoy chooses the bundle by the
-trust domain of the peer's first URI, so that no root can vouch for another one (SPIFFE X.509-SVID, 5). Whom a caller takes
+domain of the peer's first URI, so that no root can vouch for another one (SPIFFE X.509-SVID, 5). Whom a caller takes
 for an answer: the bundle of one trust domain and one exact URI. Never a union there: Envoy ignores all URIs but the
 first when it verifies, and looks at every one when it matches, so that a member could add another's name.
 """

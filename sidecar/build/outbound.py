@@ -13,7 +13,7 @@ from typing import Any, Literal
 from google.protobuf.message import Message
 
 from federation.envoy import names, outbound, redirect, tls
-from federation.envoy.ledger import Changes, Ledger, Part, listed
+from federation.envoy.ledger import Changes, Ledger, Part, settled
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
 from federation.model.service import Import, Locality
@@ -82,12 +82,13 @@ class Builder:
             self._peers = dict(view.peers)
             self._uses.clear()  # whom a service can be reached through is in every one of them
             changed = None
-        looked_at = given if changed is None else [u for n in changed for u in self._by_name.get(n, ())]
-        for use in looked_at:
+        due = ledger.checks.take_due()
+        looked_at = given if changed is None else {u for n in changed for u in self._by_name.get(n, ())}
+        for use in (*looked_at, *(u for u in given if u in due)) if due else looked_at:
             service = view.imports.get(use.name)
             if service is None:
                 self._drop(use)
-            elif service is not self._uses.get(use):
+            elif service is not self._uses.get(use) or use in due:
                 self._uses[use] = service
                 ledger.write(use, self._parts(view, use, service))
         if config.way == "redirect":
@@ -124,7 +125,8 @@ class Builder:
             self._bind(use, tuple(redirect.Bound(use.vip, target) for target in made))
         for target in made:
             placement = place(service, target.port.port, peers=view.peers, locality=config.locality, pinned=use.pinned)
-            yield from outbound.parts(target, placement)
+            checked = self._ledger.checks.begun(use, target.endpoints, placement)
+            yield from outbound.parts(target, placement, checked=checked)
             if config.way == "loopback":
                 yield outbound.listener_part(
                     names.outbound_listener(use.vip, target.port.port), use.vip, target.port.port, target
@@ -164,7 +166,7 @@ def _order(use: Use) -> tuple[ServiceName, str, str]:
 def build(view: View, uses: Collection[Use], config: SidecarConfig) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a sidecar's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    return listed(builder.update(view, uses).put)
+    return settled(lambda: builder.update(view, uses))
 
 
 def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Iterator[outbound.Target]:

@@ -7,7 +7,7 @@ revisions and presence to the agent. What the process is for, a gateway or a sid
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from typing import Protocol
 
 import grpc
@@ -132,6 +132,7 @@ class Edge:
         )
         self.has_view = False
         self.draining = False
+        self._begin_checks: Callable[[Container[str]], bool] = lambda _: False
         self._rebuild = False  # a build failed: what it had taken as changed may be anything
         self._measure()
 
@@ -250,6 +251,7 @@ class Edge:
         self._rebuild = True
         update = self.part.update(self.views.view, self.renewer.current, changed)
         self._snapshot = snapshots.apply(self._snapshot, update)
+        self._begin_checks = update.begin_checks
         self._rebuild = False
         memory.trim(sum(map(len, update.put.values())))
         replica = self.sink.replica
@@ -265,6 +267,8 @@ class Edge:
     async def _follow_nacks(self) -> None:
         while True:
             await self.clock.sleep(NACK_POLL)
+            if self._begin_checks(self.server.subscribed(TypeUrl.ENDPOINT)):
+                self.publisher.poke()
             nacks = self.server.nacks
             self.problems.replace("xds_nack", {f"{kind.label} {name}": n.detail for (kind, name), n in nacks.items()})
 

@@ -178,6 +178,11 @@ class Proxy:
         while not await self.envoy.ready():  # listeners of the first configuration open when all of it is there
             assert asyncio.get_running_loop().time() < deadline
             await asyncio.sleep(0.02)
+        self.begin_checks()
+        await self.settled()
+        while "pending_active_hc" in await self.clusters():
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(0.02)
 
     async def settled(self, *, seconds: float = 5.0) -> None:
         """Wait until Envoy has taken all that was published."""
@@ -186,11 +191,17 @@ class Proxy:
 
     def publish(self) -> None:
         changes = self.update(frozenset(self.asked))
+        self._begin_checks = changes.begin_checks
         for kind in TypeUrl:
             put = [Resource.of(n, m) for n, m in changes.put.get(kind, {}).items()]
             gone = changes.removed.get(kind, frozenset()) & self.snapshot.names(kind)
             self.snapshot = self.snapshot.with_(kind, put=put, remove=gone)
         self.ads.publish(self.snapshot)
+
+    def begin_checks(self) -> None:
+        """As the process beside Envoy does now and then."""
+        if self._begin_checks(self.ads.subscribed(TypeUrl.ENDPOINT)):
+            self.publish()
 
     def _demand(self, kind: TypeUrl, names: frozenset[str]) -> None:
         self.asked |= names

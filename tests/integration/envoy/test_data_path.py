@@ -216,11 +216,17 @@ async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> No
     assert len({await kit.line(VIP, 9000, "x") for _ in range(8)}) == 1
 
 
-async def test_a_silent_gateway_holds_up_a_new_name_for_one_check_only(world, kit, pair) -> None:
+async def silent_gateway(world, kit) -> None:  # type: ignore[no-untyped-def]
+    """West's first gateway never answers; the kernel accepts for it."""
+    silent = world.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+    first, *others = world.gateways["west"]
+    world.gateways["west"] = (kit.replace(first, port=silent.getsockname()[1]), *others)
+
+
+async def test_a_silent_gateway_does_not_hold_up_a_new_name(world, kit, pair) -> None:
+    """Envoy uses a new cluster only when all that is to be checked has been checked: a second, for a black hole."""
     near, _, _ = pair
-    silent = world.stack.enter_context(socket.create_server(("127.0.0.1", 0)))  # it never accepts: the kernel does
-    port = silent.getsockname()[1]
-    world.gateways["west"] = (kit.replace(world.gateways["west"][0], port=port),)
+    await silent_gateway(world, kit)
     uses: list[object] = []
     sidecar = await world.sidecar("east", uses)
     targets = [{80: near.port, 9000: near.port}]
@@ -228,5 +234,51 @@ async def test_a_silent_gateway_holds_up_a_new_name_for_one_check_only(world, ki
     world.imports["east"][ECHO] = imported(kit, local, kit.remote("west", 80, 9000))
     uses.append(kit.Use(name=ECHO, vip=VIP))
     sidecar.publish()
-    await sidecar.settled(seconds=5)
+    await sidecar.settled()
+    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"  # it is not checked yet
+    assert await stat(sidecar, "cluster.out/shop/echo/80.health_check.attempt") == 0
+    sidecar.begin_checks()
+    await sidecar.settled()
+    answers = [(await kit.http(VIP, 80, host="echo.shop.global"))[2] for _ in range(5)]
+    assert set(answers) == {"east-1"}
+    await reaches(sidecar, "cluster.out/shop/echo/80.health_check.failure", 1)
     assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
+
+
+async def test_checks_begin_without_a_failed_request(world, kit, pair) -> None:
+    await world.gateway("west")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    uses: list[object] = []
+    sidecar = await world.sidecar("east", uses)
+    uses.append(kit.Use(name=ECHO, vip=VIP))
+    sidecar.publish()
+    await sidecar.settled()
+    failed: list[object] = []
+    stop = asyncio.Event()
+
+    async def load() -> None:
+        while not stop.is_set():
+            status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+            if status != 200:
+                failed.append((status, text))
+
+    tasks = [asyncio.create_task(load()) for _ in range(4)]
+    held = asyncio.create_task(kit.line(VIP, 9000, "hello"))
+    sidecar.begin_checks()
+    await sidecar.settled()
+    await reaches(sidecar, "cluster.out/shop/echo/80.health_check.success", 2)
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert not failed
+    assert await held == "west-1:hello"
+
+
+async def reaches(proxy, name: str, least: int) -> None:  # type: ignore[no-untyped-def]
+    async with asyncio.timeout(10):
+        while await stat(proxy, name) < least:  # noqa: ASYNC110 - another process decides
+            await asyncio.sleep(0.02)
+
+
+async def stat(proxy, name: str) -> int:  # type: ignore[no-untyped-def]
+    text = (await proxy.envoy.admin.get(f"/stats?filter=^{name.replace('/', '.')}$")).decode()
+    return int(text.rpartition(":")[2]) if text.strip() else 0
