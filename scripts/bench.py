@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import platform
+import signal
 import sys
 from pathlib import Path
 
@@ -30,6 +31,8 @@ def main() -> None:
             sys.exit("--json needs a FILE")
         target = Path(rest[at + 1])
         del rest[at : at + 2]
+    # What a benchmark started is ended by its own `finally`, also when the benchmark itself is told to end.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.path[:0] = [str(HERE), str(HERE.parent)]
     figures = importlib.import_module(f"bench_{name}").main(rest)
     if target is not None:

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.cli.clients import agent, operator
-from federation.cli.home import Home
+from federation.cli.clients import agent, home_of, operator
 from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import age, timestamp
 from federation.errors import IsthmusError
@@ -143,7 +142,7 @@ def endpoints(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """The copies of each imported service as a cluster sees them: local ones one by one, others by zone."""
-    home: Home = context.obj["home"]
+    home = home_of(context)
     printer = Printer(output)
 
     async def ask(name: str) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from federation.cli.clients import agent, operator
+from federation.cli.clients import agent, home_of, operator
 from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, IsthmusError
@@ -93,7 +93,7 @@ def link(
     """Link two clusters, so that each sees what the other exports."""
     _two(a, b)
     grants = [parse_grant(text, (a, b)) for text in grant or []]
-    made = asyncio.run(link_clusters(context.obj["home"], a, b, grants))
+    made = asyncio.run(link_clusters(home_of(context), a, b, grants))
     printer = Printer(output)
     printer.item(
         {"a": made.a, "b": made.b, "grants": [f"{g.origin}:{g.namespace}/{g.service}" for g in made.grants]},
@@ -110,7 +110,7 @@ def unlink(
 ) -> None:
     """Cut the link of two clusters: no visibility, no trust."""
     _two(a, b)
-    left = asyncio.run(unlink_clusters(context.obj["home"], a, b))
+    left = asyncio.run(unlink_clusters(home_of(context), a, b))
     printer = Printer(output)
     printer.item({"a": a, "b": b, "left": left}, line=f"{a} and {b} are no longer linked")
     for line in left:

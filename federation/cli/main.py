@@ -16,7 +16,6 @@ import typer
 
 from federation import __version__
 from federation.cli import cluster, export, get, link, registry, resolve, status, token
-from federation.cli.home import Home
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -59,7 +58,8 @@ def root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    context.ensure_object(dict)["home"] = Home.load(home.expanduser())
+    # Read when a command needs it: help is given whatever the state of the file.
+    context.ensure_object(dict)["home"] = home.expanduser()
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -26,6 +26,10 @@ _NOT_LIVE = {
 }
 
 
+PATIENCE = 3.0
+"""Seconds that status gives each process to answer: one that takes longer is a finding of its own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Finding:
     """One thing that is not as it should be: a stable code, who or what, and the detail."""
@@ -108,14 +112,14 @@ async def look(home: Home) -> Seen:
 
     async def ask_agent(name: str) -> None:
         try:
-            async with agent(home, name) as client:
+            async with agent(home, name, timeout=PATIENCE) as client:
                 agents[name] = await client.status()
         except IsthmusError as error:
             unreachable[name] = error
 
     async def ask_registry() -> Seen:
         try:
-            async with operator(home) as registry:
+            async with operator(home, timeout=PATIENCE) as registry:
                 return Seen(
                     registry=await registry.status(),
                     clusters=await registry.clusters(),

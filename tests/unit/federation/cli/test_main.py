@@ -101,6 +101,12 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         assert "Example: fedctl " + " ".join(words) in " ".join(capsys.readouterr().out.split())
 
 
+def test_help_is_given_whatever_the_state_of_the_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "contexts.yaml").write_text("operator: [}\n")
+    assert fedctl(tmp_path, "link", "--help") == 0
+    assert "Example: fedctl link" in capsys.readouterr().out
+
+
 def test_version_and_completion(capsys: pytest.CaptureFixture[str]):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fedctl ")
