@@ -6,7 +6,7 @@ from pathlib import Path
 
 from federation.errors import InvalidSettings
 from federation.model.cluster import Gateway
-from federation.model.ids import SYSTEM_NAMESPACE, parse_domain
+from federation.model.ids import SYSTEM_NAMESPACE
 from federation.model.service import Locality
 from federation.registry.edge.settings import EdgeSettings, check_address, check_port
 from federation.settings import load
@@ -48,10 +48,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         check_port(self.bind_port, key="bind_port", zero=True)
         check_address(self.bind, key="bind")
         check_address(self.egress_bind, key="egress_bind")
-        try:
-            check_address(self.address, key="address")
-        except InvalidSettings:
-            parse_domain(self.address, what="address")
+        check_address(self.address, key="address")
         if not 1 <= self.weight <= 1000:
             raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
         if not 0 <= self.drain_seconds <= 600:

@@ -3,7 +3,7 @@
 A consumer dials what the origin claims. An origin that claims loopback, link-local or metadata addresses would have the
 consumer's proxy talk to the consumer's own machine (CVE-2021-25737 is the precedent), so that each address is judged
 in every form that a kernel or a translator takes it apart to: IPv4-mapped, IPv4-compatible, SIIT, 6to4, Teredo, NAT64,
-ISATAP. Where a DNS name leads to is not known here: consumers resolve it.
+ISATAP. A DNS name is refused: Envoy is told addresses, and nobody resolves names for it.
 """
 
 from __future__ import annotations
@@ -49,19 +49,18 @@ _TEREDO = IPv6Network("2001::/32")
 _NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
-_LOCAL_NAMES = ("localhost", "local", "localdomain", "internal", "arpa", "invalid", "onion", "home", "lan")
 _NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z", re.ASCII)
 
 
 def check_gateway_address(text: str, *, single_machine: bool) -> str:
     """The address in its canonical form; loopback passes only where all members run on one machine.
 
-    Raises InvalidInput (forbidden_address, malformed_address).
+    Raises InvalidInput (forbidden_address, malformed_address; address_is_a_name for what may be a DNS name).
     """
     try:
         address = ip_address(text)
     except ValueError:
-        return _check_name(text)
+        raise _no_address(text) from None
     if isinstance(address, IPv6Address) and address.scope_id is not None:
         raise _forbidden(text, "bound to an interface")
     if single_machine and any(address.version == net.version and address in net for net in _LOOPBACK):
@@ -103,28 +102,24 @@ def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
         yield IPv4Address(low)
 
 
-def _check_name(text: str) -> str:
-    """A DNS name that no resolver or C library takes for an address, and that is no name of the own machine."""
-    name = text.lower().removesuffix(".")
-    labels = name.split(".")
-    if not name or len(name) > 253:
-        raise _malformed(text)
-    for label in labels:
-        try:
-            parse_label(label, what="part")
-        except InvalidInput as error:
-            raise _malformed(text) from error
-    if _NUMBER.match(labels[-1]):  # inet_aton takes 127.1, 2130706433 and 0x7f.1 for addresses
-        raise _malformed(text)
-    if labels[-1] in _LOCAL_NAMES:
-        raise _forbidden(text, f"of the domain {labels[-1]}, which means something else on every machine")
-    return name
-
-
-def _malformed(text: str) -> InvalidInput:
+def _no_address(text: str) -> InvalidInput:
+    """Why `text`, which is no IP address, is refused: names that C libraries take for numbers are no DNS names."""
+    labels = text.lower().removesuffix(".").split(".")
+    if len(text) > 254 or _NUMBER.match(labels[-1]) or not all(map(_is_label, labels)):
+        return InvalidInput(f"gateway address {text[:80]!r} is not an IP address", code="malformed_address")
     return InvalidInput(
-        f"gateway address {text[:80]!r} is neither an IP address nor a DNS name", code="malformed_address"
+        f"gateway address {text[:80]!r} is a name, and gateways are announced by IP address",
+        hint="give the IP address that the name leads to; a gateway per address if there are several",
+        code="address_is_a_name",
     )
+
+
+def _is_label(text: str) -> bool:
+    try:
+        parse_label(text, what="part")
+    except InvalidInput:
+        return False
+    return True
 
 
 def _forbidden(text: str, reason: str) -> InvalidInput:

@@ -32,10 +32,10 @@ def test_the_least_settings_have_sound_defaults(tmp_path: Path) -> None:
     assert settings.announced(draining=True).draining
 
 
-def test_peers_may_reach_it_by_a_name_and_another_port(tmp_path: Path) -> None:
-    settings = read(write(tmp_path, address="gw.example.com", bind_port=443))
+def test_peers_may_reach_it_at_another_address_and_port(tmp_path: Path) -> None:
+    settings = read(write(tmp_path, address="198.51.100.7", bind_port=443))
     assert settings.listen_port == 443
-    assert settings.announced(draining=False).address == "gw.example.com"
+    assert settings.announced(draining=False).address == "198.51.100.7"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +43,7 @@ def test_peers_may_reach_it_by_a_name_and_another_port(tmp_path: Path) -> None:
     [
         ({"address": "not an address"}, "address"),
         ({"address": None}, "address"),
+        ({"address": "gw.example.com"}, "address 'gw.example.com' is no IP address"),
         ({"port": 0}, "port"),
         ({"port": "15443"}, "port"),
         ({"bind": "everywhere"}, "bind"),
