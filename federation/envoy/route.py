@@ -33,8 +33,12 @@ CLUSTER_HEADER = "x-isthmus-cluster"
 """Request header between the parts of one Envoy; nobody else sees it, and nobody else can set it."""
 
 _IDEMPOTENT = "GET|HEAD|OPTIONS"
-_NEVER_SENT = "connect-failure,refused-stream,reset-before-request,retriable-headers"
-_MAY_REPEAT = f"{_NEVER_SENT},reset,gateway-error"
+_NEVER_SENT = "connect-failure,refused-stream,reset-before-request"
+_CALLER_NEVER_SENT = f"{_NEVER_SENT},retriable-headers"
+_CALLER_MAY_REPEAT = f"{_CALLER_NEVER_SENT},reset,gateway-error"
+_OTHER_PRIORITIES = RetryPolicy.RetryPriority(
+    name="envoy.retry_priorities.previous_priorities", typed_config=pack(PreviousPrioritiesConfig(update_frequency=1))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ def caller_routes(cluster: str, *, bound: Binding | None = None, affinity: bool 
     idempotent = RouteMatch(prefix="/", headers=[_method(_IDEMPOTENT)])
     rest = RouteMatch(prefix="/")
     routes = []
-    for match, retry_on in ((idempotent, _MAY_REPEAT), (rest, _NEVER_SENT)):
+    for match, retry_on in ((idempotent, _CALLER_MAY_REPEAT), (rest, _CALLER_NEVER_SENT)):
         _bind(match, bound)
         action = _action(retry_on, affinity=affinity)
         action.cluster = cluster
@@ -92,7 +96,6 @@ def exported_routes(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> 
     """A gateway's routes to an exported port, for connections that asked for `sni`: one for the callers of each of
     `trust_domains`, and a refusal for all others."""
     action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
-    action.retry_policy.ClearField("retry_priority")
     return [*(Route(match=_caller(sni, d), route=action) for d in sorted(set(trust_domains))), _not_granted(sni)]
 
 
@@ -141,6 +144,9 @@ def _method(pattern: str) -> HeaderMatcher:
 
 def _action(retry_on: str, *, affinity: bool) -> RouteAction:
     action = RouteAction(timeout=seconds(0), retry_policy=_retry(retry_on, times=3))
+    # What only a caller meets: gateways that say that they did not forward, and other priorities.
+    action.retry_policy.retriable_headers.append(HeaderMatcher(name=NOT_FORWARDED, present_match=True))
+    action.retry_policy.retry_priority.CopyFrom(_OTHER_PRIORITIES)
     if affinity:
         policy = RouteAction.HashPolicy(
             connection_properties=RouteAction.HashPolicy.ConnectionProperties(source_ip=True)
@@ -153,12 +159,7 @@ def _retry(retry_on: str, *, times: int) -> RetryPolicy:
     return RetryPolicy(
         retry_on=retry_on,
         num_retries=number(times),
-        retriable_headers=[HeaderMatcher(name=NOT_FORWARDED, present_match=True)],
         retry_back_off=RetryPolicy.RetryBackOff(base_interval=seconds(0.005), max_interval=seconds(0.1)),
-        retry_priority=RetryPolicy.RetryPriority(
-            name="envoy.retry_priorities.previous_priorities",
-            typed_config=pack(PreviousPrioritiesConfig(update_frequency=1)),
-        ),
         retry_host_predicate=[
             RetryPolicy.RetryHostPredicate(
                 name="envoy.retry_host_predicates.previous_hosts", typed_config=pack(PreviousHostsPredicate())
