@@ -116,7 +116,7 @@ class _Servicer(rpc.AgentServicer):
         return pb.ListImportsReply(imports=[import_to_pb(imports[name]) for name in sorted(imports)])
 
     async def _resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveReply:
-        name, pinned = parse_global(request.name)
+        name, pinned = parse_global(request.name, suffix=self._agent.settings.suffix)
         found = self._agent.view.imports.get(name)
         if found is None:
             raise NotFound(

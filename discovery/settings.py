@@ -71,6 +71,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """How they dial `listen`, where that differs."""
     metrics: str = "127.0.0.1:0"
     """/metrics, /healthz, /readyz; empty: not served."""
+    suffix: str = "global"
+    """The domain of the short global names, as the sidecars have it; here for `fedctl resolve`."""
     single_machine: bool = False
     """All members run on this machine: gateways may have loopback addresses."""
     locality: LocalitySettings = LocalitySettings()
@@ -121,6 +123,7 @@ def check(settings: AgentSettings) -> AgentSettings:
     """`settings` if every value can be used; raises InvalidSettings or InvalidName naming the key."""
     parse_label(settings.cluster, what="cluster")
     parse_domain(settings.federation, what="federation")
+    parse_domain(settings.suffix, what="suffix")
     for key in ("registry", "listen", "advertise", "metrics"):
         text = getattr(settings, key)
         if text or key in ("registry", "listen"):
