@@ -124,7 +124,7 @@ class ViewServer:
             if self._stopping:
                 return  # it is this agent that goes: what it knows of its gateways stays for the next one
             self._log.info("consumer gone", identity=str(identity), reason=reason)
-            self._consumers.closed(consumer, clean=reason == "closed")  # in order; a broken stream is "cancelled"
+            self._consumers.closed(consumer, clean=reason in ("closed", "goodbye"))  # a broken stream is "cancelled"
 
         return Offer(
             log=self._records,
@@ -139,10 +139,9 @@ class ViewServer:
     def offered(self, consumer: Consumer) -> int:
         """The newest revision that concerns `consumer`: what it has applied, once it is up to date."""
         sees = self._gateway_view.value if consumer.role is Role.GATEWAY else sidecar_sees
-        newest = consumer.applied
-        for entry in self._records.entries(since=consumer.applied):
+        for entry in self._records.newest(since=consumer.applied):
             key = entry.record.key
             named = consumer.role is Role.GATEWAY or key.kind is not Kind.IMPORT or key.name in consumer.names
             if named and sees(entry.record):
-                newest = entry.revision
-        return newest
+                return entry.revision
+        return consumer.applied

@@ -246,6 +246,13 @@ class Log:
             if entry.revision == self._revisions[index]:
                 yield entry
 
+    def newest(self, since: int = 0) -> Iterator[Entry]:
+        """As `entries`, the newest first: for who looks for one."""
+        for index in range(len(self._order) - 1, bisect_right(self._revisions, since) - 1, -1):
+            entry = self._order[index]
+            if entry.revision == self._revisions[index]:
+                yield entry
+
     def named(self, name: str) -> Iterable[Entry]:
         """Entries of the kind that is subscribed to by name."""
         found = self._named.get(name)

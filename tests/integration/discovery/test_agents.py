@@ -165,6 +165,41 @@ async def test_unlink_ends_visibility_and_trust(federation: Any, manifest: Any, 
     await until(lambda: west.clusters("shop/echo") == {"east": 1})
 
 
+async def test_a_link_that_was_cut_while_the_agent_was_away(federation: Any, manifest: Any, until: Until) -> None:
+    """The restarted registry knows neither the link nor (yet) the other cluster: its records must not be shown."""
+    east, west = await linked(federation)
+    east.write("echo.yaml", manifest("echo", "127.0.0.1"))
+    await until(lambda: west.clusters("shop/echo") == {"east": 1})
+    await west.stop()
+    await federation.unlink("east", "west")
+    await east.stop()
+    await federation.stop_registry()
+    await federation.start_registry()
+    await west.start()
+    assert west.clusters("shop/echo") == {"east": 1}  # nobody has told it yet
+    await until(lambda: west.seen("shop/echo") is None)
+    assert west.agent.sink.replica.get(Key("east", Kind.SERVICE, "shop/echo")) is not None
+    assert {r.key.name for r in west.agent.view.records.log.records(kind=Kind.PEER)} == {"west"}
+    await west.stop()
+    await federation.stop_registry()
+    await west.start()  # from the disk, where the records still are
+    assert west.seen("shop/echo") is None
+    assert {r.key.name for r in west.agent.view.records.log.records(kind=Kind.PEER)} == {"west"}
+    await federation.start_registry()
+
+
+async def test_a_consumer_that_says_goodbye_is_not_lost(federation: Any, until: Until, connect: Any) -> None:
+    east = await federation.cluster("east")
+    shown = east.agent.consumers
+    async with connect(east, "shop/web", presence=pb.Presence(role=pb.Presence.SIDECAR, name="web-1")) as leaving:
+        await until(lambda: [c.name for c in shown.all] == ["web-1"])
+        await leaving.client.goodbye(patience=10)
+        await until(lambda: shown.all == [])
+    async with connect(east, "shop/web", presence=pb.Presence(role=pb.Presence.SIDECAR, name="web-2")):
+        await until(lambda: [c.name for c in shown.all] == ["web-2"])
+    await until(lambda: [c.connected for c in shown.all] == [False])
+
+
 async def test_gateways_make_themselves_known(federation: Any, manifest: Any, until: Until, connect: Any) -> None:
     east, west = await linked(federation)
     east.write("echo.yaml", manifest("echo", "127.0.0.1"))
