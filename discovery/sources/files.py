@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +27,7 @@ from discovery.state import Saver, read_or_none, set_aside
 from federation.aio.clock import Clock
 from federation.aio.files import write_atomic
 from federation.aio.latest import Latest
+from federation.aio.tasks import cancel
 from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
 from federation.log import Logger
 from federation.model.cluster import Problem
@@ -37,6 +39,7 @@ MAX_FILES = 50_000
 _IN_THREAD_BYTES = 128 * 1024
 _SETTLE_SECONDS = 0.25
 _YIELD_EVERY = 20
+_PAUSE_EVERY, _PAUSE_SECONDS = 200, 0.002
 
 
 @dataclass(slots=True)
@@ -47,15 +50,11 @@ class _File:
     manifests: tuple[Placed, ...] = ()
     ignored: int = 0
     problem: Problem | None = None
-    saved: bytes = b""  # as it stands in the cache; made once, so that a write of the cache is not long
 
-    def cached(self) -> bytes:
+    def cached(self) -> cache.Saved:
         """What the cache keeps: a file that is bad or empty now is read again at the next start."""
-        if self.problem is not None or self.ignored < 0:
-            return cache.encode_file(cache.CachedFile(None, max(0, self.ignored), self.manifests))
-        if not self.saved:
-            self.saved = cache.encode_file(cache.CachedFile(self.seen, self.ignored, self.manifests))
-        return self.saved
+        unsure = self.problem is not None or self.ignored < 0
+        return cache.encode_file(cache.CachedFile(None if unsure else self.seen, max(0, self.ignored), self.manifests))
 
 
 class FileSource:
@@ -78,6 +77,7 @@ class FileSource:
         self._folder, self._clock, self._log = folder, clock, log
         self._poll, self._max_bytes = poll_seconds, max_bytes
         self._files: dict[str, _File] = {}
+        self._cached: dict[str, cache.Saved] = {}
         self._removals = Removals(confirm_seconds=confirm_seconds)
         self._unsettled: dict[str, cache.Fingerprint] = {}
         self._folder_problem: Problem | None = None
@@ -97,6 +97,8 @@ class FileSource:
         self._dirty: set[ServiceName] = set()
         self._listed = False
         self._next_look = 0.0
+        self._timer: asyncio.Task[None] | None = None
+        self._timer_for = 0.0
 
     @property
     def ignored(self) -> int:
@@ -125,6 +127,7 @@ class FileSource:
                         await self._look(None, settled=False)
         finally:
             watch.close()
+            await cancel(self._timer)
             await self._saver.flush()
 
     async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
@@ -191,15 +194,17 @@ class FileSource:
 
     async def _wait(self) -> None:
         """Until something is reported, a second look is due, or the folder is due for its slow look."""
-        delay = max(0.0, self._next_look - self._clock.monotonic())
-        timer = asyncio.ensure_future(self._clock.sleep(delay))
-        event = asyncio.ensure_future(self._events.wait())
-        try:
-            await asyncio.wait((timer, event), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            timer.cancel()
-            event.cancel()
+        if self._timer is None or self._timer.done() or self._timer_for != self._next_look:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer_for = self._next_look
+            self._timer = asyncio.create_task(self._look_later(self._next_look), name="files-timer")
+        await self._events.wait()
         self._events.clear()
+
+    async def _look_later(self, due: float) -> None:
+        await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+        self._events.set()
 
     def _start(self, watch: FolderWatch) -> None:
         try:
@@ -264,9 +269,8 @@ class FileSource:
     async def _survey(self) -> tuple[set[str], set[str]] | None:
         """(manifests in the folder, those that look different or are held); None when the folder cannot be read,
         which deletes nothing."""
-        known = {name: file.seen for name, file in self._files.items() if not _is_empty(file)}
         try:
-            present, different, device = await asyncio.to_thread(self._scan, known)
+            present, different, device = await asyncio.to_thread(self._scan)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 code, what = "folder_gone", "does not exist"
@@ -290,18 +294,23 @@ class FileSource:
             present = set(sorted(present)[:MAX_FILES])
         return present, different & present
 
-    def _scan(self, known: dict[str, cache.Fingerprint | None]) -> tuple[set[str], set[str], int]:
-        """In a thread: the manifests there are, and those whose fingerprint is not the known one."""
+    def _scan(self) -> tuple[set[str], set[str], int]:
+        """In a thread: the manifests there are, and those whose fingerprint is not the known one.
+
+        It only reads one file's entry at a time, and pauses: a change that the kernel reports meanwhile must not wait.
+        """
         present, different = set(), set()
         with os.scandir(self._folder) as entries:
-            for entry in entries:
+            for count, entry in enumerate(entries):
+                if count % _PAUSE_EVERY == _PAUSE_EVERY - 1:
+                    time.sleep(_PAUSE_SECONDS)
                 if not _is_manifest(entry.name):
                     continue
                 try:
                     if entry.is_dir():
                         continue
-                    seen = known.get(entry.name)
-                    if seen is None or _fingerprint(entry.stat()) != seen:
+                    known = self._files.get(entry.name)
+                    if known is None or _is_empty(known) or _fingerprint(entry.stat()) != known.seen:
                         different.add(entry.name)
                 except FileNotFoundError:
                     continue
@@ -359,25 +368,28 @@ class FileSource:
             known.seen, known.problem = seen, None
             self._bad_files.discard(name)
             known.ignored = -1  # empty now: believed, or not, like a file that is gone
+            self._keep(name, known)
             return None
         self._bad_files.discard(name)
-        self._files[name] = _File(seen, parsed.manifests, parsed.ignored)
+        self._keep(name, _File(seen, parsed.manifests, parsed.ignored))
         mtime_ns = min(status.st_mtime_ns, self._clock.wall_ns())
         self._objects.put(name, parsed.manifests, mtime_ns=mtime_ns)
         return True
 
     def _bad(self, name: str, seen: cache.Fingerprint | None, where: str, code: str, detail: str) -> None:
         """`name` cannot be used: it keeps what it last held, and says why."""
-        known = self._files.setdefault(name, _File())
+        known = self._files.get(name, _File())
         known.seen = seen
         problem = Problem(code, where, detail + ("; its last good content counts" if known.manifests else ""))
         if known.problem != problem:
             self._log.warning("manifest refused", where=where, code=code, detail=detail)
         known.problem = problem
+        self._keep(name, known)
         self._bad_files.add(name)
 
     def _forget(self, name: str) -> None:
         del self._files[name]
+        self._cached.pop(name, None)
         self._bad_files.discard(name)
         self._objects.remove(name)
 
@@ -390,7 +402,8 @@ class FileSource:
         self._dirty |= dirty
         everything = (*self._own_problems(), *problems)
         complete = last.complete or self._listed or bool(self._files)
-        if (exports is last.exports or exports == last.exports) and names is None and everything == last.problems:
+        same = all(exports.get(name) is last.exports.get(name) for name in self._dirty)
+        if same and names is None and everything == last.problems:
             if complete == last.complete:
                 return
             exports = last.exports
@@ -428,12 +441,16 @@ class FileSource:
             return
         self._objects = Objects(locality=self._locality, first_seen=loaded.first_seen)
         for name, file in loaded.files.items():
-            self._files[name] = _File(file.fingerprint, file.manifests, file.ignored)
+            self._keep(name, _File(file.fingerprint, file.manifests, file.ignored))
             self._objects.put(name, file.manifests, mtime_ns=file.fingerprint[0] if file.fingerprint else 0)
 
+    def _keep(self, name: str, file: _File) -> None:
+        """`name` holds this now; the entry of the cache is made at once, so that a write of the cache is not long."""
+        self._files[name] = file
+        self._cached[name] = file.cached()
+
     def _dump(self) -> bytes:
-        files = {name: file.cached() for name, file in self._files.items()}
-        return cache.encode(files, self._objects.first_seen)
+        return cache.encode(self._cached, self._objects.first_seen)
 
 
 def _load(path: Path, max_bytes: int) -> tuple[cache.Fingerprint | None, Parsed]:
