@@ -147,7 +147,7 @@ class Agent:
             backoff=Backoff(base=0.1, cap=3.0),
             clock=self.clock,
             log=log.bind(stream="watch"),
-            ack_delay=(0.0, 0.02),
+            ack_delay=(0.02, 0.05),  # not while what it is about is on its way to the sidecars
             what=f"the registry at {settings.registry}",
         )
         self.publish = PublishClient(
@@ -260,6 +260,7 @@ class Agent:
             changed = changed_names(last.exports, state.exports, among=state.changed if follows else None)
             last = state
             self.report.services(state.exports, changed)
+            await asyncio.sleep(0)  # it leaves for the registry while the own view is merged
             self.view.own_services(state.exports, changed)
             self._reported.set()
             if not self.serving:

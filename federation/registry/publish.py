@@ -133,6 +133,7 @@ class PublishStream:
                 sink.resync()
                 return await self._goodbye(error.error_code, str(error))
             if rejections is not None:
+                await asyncio.sleep(0)  # first to those who wait for what has changed
                 await self._write(sink.ack(rejections=[r.to_pb() for r in rejections]))
             while self._farewell is None and (pause := self._intake.pause()) > 0:
                 await asyncio.sleep(min(pause, LONGEST_PAUSE))
