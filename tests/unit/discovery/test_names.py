@@ -34,3 +34,9 @@ def test_others(text: str) -> None:
 
 def test_another_suffix() -> None:
     assert parse_global("echo.shop.corp.example", suffix="corp.example") == (ECHO, None)
+
+
+def test_the_suffix_is_a_setting() -> None:
+    assert parse_global("echo.shop.east.mesh.example", suffix="mesh.example") == (ServiceName("shop", "echo"), "east")
+    with pytest.raises(InvalidName, match="no global name"):
+        parse_global("echo.shop.global", suffix="mesh.example")
