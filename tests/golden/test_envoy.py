@@ -168,7 +168,16 @@ def test_the_real_envoy_finds_it_valid(case: str, tmp_path: Path) -> None:
     message.static_resources.secrets.add().CopyFrom(tls.identity_secret(real_proof()))
     path = tmp_path / "bootstrap.json"
     path.write_text(json.dumps(with_static_secrets(plain(message))))
-    command = [find_envoy(), "--mode", "validate", "-c", path, "--log-level", "warning", "--disable-hot-restart"]
+    command: list[str | Path] = [
+        find_envoy(),
+        "--mode",
+        "validate",
+        "-c",
+        path,
+        "--log-level",
+        "warning",
+        "--disable-hot-restart",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "eprecated" not in done.stderr, done.stderr[-2000:]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import grpc
 import pytest
@@ -26,7 +27,7 @@ def imported(kit: ModuleType, *backends: object, affinity: str = "None") -> Impo
 
 
 @pytest.fixture
-async def pair(world, kit) -> AsyncIterator[tuple]:
+async def pair(world: Any, kit: Any) -> tuple[Any, Any, Any]:
     """East calls; west exports. east-1 and west-1 are workloads."""
     near, far = await world.workload("east-1"), await world.workload("west-1")
     world.domain("east")
@@ -36,7 +37,7 @@ async def pair(world, kit) -> AsyncIterator[tuple]:
     return near, far, gateway
 
 
-async def test_the_local_copy_answers_and_the_remote_one_when_it_is_gone(world, kit, pair) -> None:
+async def test_the_local_copy_answers_and_the_remote_one_when_it_is_gone(world: Any, kit: Any, pair: Any) -> None:
     near, far, _ = pair
     targets = [{80: near.port, 9000: near.port}]
     world.imports["east"][ECHO] = imported(
@@ -57,7 +58,7 @@ async def test_the_local_copy_answers_and_the_remote_one_when_it_is_gone(world, 
     assert xfcc.endswith("URI=spiffe://east.test.internal/ns/shop/sa/client")
 
 
-async def test_a_dead_gateway_costs_no_request(world, kit, pair) -> None:
+async def test_a_dead_gateway_costs_no_request(world: Any, kit: Any, pair: Any) -> None:
     _, far, gateway = pair
     spare = await world.gateway("west")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
@@ -83,7 +84,7 @@ async def test_a_dead_gateway_costs_no_request(world, kit, pair) -> None:
     assert spare.envoy.pid is not None
 
 
-async def test_a_frozen_gateway_is_left_within_seconds(world, kit, pair) -> None:
+async def test_a_frozen_gateway_is_left_within_seconds(world: Any, kit: Any, pair: Any) -> None:
     """Its kernel still accepts connections, and never resets one. What was in flight is tried elsewhere."""
     _, _, gateway = pair
     await world.gateway("west")
@@ -98,7 +99,7 @@ async def test_a_frozen_gateway_is_left_within_seconds(world, kit, pair) -> None
     assert {status for status, _, _ in answers} == {200}
 
 
-async def test_nothing_ready_is_said_in_words(world, kit, pair) -> None:
+async def test_nothing_ready_is_said_in_words(world: Any, kit: Any, pair: Any) -> None:
     _, far, _ = pair
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     sidecar = await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
@@ -113,7 +114,7 @@ async def test_nothing_ready_is_said_in_words(world, kit, pair) -> None:
     assert (status, text) == (503, "isthmus: 503: no cluster has a ready endpoint of this service\n")
 
 
-async def test_a_pinned_name_never_leaves_its_cluster(world, kit, pair) -> None:
+async def test_a_pinned_name_never_leaves_its_cluster(world: Any, kit: Any, pair: Any) -> None:
     near, far, _ = pair
     targets = [{80: near.port, 9000: near.port}]
     world.imports["east"][ECHO] = imported(
@@ -127,7 +128,7 @@ async def test_a_pinned_name_never_leaves_its_cluster(world, kit, pair) -> None:
     assert near.requests == []
 
 
-async def test_one_endpoint_change_is_one_small_push(world, kit, pair) -> None:
+async def test_one_endpoint_change_is_one_small_push(world: Any, kit: Any, pair: Any) -> None:
     _, _, gateway = pair
     second = await world.workload("west-2")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
@@ -144,7 +145,7 @@ async def test_one_endpoint_change_is_one_small_push(world, kit, pair) -> None:
     assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "west-2"
 
 
-async def test_websockets_pass(world, kit, pair) -> None:
+async def test_websockets_pass(world: Any, kit: Any, pair: Any) -> None:
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
     reader, writer = await asyncio.open_connection(VIP, 80)
@@ -157,7 +158,7 @@ async def test_websockets_pass(world, kit, pair) -> None:
     writer.close()
 
 
-async def test_grpc_passes_with_its_trailers(world, kit) -> None:
+async def test_grpc_passes_with_its_trailers(world: Any, kit: Any) -> None:
     name = ServiceName("shop", "rpc")
     server = grpc.aio.server()
 
@@ -191,7 +192,7 @@ async def test_grpc_passes_with_its_trailers(world, kit) -> None:
             await channel.unary_unary("/t.Say/Say")(b"hi")
 
 
-async def test_a_gateway_calls_out_for_workloads_without_a_sidecar(world, kit, pair) -> None:
+async def test_a_gateway_calls_out_for_workloads_without_a_sidecar(world: Any, kit: Any, pair: Any) -> None:
     near, _, _ = pair
     targets = [{80: near.port, 9000: near.port}]
     at: Callable[[], int] = kit.free_port
@@ -205,7 +206,7 @@ async def test_a_gateway_calls_out_for_workloads_without_a_sidecar(world, kit, p
     assert await kit.line("127.0.0.1", raw, "hello") == "west-1:hello"
 
 
-async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> None:
+async def test_a_callers_address_can_choose_the_endpoint(world: Any, kit: Any, pair: Any) -> None:
     near, far, _ = pair
     third = await world.workload("east-2")
     targets = [{80: w.port, 9000: w.port} for w in (near, far, third)]
@@ -216,14 +217,14 @@ async def test_a_callers_address_can_choose_the_endpoint(world, kit, pair) -> No
     assert len({await kit.line(VIP, 9000, "x") for _ in range(8)}) == 1
 
 
-async def silent_gateway(world, kit) -> None:  # type: ignore[no-untyped-def]
+async def silent_gateway(world: Any, kit: Any) -> None:
     """West's first gateway never answers; the kernel accepts for it."""
     silent = world.stack.enter_context(socket.create_server(("127.0.0.1", 0)))
     first, *others = world.gateways["west"]
     world.gateways["west"] = (kit.replace(first, port=silent.getsockname()[1]), *others)
 
 
-async def test_a_silent_gateway_does_not_hold_up_a_new_name(world, kit, pair) -> None:
+async def test_a_silent_gateway_does_not_hold_up_a_new_name(world: Any, kit: Any, pair: Any) -> None:
     """Envoy uses a new cluster only when all that is to be checked has been checked: a second, for a black hole."""
     near, _, _ = pair
     await silent_gateway(world, kit)
@@ -245,7 +246,7 @@ async def test_a_silent_gateway_does_not_hold_up_a_new_name(world, kit, pair) ->
     assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
 
 
-async def test_checks_begin_without_a_failed_request(world, kit, pair) -> None:
+async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair: Any) -> None:
     await world.gateway("west")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     uses: list[object] = []
@@ -273,12 +274,12 @@ async def test_checks_begin_without_a_failed_request(world, kit, pair) -> None:
     assert await held == "west-1:hello"
 
 
-async def reaches(proxy, name: str, least: int) -> None:  # type: ignore[no-untyped-def]
+async def reaches(proxy: Any, name: str, least: int) -> None:
     async with asyncio.timeout(10):
         while await stat(proxy, name) < least:  # noqa: ASYNC110 - another process decides
             await asyncio.sleep(0.02)
 
 
-async def stat(proxy, name: str) -> int:  # type: ignore[no-untyped-def]
+async def stat(proxy: Any, name: str) -> int:
     text = (await proxy.envoy.admin.get(f"/stats?filter=^{name.replace('/', '.')}$")).decode()
     return int(text.rpartition(":")[2]) if text.strip() else 0

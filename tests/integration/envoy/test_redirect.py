@@ -7,6 +7,7 @@ import ctypes
 import os
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,7 @@ def namespace() -> Iterator[None]:
         os.close(outside)
 
 
-async def test_one_listener_leads_everything_where_it_belongs(namespace, world, kit) -> None:
+async def test_one_listener_leads_everything_where_it_belongs(namespace: Any, world: Any, kit: Any) -> None:
     web, raw = await world.workload("west-web"), await world.workload("west-raw")
     world.domain("east")
     world.domain("west")

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import datetime
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -110,12 +112,13 @@ class Scene:
     port: int
     member: Forger
     stranger: Forger
-    web: object
-    raw: object
+    web: Any
+    raw: Any
     kit: SimpleNamespace
+    idle: Forger
 
     def untouched(self) -> bool:
-        return self.web.connections == 0 and self.raw.connections == 0  # type: ignore[attr-defined]
+        return bool(self.web.connections == self.raw.connections == 0)
 
     def caller(self) -> ssl.SSLContext:
         return self.member.context("spiffe://member.test.internal/ns/shop/sa/web")
@@ -136,7 +139,9 @@ class Scene:
         context.set_alpn_protocols([alpn])
         return (await self._talk(context, sni, b"hello\n", lambda raw: (1, raw.decode(errors="replace"))))[1]
 
-    async def _talk(self, context, sni, data, read) -> tuple[int, str]:  # type: ignore[no-untyped-def]
+    async def _talk(
+        self, context: ssl.SSLContext, sni: str | None, data: bytes, read: Callable[[bytes], tuple[int, str]]
+    ) -> tuple[int, str]:
         try:
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", self.port, ssl=context, server_hostname=sni or "127.0.0.1"
@@ -218,7 +223,7 @@ def _status(block: bytes) -> int:
 
 
 @pytest.fixture
-async def scene(world, kit, short_directory: Path) -> Scene:
+async def scene(world: Any, kit: Any, short_directory: Path) -> Scene:
     """West exports echo to `member` and others to nobody; `stranger` is not linked."""
     web, raw = await world.workload("web"), await world.workload("raw")
     world.domain("west")
@@ -232,9 +237,7 @@ async def scene(world, kit, short_directory: Path) -> Scene:
         OTHERS: kit.export_of(OTHERS, {80: (HTTP, web.port), 9000: (TCP, raw.port)}, to=[]),
     }
     await world.gateway("west")
-    made = Scene(world.gateways["west"][0].port, member, stranger, web, raw, kit)
-    made.idle = idle  # type: ignore[attr-defined]
-    return made
+    return Scene(world.gateways["west"][0].port, member, stranger, web, raw, kit, idle)
 
 
 async def test_who_is_admitted_gets_through(scene: Scene) -> None:
@@ -265,7 +268,7 @@ async def test_foreign_and_forged_identities_do_not_finish_the_handshake(scene: 
 async def test_a_second_uri_gives_no_second_identity(scene: Scene) -> None:
     own, foreign = "spiffe://idle.test.internal/ns/a/sa/b", "spiffe://member.test.internal/ns/a/sa/b"
     for uris in ((own, foreign), (foreign, own)):
-        context = scene.idle.context(*uris)  # type: ignore[attr-defined]
+        context = scene.idle.context(*uris)
         assert (await scene.request(context))[0] in (0, 403), uris
         assert (await scene.health(context))[0] in (0, 403), uris
         assert await scene.line(context) == "", uris
@@ -273,7 +276,7 @@ async def test_a_second_uri_gives_no_second_identity(scene: Scene) -> None:
 
 
 async def test_without_a_grant_there_is_nothing(scene: Scene) -> None:
-    idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")  # type: ignore[attr-defined]
+    idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")
     status, text = await scene.request(idle)
     assert (status, text) == (403, "isthmus: 403: your cluster has no grant for this service\n")
     assert (await scene.health(idle))[0] == 403
@@ -317,11 +320,11 @@ async def test_another_authority_is_misdirected(scene: Scene) -> None:
 
 
 async def test_a_gateway_is_no_relay(scene: Scene) -> None:
-    connect = [(":method", "CONNECT"), (":authority", f"127.0.0.1:{scene.raw.port}")]  # type: ignore[attr-defined]
+    connect = [(":method", "CONNECT"), (":authority", f"127.0.0.1:{scene.raw.port}")]
     assert (await scene.request(scene.caller(), headers=connect))[0] >= 400
     exported = [(":method", "CONNECT"), (":authority", HOST)]
     assert (await scene.request(scene.caller(), headers=exported))[0] >= 400
-    absolute = [*_headers()[:3], (":path", f"http://127.0.0.1:{scene.raw.port}/")]  # type: ignore[attr-defined]
+    absolute = [*_headers()[:3], (":path", f"http://127.0.0.1:{scene.raw.port}/")]
     assert (await scene.request(scene.caller(), headers=absolute))[0] != 200
     # A port of requests gives no raw connection (headers could not be cleaned), and the other way round.
     assert await scene.line(scene.caller(), sni=WEB_SNI) == ""
@@ -366,7 +369,7 @@ SPOOFED = {
 async def test_spoofed_internal_headers_do_not_arrive(scene: Scene) -> None:
     headers = _headers(HOST, "GET", *SPOOFED.items(), ("x-forwarded-proto", "gopher"))
     assert (await scene.request(scene.caller(), headers=headers))[0] == 200
-    request = scene.web.requests[-1]  # type: ignore[attr-defined]
+    request = scene.web.requests[-1]
     arrived = {name.lower(): value for name, value in request.headers}
     assert {n for n in arrived if n.startswith(("x-envoy", "x-isthmus"))} == set()
     assert arrived["x-forwarded-proto"] == "https"
@@ -381,10 +384,10 @@ async def test_odd_paths_and_headers_are_normalised_or_refused(scene: Scene) -> 
         return (await scene.request(scene.caller(), headers=headers))[0]
 
     assert await ask("/a/../b//c") == 200
-    assert scene.web.requests[-1].line == "GET /b/c HTTP/1.1"  # type: ignore[attr-defined]
+    assert scene.web.requests[-1].line == "GET /b/c HTTP/1.1"
     assert await ask("/a%2Fadmin") == 307
     assert await ask("/", ("x_underscore", "1")) >= 400
-    assert len(scene.web.requests) == 1  # type: ignore[attr-defined]
+    assert len(scene.web.requests) == 1
 
 
 @dataclass
@@ -422,7 +425,7 @@ NORTH_GATEWAY = "spiffe://north.test.internal/ns/isthmus-system/sa/gateway"
     ],
 )
 async def test_a_caller_knows_the_gateway_it_wants(
-    world, kit, short_directory: Path, signer: str, uris: list[str], believed: bool
+    world: Any, kit: Any, short_directory: Path, signer: str, uris: list[str], believed: bool
 ) -> None:
     """East is linked with both; somebody who can redirect its packets presents a leaf of `signer` for `uris`."""
     world.domain("east")
