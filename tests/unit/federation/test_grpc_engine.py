@@ -20,7 +20,7 @@ print(os.environ["GRPC_EXPERIMENTS"])
 
 def run(**environment: str) -> tuple[str, str]:
     rest = {k: v for k, v in os.environ.items() if k != "GRPC_EXPERIMENTS"}
-    done = subprocess.run(  # noqa: S603 - the program stands above
+    done = subprocess.run(
         [sys.executable, "-c", PROGRAM], env=rest | environment, capture_output=True, text=True, check=True, timeout=60
     )
     return done.stdout.strip(), done.stderr
