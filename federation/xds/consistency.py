@@ -40,11 +40,21 @@ def _faults(
     snapshot: Snapshot, previous: Snapshot, on_demand: tuple[str, ...], static: frozenset[str]
 ) -> Iterator[str]:
     # A reference that was good goes bad only when its target leaves.
-    lost = any(previous.table(kind).keys() - snapshot.table(kind).keys() for kind in TypeUrl)
+    touched = snapshot.touched_since(previous)
+    if touched is None:
+        lost = any(previous.table(kind).keys() - snapshot.table(kind).keys() for kind in TypeUrl)
+    else:
+        lost = any(
+            name in previous.table(kind) and name not in snapshot.table(kind)
+            for kind, names in touched.items()
+            for name in names
+        )
     for kind in TypeUrl:
-        before = previous.table(kind)
-        for name, resource in snapshot.table(kind).items():
-            if not lost and before.get(name) is resource:
+        before, now = previous.table(kind), snapshot.table(kind)
+        looked_at = now.keys() if lost or touched is None else touched.get(kind, frozenset())
+        for name in looked_at:
+            resource = now.get(name)
+            if resource is None or (not lost and before.get(name) is resource):
                 continue
             for reference in resource.references:
                 if reference.name in snapshot.tables.get(TypeUrl(reference.kind), ()):

@@ -155,6 +155,7 @@ class Session:
     def publish(self, generation: int, snapshot: Snapshot) -> None:
         """Make `snapshot` what the client should have; generations rise."""
         old, self._snapshot, self._generation = self._snapshot, snapshot, generation
+        touched = snapshot.touched_since(old) if old is not None else None
         for state in self._types.values():
             before, after = old.table(state.kind) if old is not None else {}, snapshot.table(state.kind)
             if old is None:
@@ -162,6 +163,8 @@ class Session:
                 state.urgent |= state.subscription.names - state.known.keys()
             elif before is after:
                 continue
+            elif touched is not None:
+                names = {n for n in touched.get(state.kind, ()) if _differ(before.get(n), after.get(n))}
             else:
                 names = {
                     n for n, r in after.items() if (b := before.get(n)) is not r and (not b or b.version != r.version)
@@ -489,6 +492,12 @@ class Session:
 
     def _table(self, state: _Type) -> Mapping[str, Resource]:
         return self._snapshot.table(state.kind) if self._snapshot is not None else {}
+
+
+def _differ(before: Resource | None, after: Resource | None) -> bool:
+    if before is None or after is None:
+        return before is not after
+    return before.version != after.version
 
 
 def _divide(names: Sequence[str], detail: str) -> list[frozenset[str]]:

@@ -89,6 +89,7 @@ class Resource:
 
 Table = Mapping[str, Resource]
 _NONE: Table = MappingProxyType({})
+_STEPS = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,26 @@ class Snapshot:
     tables: Mapping[TypeUrl, Table] = field(default_factory=dict)
     # Endpoint resource → the clusters that use it, sorted.
     _users: Mapping[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    # The last steps that led here, the newest last: what stood before the step, and what the step touched.
+    _mark: object = field(default_factory=object, repr=False, compare=False)
+    _steps: tuple[tuple[object, tuple[tuple[TypeUrl, frozenset[str]], ...]], ...] = field(
+        default=(), repr=False, compare=False
+    )
+
+    def touched_since(self, old: Snapshot) -> Mapping[TypeUrl, frozenset[str]] | None:
+        """Names in which this may differ from `old`, by type: a few, whatever the number of resources.
+
+        None when this was not made from `old`, or too many steps ago: then the tables have to be compared.
+        """
+        touched: dict[TypeUrl, frozenset[str]] = {}
+        if old._mark is self._mark:
+            return touched
+        for before, names in reversed(self._steps):
+            for kind, some in names:
+                touched[kind] = touched.get(kind, frozenset()) | some
+            if before is old._mark:
+                return touched
+        return None
 
     @classmethod
     def of(cls, resources: Mapping[TypeUrl, Iterable[Resource]]) -> Snapshot:
@@ -158,10 +179,13 @@ class Snapshot:
             table[resource.name] = resource
         tables = dict(self.tables)
         users = self._users
+        touched = [(kind, frozenset((*seen, *gone)))]
         if kind is TypeUrl.CLUSTER:
             users = dict(users)
             endpoints = dict(self.table(TypeUrl.ENDPOINT))
-            for name in _changed_users(users, self.table(kind), table, {*seen, *gone}):
+            stamped = _changed_users(users, self.table(kind), table, {*seen, *gone})
+            touched.append((TypeUrl.ENDPOINT, frozenset(stamped)))
+            for name in stamped:
                 if name in endpoints:
                     endpoints[name] = _stamped(endpoints[name], _stamp(table, users.get(name, ())))
             tables[TypeUrl.ENDPOINT] = endpoints
@@ -169,7 +193,8 @@ class Snapshot:
             for name in seen:
                 table[name] = _stamped(table[name], _stamp(self.table(TypeUrl.CLUSTER), users.get(name, ())))
         tables[kind] = table
-        return Snapshot(tables=tables, _users=users)
+        steps = (*self._steps, (self._mark, tuple(touched)))[-_STEPS:]
+        return Snapshot(tables=tables, _users=users, _steps=steps)
 
     @property
     def digest(self) -> str:
