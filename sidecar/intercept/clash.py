@@ -1,6 +1,6 @@
 """Finds out whether a port can be had on a loopback address: a listener on all addresses excludes one on a single one.
 
-Whoever comes second fails, so the question is asked before a listener of ours is made: by binding, which takes 20 µs,
+Whoever comes second fails, so the question is asked before a listener of ours is made: by binding, which takes 14 µs,
 where reading all sockets of a busy machine took 18 ms. Who holds a port is then read from /proc/net/tcp and tcp6 of
 this network namespace.
 """
