@@ -9,6 +9,7 @@ tells.
 from __future__ import annotations
 
 from collections.abc import Container, Hashable, Sequence
+from itertools import islice
 
 from federation.envoy.endpoint import Host
 
@@ -32,9 +33,13 @@ class Checks:
         self._names.setdefault(owner, set()).add(name)
         return False
 
-    def begin(self, known: Container[str]) -> bool:
-        """Envoy has the sets in `known`: whether an update has to follow that sends some of them with checks."""
-        ready = [name for name in self._waiting if name in known]
+    def begin(self, known: Container[str], limit: int | None = None) -> bool:
+        """Envoy has the sets in `known`: whether an update has to follow that sends some of them with checks.
+
+        At most `limit` of them, the longest waiting first: the handshakes of many first checks at once would keep
+        Envoy's main thread from taking up a new name meanwhile.
+        """
+        ready = list(islice((name for name in self._waiting if name in known), limit))
         for name in ready:
             self._begun.add(name)
             self._due.add(self._waiting.pop(name))

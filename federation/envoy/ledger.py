@@ -36,7 +36,7 @@ class Changes:
 
     put: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     removed: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    begin_checks: Callable[[Container[str]], bool] = field(default=lambda _: False, compare=False)
+    begin_checks: Callable[[Container[str], int | None], bool] = field(default=lambda *_: False, compare=False)
     """To be called with the names of the sets of endpoints that Envoy asked for; whether an update has to follow."""
 
     def __bool__(self) -> bool:
@@ -126,7 +126,7 @@ class Ledger:
 def settled(update: Callable[[], Changes]) -> dict[str, list[tuple[str, Message]]]:
     """What `update` comes to when Envoy has everything: resources as sorted lists by type URL."""
     first = update()
-    first.begin_checks(first.put.get(names.ENDPOINT_TYPE, {}))
+    first.begin_checks(first.put.get(names.ENDPOINT_TYPE, {}), None)
     then = update().put
     return listed({kind: {**made, **then.get(kind, {})} for kind, made in first.put.items()})
 

@@ -112,8 +112,8 @@ def test_a_sidecars_updates_add_up_to_a_fresh_build(steps: list[tuple[View, list
         changes = builder.update(view, in_use)
         apply(held, changes)
         if known:
-            changes.begin_checks({name for _, name in held})
-    changes.begin_checks({name for _, name in held})
+            changes.begin_checks({name for _, name in held}, None)
+    changes.begin_checks({name for _, name in held}, None)
     apply(held, builder.update(view, in_use, changed=()))
     fresh = {(kind, name): message for kind, made in build(view, in_use, config).items() for name, message in made}
     assert held.keys() == fresh.keys()

@@ -45,6 +45,9 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
 NACK_POLL = 0.5
+CHECKS_POLL = 0.1
+CHECKS_AT_ONCE = 2
+"""Sets of endpoints whose checks begin together: 20 names a second, a few handshakes of Envoy's main thread each."""
 RETRY_REFUSED = 5.0
 """What Envoy refused is sent again after so many seconds: a port may be free by then."""
 LOST_SECONDS = 5.0
@@ -132,7 +135,7 @@ class Edge:
         )
         self.has_view = False
         self.draining = False
-        self._begin_checks: Callable[[Container[str]], bool] = lambda _: False
+        self._begin_checks: Callable[[Container[str], int | None], bool] = lambda *_: False
         self._rebuild = False  # a build failed: what it had taken as changed may be anything
         self._measure()
 
@@ -174,6 +177,7 @@ class Edge:
                     "address": self._follow_agent(),
                     "saver": self.saver.run(),
                     "nacks": self._follow_nacks(),
+                    "checks": self._start_checks(),
                     "envoy": self._run_envoy(),
                     "settle": self._settle(),
                 }.items():
@@ -264,11 +268,15 @@ class Edge:
         if self.part is not None:
             self.part.demanded(kind, names)
 
+    async def _start_checks(self) -> None:
+        while True:
+            await self.clock.sleep(CHECKS_POLL)
+            if self._begin_checks(self.server.subscribed(TypeUrl.ENDPOINT), CHECKS_AT_ONCE):
+                self.publisher.poke()
+
     async def _follow_nacks(self) -> None:
         while True:
             await self.clock.sleep(NACK_POLL)
-            if self._begin_checks(self.server.subscribed(TypeUrl.ENDPOINT)):
-                self.publisher.poke()
             nacks = self.server.nacks
             self.problems.replace("xds_nack", {f"{kind.label} {name}": n.detail for (kind, name), n in nacks.items()})
 

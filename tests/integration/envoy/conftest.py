@@ -200,7 +200,7 @@ class Proxy:
 
     def begin_checks(self) -> None:
         """As the process beside Envoy does now and then."""
-        if self._begin_checks(self.ads.subscribed(TypeUrl.ENDPOINT)):
+        if self._begin_checks(self.ads.subscribed(TypeUrl.ENDPOINT), None):
             self.publish()
 
     def _demand(self, kind: TypeUrl, names: frozenset[str]) -> None:

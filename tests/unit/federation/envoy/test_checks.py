@@ -44,3 +44,15 @@ def test_a_name_that_comes_back_begins_anew() -> None:
     assert checks.take_due() == set()
     assert not checks.begin({"out/a", "out/b"})
     assert not checks.begun("use", "out/a", BOTH)
+
+
+def test_only_so_many_begin_at_once_the_longest_waiting_first() -> None:
+    checks = Checks()
+    names = [f"out/{letter}" for letter in "cab"]
+    for name in names:
+        checks.begun(name, name, BOTH)
+    assert checks.begin(names, 2)
+    assert checks.take_due() == set(names[:2])
+    assert checks.begin(names, 2)
+    assert checks.take_due() == set(names[2:])
+    assert not checks.begin(names, 2)

@@ -113,7 +113,7 @@ def test_settled_is_what_two_updates_come_to() -> None:
     def updates() -> Iterator[Changes]:
         ledger.write("a", [part("x", 1, names.ENDPOINT_TYPE), part("y", 1)])
         first = ledger.take()
-        yield Changes(first.put, first.removed, lambda known: asked.append(sorted(known)) is None)  # type: ignore[call-overload]
+        yield Changes(first.put, first.removed, lambda known, limit: asked.append(sorted(known)) is None)  # type: ignore[call-overload]
         ledger.write("a", [part("x", 2, names.ENDPOINT_TYPE), part("y", 1)])
         yield ledger.take()
 
