@@ -17,6 +17,7 @@ from discovery.names import parse_global
 from discovery.view import Neighbour
 from federation import __version__
 from federation.errors import NotFound, StorageFailed
+from federation.model.address import join_address
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
 from federation.model.record import OriginState
@@ -32,7 +33,6 @@ from federation.policy.locality import place
 from federation.proto.v1 import agent_pb2 as pb
 from federation.proto.v1 import agent_pb2_grpc as rpc
 from federation.proto.v1 import registry_pb2
-from federation.registry.settings import join_address
 from federation.registry.status import unary
 from federation.trust.bundle import fingerprint
 

@@ -46,13 +46,13 @@ from federation.catalog.replica import Changes, Replica, Sink
 from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
 from federation.log import Logger
 from federation.metrics import MetricsServer
+from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle, Cluster, Problem
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind
 from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import catalog_pb2, records_pb2
 from federation.registry.client import CHANNEL_OPTIONS, PublishClient, Rejection, WatchClient
-from federation.registry.settings import join_address, split_address
 from federation.trust.authority import Authority
 from federation.trust.grpc_credentials import (
     agent_server_name,

@@ -18,16 +18,16 @@ from discovery.settings import (
     AgentSettings,
     ClusterSetSettings,
     FilesSettings,
-    LocalitySettings,
 )
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import write_atomic, write_state
 from federation.errors import AlreadyExists, Conflict, Denied, InvalidInput, StorageFailed
+from federation.model.address import join_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.model.wire import bundle_to_pb
 from federation.registry import join as registry
-from federation.registry.settings import join_address
+from federation.settings import LocalitySettings
 from federation.trust.authority import Authority
 from federation.trust.bundle import fingerprint
 

@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from federation.errors import Unavailable
 from federation.metrics import MetricsServer
-from federation.registry.settings import split_address
+from federation.model.address import split_address
 
 if TYPE_CHECKING:
     from discovery.agent import Agent

@@ -18,11 +18,11 @@ from federation.catalog.log import Log
 from federation.catalog.replica import Visible
 from federation.errors import Denied, Unavailable
 from federation.log import Logger
+from federation.model.address import join_address
 from federation.model.cluster import Bundle
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind, Record
 from federation.proto.v1 import catalog_pb2 as pb
-from federation.registry.settings import join_address
 from federation.registry.watch import SERVER_OPTIONS, CatalogServicer, Offer
 from federation.trust.grpc_credentials import peer_identity, server_credentials
 from federation.trust.svid import Svid, utc

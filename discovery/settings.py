@@ -10,9 +10,10 @@ import msgspec
 from discovery.identity.allow import AllowTable
 from federation import settings as files
 from federation.errors import InvalidSettings
+from federation.model.address import split_address
 from federation.model.ids import parse_domain, parse_label, trust_domain_of
 from federation.model.service import Locality
-from federation.registry.settings import split_address
+from federation.settings import LocalitySettings, LogSettings
 
 DEFAULT_LISTEN = "127.0.0.1:7445"
 SETTINGS_FILE = "settings.yaml"
@@ -41,18 +42,6 @@ class ClusterSetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     gateway_ports: tuple[int, int] = (10_000, 29_999)
     release: float = 600.0
     """Seconds after an import's end for which its address and ports are kept for it."""
-
-
-class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    region: str = ""
-    zone: str = ""
-
-
-class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`level`: debug, info, warning or error. `json` null: JSON unless stderr is a terminal."""
-
-    level: str = "info"
-    json: bool | None = None
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -135,8 +124,7 @@ def check(settings: AgentSettings) -> AgentSettings:
         raise InvalidSettings(f"svid_ttl {settings.svid_ttl:g} is more than a day (86400)")
     if not settings.files.poll > 0 or not settings.files.confirm > 0 or settings.files.max_bytes < 1:
         raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
-    if settings.log.level.lower() not in ("debug", "info", "warning", "error"):
-        raise InvalidSettings(f"log.level is {settings.log.level!r}", hint="use debug, info, warning or error")
+    settings.log.check()
     AllowTable(settings.identities)
     _check_clusterset(settings.clusterset)
     if len(settings.directory.encode()) > _SOCKET_PATH_LIMIT:

@@ -15,6 +15,25 @@ T = TypeVar("T")
 MAX_BYTES = 1 << 20
 
 
+class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """`level`: debug, info, warning or error. `json` null: JSON unless stderr is a terminal."""
+
+    level: str = "info"
+    json: bool | None = None
+
+    def check(self) -> None:
+        """Raises InvalidSettings."""
+        if self.level not in ("debug", "info", "warning", "error"):
+            raise InvalidSettings(f"log.level is {self.level!r}", hint="use debug, info, warning or error")
+
+
+class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where this process runs."""
+
+    region: str = ""
+    zone: str = ""
+
+
 def load(path: Path, kind: type[T]) -> T:
     """Parse the YAML file at `path` into the frozen dataclass (or msgspec Struct) `kind`.
 

@@ -13,8 +13,8 @@ from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import age, timestamp
 from federation.errors import IsthmusError
 from federation.model import wire
+from federation.model.address import join_address
 from federation.model.service import Import, Port
-from federation.registry.settings import join_address
 
 app = typer.Typer(no_args_is_help=True, help="Lists of what there is.")
 

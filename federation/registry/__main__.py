@@ -40,7 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
         settings = files.load(options.settings)
-        log.configure(level=settings.log_level, process="registry", federation=settings.federation)
+        log.configure(
+            level=settings.log.level, json=settings.log.json, process="registry", federation=settings.federation
+        )
         tasks.run(serve(settings))
     except IsthmusError as error:
         print(f"registry: {error} [{error.error_code}]", file=sys.stderr)

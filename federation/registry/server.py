@@ -17,6 +17,7 @@ from federation import log as logs
 from federation.aio.clock import Clock, SystemClock
 from federation.errors import Conflict, IsthmusError, Unavailable
 from federation.metrics import MetricsServer
+from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle
 from federation.proto.v1 import registry_pb2_grpc as rpc
 from federation.registry.credentials import issue_server, open_authority, write_operator
@@ -25,7 +26,7 @@ from federation.registry.meters import Meters
 from federation.registry.publish import Intake
 from federation.registry.rpc import EnrolmentServicer, Gate, OperatorServicer
 from federation.registry.service import Addresses, Service
-from federation.registry.settings import RegistrySettings, join_address, split_address
+from federation.registry.settings import RegistrySettings
 from federation.registry.watch import SERVER_OPTIONS, CatalogServicer, Offer
 from federation.store.base import Store
 from federation.store.sqlite import SqliteStore

@@ -8,7 +8,9 @@ import msgspec
 
 from federation import settings as files
 from federation.errors import InvalidSettings
-from federation.model.ids import parse_domain, parse_port
+from federation.model.address import split_address
+from federation.model.ids import parse_domain
+from federation.settings import LogSettings
 
 DEFAULT_LISTEN = "127.0.0.1:7400"
 DEFAULT_ENROLMENT = "127.0.0.1:7401"
@@ -60,26 +62,12 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
     """A consumer that does not take an update within this is closed."""
     drain: float = 2.0
     """How long streams get to end after SIGTERM."""
-    log_level: str = "info"
+    log: LogSettings = LogSettings()
     quotas: Quotas = Quotas()
 
     @property
     def path(self) -> Path:
         return Path(self.directory)
-
-
-def split_address(text: str, *, what: str) -> tuple[str, int]:
-    """("127.0.0.1", 7400) of "127.0.0.1:7400", ("::1", 7400) of "[::1]:7400"; 0 is allowed. Raises InvalidSettings."""
-    host, colon, port = text.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or len(port) > 5:
-        raise InvalidSettings(f"{what} {text[:80]!r} is not HOST:PORT", hint="for example 127.0.0.1:7400 or [::1]:7400")
-    return host, 0 if int(port) == 0 else parse_port(int(port), what=f"{what}: port")
-
-
-def join_address(host: str, port: int) -> str:
-    """The inverse of `split_address`."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def load(path: Path) -> RegistrySettings:
@@ -93,6 +81,7 @@ def load(path: Path) -> RegistrySettings:
 def check(settings: RegistrySettings) -> RegistrySettings:
     """`settings` if every value can be used; raises InvalidSettings or InvalidInput naming the key."""
     parse_domain(settings.federation, what="federation")
+    settings.log.check()
     for key in ("listen", "enrolment", "advertise", "advertise_enrolment", "metrics"):
         text = getattr(settings, key)
         if text or key in ("listen", "enrolment"):

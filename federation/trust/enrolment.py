@@ -18,13 +18,13 @@ from cryptography import x509
 
 from federation.aio.clock import Clock
 from federation.errors import Denied, TimedOut, Unavailable
+from federation.model.address import split_address
 from federation.model.cluster import Bundle
 from federation.model.ids import SpiffeId
 from federation.trust.bundle import check_bundle, root_fingerprint
 from federation.trust.grpc_credentials import registry_server_name
 from federation.trust.keys import certificate_from_der
 from federation.trust.svid import utc
-from federation.trust.token import split_address
 from federation.trust.verify import read_leaf, verify_chain
 
 
@@ -47,7 +47,7 @@ async def fetch_pinned(address: str, fingerprint: str, *, clock: Clock, timeout:
 
     Raises Unavailable (nobody there, no TLS), TimedOut, Denied (pin_mismatch, or as `verify_chain`), InvalidInput.
     """
-    host, port = split_address(address)
+    host, port = split_address(address, what="the registry's address", zero=False)
     try:
         async with asyncio.timeout(timeout):
             chain = await _presented_chain(host, port)

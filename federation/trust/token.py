@@ -14,21 +14,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from federation.errors import InvalidInput, IsthmusError
-from federation.model.ids import parse_label, parse_port
+from federation.model.address import split_address
+from federation.model.ids import parse_label
 from federation.trust.bundle import parse_fingerprint
 
 PREFIX = "isthmus1."
 SECRET_BYTES = 32
 MAX_CHARACTERS = 1024
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port" or "[v6]:port"; raises InvalidInput."""
-    host, colon, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or any(c.isspace() for c in host):
-        raise InvalidInput(f"{address[:80]!r} is not HOST:PORT", code="invalid_address")
-    return host, parse_port(int(port[:6]), what="port")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +42,7 @@ class JoinToken:
         random: Callable[[int], bytes] = secrets.token_bytes,
     ) -> JoinToken:
         """A token with a new secret; raises InvalidInput for a malformed address, fingerprint or name."""
-        split_address(registry)
+        split_address(registry, what="the registry's address", zero=False)
         parse_fingerprint(ca_fingerprint)
         parse_label(cluster, what="cluster")
         return cls(registry=registry, ca_fingerprint=ca_fingerprint, cluster=cluster, secret=random(SECRET_BYTES))
@@ -89,7 +81,7 @@ class JoinToken:
             cluster, rest = _take(rest)
             if len(rest) != 32 + SECRET_BYTES:
                 raise ValueError
-            split_address(address)
+            split_address(address, what="the registry's address", zero=False)
             return cls(
                 registry=address,
                 ca_fingerprint=f"sha256:{rest[:32].hex()}",

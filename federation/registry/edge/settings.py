@@ -9,18 +9,12 @@ import msgspec
 
 from federation.errors import InvalidSettings
 from federation.model.ids import SpiffeId, parse_domain, parse_label
+from federation.settings import LocalitySettings, LogSettings
 
 SOCKET_PATH_LIMIT = 107
 """Bytes in the path of a UNIX socket (sun_path of Linux, without its NUL)."""
 
 LONGEST_SOCKET_NAME = "identity.sock"
-
-
-class LogSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`level`: debug, info, warning or error. `json` null: JSON unless stderr is a terminal."""
-
-    level: str = "info"
-    json: bool | None = None
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,13 +31,6 @@ class EnvoySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     concurrency: int = 1
     max_connections: int = 50_000
     log_level: str = "warning"
-
-
-class LocalitySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where this process runs."""
-
-    region: str = ""
-    zone: str = ""
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,8 +60,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         parse_label(self.name, what="name")
         SpiffeId.workload("check", self.namespace, self.account)
         parse_domain(self.suffix, what="suffix")
-        if self.log.level.lower() not in ("debug", "info", "warning", "error"):
-            raise InvalidSettings(f"log.level is {self.log.level!r}", hint="use debug, info, warning or error")
+        self.log.check()
         if not 1 <= self.envoy.concurrency <= 64:
             raise InvalidSettings(f"envoy.concurrency {self.envoy.concurrency} is not 1 to 64")
         if self.envoy.log_level not in ("trace", "debug", "info", "warning", "error", "critical"):

@@ -41,7 +41,7 @@ def test_without_a_command_it_tells_which_there_are(capsys: pytest.CaptureFixtur
         (["status"], 3, "no_registry", "no registry is known"),
         (["registry", "serve", "nowhere"], 3, "not_found", "no registry in nowhere"),
         (["registry", "init", "r", "--federation", "Bad_Name"], 2, "invalid_name", "is no DNS label"),
-        (["registry", "init", "r", "--federation", "f", "--listen", "x"], 2, "invalid_settings", "not HOST:PORT"),
+        (["registry", "init", "r", "--federation", "f", "--listen", "x"], 2, "invalid_address", "not HOST:PORT"),
         (["cluster", "leave", "-x"], 2, "usage", "No such option"),
         (["unknown"], 2, "usage", "No such command"),
     ],

@@ -8,24 +8,7 @@ import pytest
 
 from federation.errors import InvalidInput, InvalidSettings
 from federation.registry import settings
-from federation.registry.settings import RegistrySettings, join_address, split_address
-
-
-@pytest.mark.parametrize(
-    ("text", "parts"),
-    [("127.0.0.1:7400", ("127.0.0.1", 7400)), ("[::1]:1", ("::1", 1)), ("host:0", ("host", 0))],
-)
-def test_addresses(text: str, parts: tuple[str, int]) -> None:
-    assert split_address(text, what="listen") == parts
-    assert join_address(*parts) == text
-
-
-@pytest.mark.parametrize(
-    "text", ["", "host", ":1", "host:", "host:x", "host:-1", "host:٣", "host:65536", "host:999999"]
-)
-def test_no_addresses(text: str) -> None:
-    with pytest.raises(InvalidInput, match="listen"):
-        split_address(text, what="listen")
+from federation.registry.settings import RegistrySettings
 
 
 def load(tmp_path: Path, text: str) -> RegistrySettings:
