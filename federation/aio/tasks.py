@@ -13,6 +13,9 @@ import uvloop
 
 T = TypeVar("T")
 
+FREEZE_AFTER = 10.0
+"""Seconds after the start at which a process has read what it serves."""
+
 
 async def cancel(task: asyncio.Task[Any] | None) -> None:
     """Cancel `task` and wait for its end; its own cancellation is not an error, another failure is raised."""
@@ -26,14 +29,20 @@ async def cancel(task: asyncio.Task[Any] | None) -> None:
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a process's main coroutine on uvloop.
 
-    What was imported is never garbage: it is taken out of the collector's sight, and full collections become rare,
-    because one of them stops a process with 10,000 services for tens of milliseconds.
+    What was imported, and what the process holds once it is up, is hardly ever garbage: it is taken out of the
+    collector's sight, and full collections become rare, because one of them stops a process with 10,000 services for
+    hundreds of milliseconds.
     """
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+    async def begun() -> T:
+        asyncio.get_running_loop().call_later(FREEZE_AFTER, gc.freeze)
+        return await main
+
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+        return runner.run(begun())
 
 
 @contextlib.contextmanager

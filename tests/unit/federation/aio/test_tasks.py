@@ -1,9 +1,11 @@
 import asyncio
+import gc
 import os
 import signal
 
 import pytest
 
+from federation.aio import tasks
 from federation.aio.tasks import cancel, on_signals, run, wait_for_signal
 
 
@@ -45,5 +47,29 @@ def test_sigterm_ends_a_process_in_order():
         with on_signals(lambda: None):
             return await main()
 
-    # The inner wait installs its own handlers before the loop runs the pending signal's callback.
-    assert run(armed()) in {"orderly"}
+    thresholds = gc.get_threshold()
+    try:
+        # The inner wait installs its own handlers before the loop runs the pending signal's callback.
+        assert run(armed()) == "orderly"
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
+
+
+def test_what_a_process_holds_once_it_is_up_is_out_of_the_collector_s_sight(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tasks, "FREEZE_AFTER", 0.0)
+    thresholds = gc.get_threshold()
+
+    async def main() -> int:
+        before = gc.get_freeze_count()
+        held = [[] for _ in range(1000)]
+        async with asyncio.timeout(5):
+            while gc.get_freeze_count() < before + 1000:
+                await asyncio.sleep(0.001)
+        return len(held)
+
+    try:
+        assert run(main()) == 1000
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*thresholds)
