@@ -29,7 +29,7 @@ def record() -> Callable[..., Record]:
 def until() -> Callable[..., Awaitable[None]]:
     async def until(predicate: Callable[[], Any], seconds: float = 15) -> None:
         async with asyncio.timeout(seconds):
-            while not predicate():  # noqa: ASYNC110 - what is polled has no event
+            while not predicate():
                 await asyncio.sleep(0.01)
 
     return until

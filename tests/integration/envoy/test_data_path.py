@@ -276,7 +276,7 @@ async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair:
 
 async def reaches(proxy: Any, name: str, least: int) -> None:
     async with asyncio.timeout(10):
-        while await stat(proxy, name) < least:  # noqa: ASYNC110 - another process decides
+        while await stat(proxy, name) < least:
             await asyncio.sleep(0.02)
 
 

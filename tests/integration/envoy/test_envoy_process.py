@@ -37,11 +37,11 @@ async def test_ready_with_the_first_snapshot_and_gone_after_stop(directory: Path
     running = asyncio.create_task(process.run(), name="envoy")
     try:
         async with asyncio.timeout(30):
-            while not ads.connected:  # noqa: ASYNC110 - another process decides
+            while not ads.connected:
                 await asyncio.sleep(0.02)
             assert not await process.ready()  # no snapshot yet
             ads.publish(Snapshot())
-            while not await process.ready():  # noqa: ASYNC110
+            while not await process.ready():
                 await asyncio.sleep(0.02)
         assert os.getpgid(process.pid or 0) == process.pid  # a group of its own
         assert await process.drain(5.0)
@@ -78,7 +78,7 @@ async def test_a_killed_parent_takes_envoy_along(directory: Path) -> None:
         os.kill(pid, 0)
         parent.send_signal(signal.SIGKILL)
         await parent.wait()
-        while _alive(pid):  # noqa: ASYNC110 - another process decides
+        while _alive(pid):
             await asyncio.sleep(0.02)
 
 

@@ -259,7 +259,7 @@ async def test_renewal_under_load_fails_no_call(registry: Registry, authorities:
                 for _ in range(4):
                     tasks.create_task(long_lived(address))
                 tasks.create_task(short_lived(address))
-                while min(server.latest.version, client.latest.version) < 3 or utc(CLOCK) <= first_not_after:  # noqa: ASYNC110
+                while min(server.latest.version, client.latest.version) < 3 or utc(CLOCK) <= first_not_after:
                     await asyncio.sleep(0.02)
                 stop.set()
         finally:

@@ -110,7 +110,7 @@ class Pair:
 async def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
     async def wait(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
         async with asyncio.timeout(seconds):
-            while not await condition():  # noqa: ASYNC110 - it asks another process
+            while not await condition():
                 await asyncio.sleep(0.02)
 
     return wait

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from discovery.consumers import Consumer, Consumers, Role
+from discovery.consumers import MAX_LOST, Consumer, Consumers, Role
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.errors import CorruptState, InvalidInput
@@ -134,3 +134,15 @@ def test_known_gateways_are_kept_after_a_start(consumers: Consumers, clock: Fake
     assert set(after.gateways.value) == {"gw-1"}
     with pytest.raises(CorruptState):
         after.load(b"[3]", grace=1)
+
+
+def test_a_sidecar_that_comes_and_breaks_off_is_remembered_a_few_times(consumers: Consumers) -> None:
+    for number in range(1_000):
+        consumer = consumers.opened(role=Role.SIDECAR, identity="spiffe://e/ns/shop/sa/x", address=f"a:{number}")
+        consumers.present(consumer, pb.Presence(name=f"s{number}", via_gateway=[f"shop/s{number}"]))
+        consumers.closed(consumer, clean=False)
+    other = consumers.opened(role=Role.SIDECAR, identity="spiffe://e/ns/shop/sa/other", address="b")
+    consumers.closed(other, clean=False)
+    assert len(consumers.all) == MAX_LOST + 1
+    assert other in consumers.all
+    assert len(consumers.via_gateway.value) == MAX_LOST

@@ -320,3 +320,13 @@ def test_conflicts_follow_the_oldest(world: World) -> None:
 def test_own_gateways_are_on_the_own_peer(world: World) -> None:
     world.view.own_gateways({"gw": Gateway(name="gw", address="192.0.2.9", port=1)})
     assert [g.address for g in world.peers()["east"].gateways] == ["192.0.2.9"]
+
+
+def test_unpinning_ends_the_trust_in_a_peer_that_says_nothing_of_itself(world: World) -> None:
+    world.peer("west", service())
+    world.hide(("west", Kind.CLUSTER, "west"))  # a registry that withholds the record keeps what was proven
+    assert world.backends() == {"west": (80, 81)}
+    world.pins.unpin("west")
+    world.view.pinned("west")
+    assert world.backends() == {}
+    assert set(world.peers()) == {"east"}

@@ -19,3 +19,14 @@ def test_the_pair_that_was_asked_for_longest_ago_makes_room() -> None:
     assert pairs.ask(["c"])
     assert pairs.names == ("a", "c")
     assert "b" not in pairs
+
+
+def test_who_invents_names_makes_room_for_itself_alone() -> None:
+    pairs = Pairs(limit=100)
+    mine = "in-tcp/p1.kv.shop.svc.east.fed|spiffe://west.fed/ns/shop/sa/client"
+    pairs.ask([mine])
+    for number in range(1_000):
+        pairs.ask([f"in-tcp/p1.x{number}.shop.svc.east.fed|spiffe://evil.fed/ns/shop/sa/client"])
+        pairs.ask([f"in-tcp/p1.kv.shop.svc.east.fed|spiffe://evil.fed/ns/shop/sa/x{number}"])
+    assert mine in pairs
+    assert len(pairs) == 100

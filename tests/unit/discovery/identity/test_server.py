@@ -17,7 +17,7 @@ import pytest
 import structlog
 
 from discovery.identity.allow import AllowTable
-from discovery.identity.server import IdentityServer, peer_uid
+from discovery.identity.server import MAX_CALLS_PER_USER, IdentityServer, peer_uid
 from federation.aio.clock import FakeClock
 from federation.errors import (
     AlreadyExists,
@@ -207,6 +207,25 @@ async def test_a_silent_caller_is_let_go(server: Make, path: Path, client: Workl
     await writer.wait_closed()
 
 
+async def test_one_silent_user_does_not_keep_others_from_their_identity(
+    server: Make, path: Path, client: WorkloadIdentity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = server()
+    monkeypatch.setattr("discovery.identity.server.peer_uid", lambda _: NOBODY)
+    await one.start()
+    silent = [await asyncio.open_unix_connection(str(path)) for _ in range(100)]
+    ended = [asyncio.ensure_future(reader.read()) for reader, _ in silent]
+    async with asyncio.timeout(5):
+        while sum(e.done() for e in ended) < 100 - MAX_CALLS_PER_USER:
+            await asyncio.sleep(0.001)
+    monkeypatch.undo()
+    assert await client.fetch(path, "shop", "echo")
+    await one.close()
+    await asyncio.gather(*ended, return_exceptions=True)
+    for _, writer in silent:
+        writer.close()
+
+
 async def test_a_crowd_of_callers_is_served(server: Make, path: Path, client: WorkloadIdentity) -> None:
     await server().start()
     grants = await asyncio.gather(*(client.fetch(path, "shop", f"echo-{i}") for i in range(40)))
@@ -218,7 +237,7 @@ async def test_closing_ends_the_calls_in_flight_and_removes_the_socket(server: M
     await one.start()
     reader, writer = await asyncio.open_unix_connection(str(path))
     async with asyncio.timeout(5):
-        while not one._calls:  # noqa: ASYNC110 - the server has no event for it
+        while not one._calls:
             await asyncio.sleep(0.001)
     await one.close()
     assert await asyncio.wait_for(reader.read(), 5) == b""

@@ -24,12 +24,12 @@ class Told:
 
     async def until_named(self, *names: str) -> None:
         async with asyncio.timeout(10):
-            while not set(names) <= self.names:  # noqa: ASYNC110
+            while not set(names) <= self.names:
                 await asyncio.sleep(0.001)
 
     async def until_all(self) -> None:
         async with asyncio.timeout(10):
-            while None not in self.calls:  # noqa: ASYNC110
+            while None not in self.calls:
                 await asyncio.sleep(0.001)
 
 

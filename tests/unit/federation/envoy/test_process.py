@@ -121,7 +121,7 @@ async def test_stop_is_sigterm_then_sigkill(script: Callable[..., Path], tmp_pat
     supervised = envoy(tmp_path, path, log=log)
     await supervised.start()
     async with asyncio.timeout(20):
-        while ("info", "up", {"component": "main"}) not in log.lines:  # noqa: ASYNC110 - another process decides
+        while ("info", "up", {"component": "main"}) not in log.lines:
             await asyncio.sleep(0.01)
     assert supervised.pid is not None
     await supervised.stop(grace=0.1)
@@ -142,13 +142,13 @@ async def test_it_dies_with_us(script: Callable[..., Path], tmp_path: Path) -> N
     )
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=tmp_path)
     async with asyncio.timeout(20):
-        while not pid_file.exists():  # noqa: ASYNC110 - another process decides
+        while not pid_file.exists():
             await asyncio.sleep(0.01)
         child = int(pid_file.read_text())
         assert _alive(child)
         parent.kill()
         await parent.wait()
-        while _alive(child):  # noqa: ASYNC110
+        while _alive(child):
             await asyncio.sleep(0.01)
 
 

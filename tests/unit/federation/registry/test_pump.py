@@ -39,7 +39,7 @@ class Stream:
 
     async def until(self, condition: Any) -> None:
         async with asyncio.timeout(10):
-            while not condition():  # noqa: ASYNC110
+            while not condition():
                 await asyncio.sleep(0.001)
 
 

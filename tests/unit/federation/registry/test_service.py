@@ -10,6 +10,7 @@ import pytest
 from federation.errors import Conflict, IsthmusError, QuotaExceeded
 from federation.model.record import Key, Kind, OriginState
 from federation.model.service import Grant, Locality
+from federation.proto.v1 import catalog_pb2, records_pb2
 from federation.registry.inventory import Inventory
 from federation.registry.settings import Quotas
 from federation.trust.bundle import fingerprint
@@ -190,3 +191,44 @@ async def test_a_second_stream_gets_no_second_burst(make_registry: Any, claims: 
     (slowed,) = send(second, west.log(west.cluster(), *(west.service(f"shop/s{i}") for i in range(9))))
     assert (slowed.name, slowed.code) == ("*", "quota_exceeded")
     assert second.pause() == pytest.approx(10)
+
+
+async def test_an_epoch_that_no_store_can_keep_is_refused(make_registry: Any, claims: Any, send: Any) -> None:
+    registry, west = make_registry(), claims("west")
+    await join(registry, west)
+    west.epoch = 2**63
+    with pytest.raises(IsthmusError) as caught:
+        send(registry.reports.intake("west"), west.log(west.cluster()))
+    assert caught.value.error_code == "invalid_epoch"
+    await registry.flush()
+    assert "west" not in registry.reports.log.origins()
+    west.epoch = 7
+    assert send(registry.reports.intake("west"), west.log(west.cluster())) == []
+
+
+async def test_a_frame_that_was_on_its_way_does_not_bring_back_who_left(
+    make_registry: Any, claims: Any, send: Any
+) -> None:
+    registry, west = make_registry(), claims("west")
+    await join(registry, west)
+    intake = registry.reports.intake("west")
+    assert send(intake, west.log(west.cluster())) == []
+    await registry.leave("west")
+    intake.on_alive()
+    west.epoch = 2
+    with pytest.raises(IsthmusError) as caught:
+        send(intake, west.log(west.cluster()))
+    assert caught.value.error_code == "not_authorised"
+    assert registry.reports.log.origins()["west"].state is OriginState.GONE
+    assert registry.reports.leases.next_deadline() is None
+
+
+async def test_problems_of_an_agent_are_cut_to_a_size_that_can_be_shown(make_registry: Any, claims: Any) -> None:
+    registry, west = make_registry(), claims("west")
+    await join(registry, west)
+    offer = registry.reports.offer("west")
+    crowd = [records_pb2.Problem(code="c" * 100_000, subject="s" * 100_000, detail="d" * 100_000)] * 30
+    offer.on_presence(catalog_pb2.Presence(problems=crowd))
+    shown = registry.reports.session("west").agent_problems
+    assert len(shown) == 30
+    assert sum(len(p.code) + len(p.subject) + len(p.detail) for p in shown) < 64 * 1024
