@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from federation.catalog.replica import Changes, Log, Sink
-from federation.errors import Conflict, Denied, IsthmusError, QuotaExceeded
+from federation.errors import Conflict, Denied, InvalidInput, IsthmusError, QuotaExceeded
 from federation.log import Logger
 from federation.model.cluster import Bundle
 from federation.model.record import Key, Kind, OriginState, Record
@@ -26,6 +26,8 @@ HEADROOM = 2
 """A report may hold so many times its quotas before its stream is closed; what exceeds them is rejected one by one."""
 SLACK = 1_000
 _RATE = "*"
+MAX_EPOCH = 2**62
+"""Above any time of day in seconds or nanoseconds, below what the store can keep (64 bits with a sign)."""
 
 
 class BoundedSink(Sink):
@@ -125,7 +127,7 @@ class Publishing:
         return max(0.0, self._debt_until - self._desk.now())
 
     def take(self, changes: Changes) -> Sequence[Rejection]:
-        """Bring `changes` into the log; returns what is rejected. Raises Conflict (stale_epoch)."""
+        """Bring `changes` into the log; returns what is rejected. Raises Conflict (stale_epoch), InvalidInput."""
         self._check_epoch()
         count = len(changes.put) + len(changes.deleted)
         now = self._desk.now()
@@ -146,6 +148,8 @@ class Publishing:
         reported = 0 if seen is None or seen.state is OriginState.GONE else seen.version.epoch
         newest = max(member.epoch if member else 0, reported)
         claimed = replica.newest(self.origin).epoch
+        if claimed > MAX_EPOCH:
+            raise InvalidInput(f"no report has the epoch {claimed}", code="invalid_epoch")
         if self.origin in self.sink.overruled or claimed < newest:
             raise Conflict(
                 f"a newer agent of {self.origin} has reported (epoch {newest}); this one has epoch {claimed}",

@@ -161,7 +161,7 @@ class Reports:
 
         def alive() -> None:
             session.last_seen_ns = self._clock.wall_ns()
-            if session.report is publishing:
+            if session.report is publishing and self._sessions.get(cluster) is session:
                 self._renew(session, publishing)
 
         def closed(reason: str) -> None:
@@ -179,6 +179,8 @@ class Reports:
         )
 
     def _take(self, session: Session, publishing: Publishing, changes: Changes) -> Sequence[Rejection]:
+        if self._sessions.get(session.name) is not session:  # a frame that was on its way when the member left
+            raise Denied(f"{session.name} is no member of this federation", code="not_authorised")
         if session.report is not publishing and not changes.complete:
             return ()  # a newcomer is heard when it has said everything
         before = publishing.rejections

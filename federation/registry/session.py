@@ -6,7 +6,7 @@ In memory only: after a restart the members bring it again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from federation.aio.latest import Latest
 from federation.catalog.replica import Visible
@@ -66,4 +66,7 @@ class Session:
                 end(code, detail)
 
     def on_presence(self, presence: pb.Presence, problems: tuple[Problem, ...]) -> None:
-        self.agent_version, self.agent_problems = presence.version[:64], problems
+        self.agent_version = presence.version[:64]
+        self.agent_problems = tuple(
+            replace(p, code=p.code[:64], subject=p.subject[:256], detail=p.detail[:1024]) for p in problems
+        )
