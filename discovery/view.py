@@ -257,7 +257,7 @@ class ClusterView:
         if neighbour.link is None:
             neighbour.bundle = None
         elif neighbour.cluster is None:
-            neighbour.bundle = before or self._pins.believed(name)
+            neighbour.bundle = self._pins.believed(name)
         else:
             try:
                 neighbour.bundle = self._pins.accept(name, neighbour.cluster.bundle)
