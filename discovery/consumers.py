@@ -23,6 +23,8 @@ from federation.model.wire import gateway_from_pb, problem_from_pb
 from federation.proto.v1 import catalog_pb2 as pb
 
 MAX_PROBLEMS = 50
+MAX_LOST = 16
+"""Broken streams of one identity that are remembered: who connects and breaks off in a loop fills no memory."""
 
 
 class Role(enum.StrEnum):
@@ -122,6 +124,12 @@ class Consumers:
                 self._leases.renew(name, self._lease, now)
         if clean:
             self._consumers = [c for c in self._consumers if c is not consumer]
+            self._update_via()
+            return
+        lost = [c for c in self._consumers if not c.connected and c.identity == consumer.identity]
+        if len(lost) > MAX_LOST:
+            oldest = min(lost, key=lambda c: c.lost_at)
+            self._consumers = [c for c in self._consumers if c is not oldest]
             self._update_via()
 
     def expire(self) -> None:

@@ -31,6 +31,8 @@ from federation.trust.framing import FrameError, read_frame, write_frame
 _MAX_PATH = 107  # sun_path, less its final NUL
 _MAX_CALLS = 64
 """Calls in flight; one more is turned away, so that a crowd cannot hold all of the agent's descriptors."""
+MAX_CALLS_PER_USER = _MAX_CALLS - 16
+"""The same for one user id, so that who connects and says nothing does not keep the others from their renewals."""
 
 
 class IdentityServer:
@@ -58,7 +60,7 @@ class IdentityServer:
         self._federation, self._cluster, self._agent_address = federation, cluster, agent_address
         self._log, self._timeout, self._mode = log, timeout, mode
         self._server: asyncio.Server | None = None
-        self._calls: set[asyncio.Task[None]] = set()
+        self._calls: dict[asyncio.Task[None], int] = {}  # to the caller's user id
 
     async def start(self) -> None:
         """Raises InvalidSettings (path too long), AlreadyExists (somebody listens there), StorageFailed."""
@@ -81,18 +83,21 @@ class IdentityServer:
         if task is None or self._server is None or len(self._calls) >= _MAX_CALLS:
             writer.transport.abort()
             return
-        self._calls.add(task)
+        uid = peer_uid(writer.get_extra_info("socket"))
+        if sum(1 for other in self._calls.values() if other == uid) >= MAX_CALLS_PER_USER:
+            writer.transport.abort()
+            return
+        self._calls[task] = uid
         try:
             async with asyncio.timeout(self._timeout):
-                await self._serve(reader, writer)
+                await self._serve(uid, reader, writer)
         except (TimeoutError, FrameError, asyncio.IncompleteReadError, OSError) as error:
             self._log.info("identity call broken off", error=str(error) or type(error).__name__)
         finally:
-            self._calls.discard(task)
+            self._calls.pop(task, None)
             writer.close()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        uid = peer_uid(writer.get_extra_info("socket"))
+    async def _serve(self, uid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         data = await read_frame(reader)
         try:
             reply = self._answer(uid, data)
