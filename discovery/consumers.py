@@ -7,7 +7,7 @@ that sidecars lead through the gateways, and what `fedctl status` shows of each 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.leases import Leases
-from federation.errors import CorruptState
+from federation.errors import CorruptState, QuotaExceeded
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
 from federation.model.service import Locality
@@ -23,6 +23,9 @@ from federation.model.wire import gateway_from_pb, problem_from_pb
 from federation.proto.v1 import catalog_pb2 as pb
 
 MAX_PROBLEMS = 50
+MAX_NAMES = 250_000
+"""Names that one stream may follow: above what a sidecar's settings allow."""
+_NAME_LENGTH = 127  # two labels and what parts them
 MAX_LOST = 16
 """Broken streams of one identity that are remembered: who connects and breaks off in a loop fills no memory."""
 
@@ -91,7 +94,8 @@ class Consumers:
         return consumer
 
     def present(self, consumer: Consumer, presence: pb.Presence) -> None:
-        """What a consumer says of itself; raises InvalidInput for a gateway that cannot be."""
+        """What a consumer says of itself; raises InvalidInput for a gateway that cannot be, QuotaExceeded."""
+        _check_names(presence.via_gateway, len(presence.via_gateway))
         consumer.name, consumer.version = presence.name[:80], presence.version[:80]
         consumer.problems = tuple(problem_from_pb(p) for p in presence.problems[:MAX_PROBLEMS])
         # The same process on a new stream: what is shown of the broken one is history.
@@ -108,6 +112,12 @@ class Consumers:
         if via != consumer.via:
             consumer.via = via
         self._update_via()
+
+    def named(self, consumer: Consumer, added: frozenset[str], dropped: frozenset[str]) -> None:
+        """The names that a consumer follows have changed; raises QuotaExceeded (too_many_names)."""
+        names = (consumer.names - dropped) | added
+        _check_names(added, len(names))
+        consumer.names = names
 
     def closed(self, consumer: Consumer, *, clean: bool) -> None:
         """A stream has ended, by a goodbye (`clean`) or unexpectedly. Who was draining has said enough."""
@@ -202,3 +212,10 @@ class Consumers:
         wanted = frozenset().union(*(c.via for c in self._consumers))
         if wanted != self.via_gateway.value:
             self.via_gateway.set(wanted)
+
+
+def _check_names(names: Iterable[str], count: int) -> None:
+    if count > MAX_NAMES or any(len(name) > _NAME_LENGTH for name in names):
+        raise QuotaExceeded(
+            f"a stream follows at most {MAX_NAMES} names of {_NAME_LENGTH} characters", code="too_many_names"
+        )

@@ -115,7 +115,7 @@ class ViewServer:
         self._log.info("consumer connected", identity=str(identity), address=consumer.address)
 
         def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
-            consumer.names = (consumer.names - dropped) | added
+            self._consumers.named(consumer, added, dropped)
 
         def on_ack(ack: pb.Ack) -> None:
             consumer.applied = ack.revision

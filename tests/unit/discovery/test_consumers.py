@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from discovery.consumers import MAX_LOST, Consumer, Consumers, Role
+from discovery.consumers import MAX_LOST, MAX_NAMES, Consumer, Consumers, Role
 from federation import log
 from federation.aio.clock import FakeClock
-from federation.errors import CorruptState, InvalidInput
+from federation.errors import CorruptState, InvalidInput, IsthmusError
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
 
@@ -146,3 +146,17 @@ def test_a_sidecar_that_comes_and_breaks_off_is_remembered_a_few_times(consumers
     assert len(consumers.all) == MAX_LOST + 1
     assert other in consumers.all
     assert len(consumers.via_gateway.value) == MAX_LOST
+
+
+def test_what_a_sidecar_names_is_bounded(consumers: Consumers) -> None:
+    consumer = consumers.opened(role=Role.SIDECAR, identity="spiffe://e/ns/shop/sa/x", address="a")
+    consumers.named(consumer, frozenset({"shop/a", "shop/b"}), frozenset())
+    consumers.named(consumer, frozenset(), frozenset({"shop/a"}))
+    assert consumer.names == {"shop/b"}
+    for more in (frozenset({"s" * 128}), frozenset(f"shop/{n}" for n in range(MAX_NAMES + 1))):
+        with pytest.raises(IsthmusError) as caught:
+            consumers.named(consumer, more, frozenset())
+        assert caught.value.error_code == "too_many_names"
+        with pytest.raises(IsthmusError):
+            consumers.present(consumer, pb.Presence(via_gateway=more))
+    assert (consumer.names, consumer.via) == ({"shop/b"}, frozenset())
