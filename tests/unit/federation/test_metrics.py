@@ -1,3 +1,4 @@
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -40,3 +41,18 @@ def test_metrics_and_checks(served: tuple[Process, str]):
     process.ready = (False, "no view yet")
     assert get(url + "/readyz") == (503, "no view yet\n")
     assert get(url + "/")[0] == 404
+
+
+def test_connections_that_say_nothing_do_not_hold_up_a_probe() -> None:
+    server = MetricsServer(
+        CollectorRegistry(), host="127.0.0.1", port=0, alive=lambda: (True, ""), ready=lambda: (True, "")
+    )
+    server.start()
+    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(8)]
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/healthz", timeout=2) as reply:
+            assert reply.status == 200
+    finally:
+        for one in silent:
+            one.close()
+        server.close()
