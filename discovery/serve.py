@@ -124,7 +124,9 @@ class ViewServer:
             if self._stopping:
                 return  # it is this agent that goes: what it knows of its gateways stays for the next one
             self._log.info("consumer gone", identity=str(identity), reason=reason)
-            self._consumers.closed(consumer, clean=reason in ("closed", "goodbye"))  # a broken stream is "cancelled"
+            # Only who said so leaves at once: a stream that ends without a word may have been replaced by a newer one
+            # whose presence is still on its way.
+            self._consumers.closed(consumer, clean=reason == "goodbye")
 
         return Offer(
             log=self._records,

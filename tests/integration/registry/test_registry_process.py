@@ -19,7 +19,15 @@ import msgspec
 import pytest
 import yaml
 
-from federation.errors import AlreadyExists, Conflict, InvalidName, InvalidSettings, NotFound, StorageFailed
+from federation.errors import (
+    AlreadyExists,
+    Conflict,
+    InvalidInput,
+    InvalidName,
+    InvalidSettings,
+    NotFound,
+    StorageFailed,
+)
 from federation.model.record import OriginState
 from federation.registry import settings as registry_settings
 from federation.registry.init import init
@@ -176,9 +184,9 @@ def test_init_makes_what_is_needed_and_never_twice(tmp_path: Path) -> None:
     [
         ({"federation": "Demo"}, InvalidName),
         ({"federation": "a..b"}, InvalidName),
-        ({"listen": "127.0.0.1"}, InvalidSettings),
+        ({"listen": "127.0.0.1"}, InvalidInput),
         ({"listen": "127.0.0.1:99999"}, Exception),
-        ({"advertise": "nonsense"}, InvalidSettings),
+        ({"advertise": "nonsense"}, InvalidInput),
         ({"lease": 1.0, "heartbeat": 1.0}, InvalidSettings),
         ({"svid_ttl": 0}, InvalidSettings),
     ],
