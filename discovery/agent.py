@@ -115,7 +115,13 @@ class Agent:
         self._load_gateways()
         self._savers = {
             name: Saver(
-                self.path / name, dump, interval=settings.save, clock=self.clock, log=log, on_problem=self._saved
+                self.path / name,
+                dump,
+                # Gateways come and go seldom, and an agent that forgot one would withdraw it at its next start.
+                interval=min(settings.save, 0.1) if name == GATEWAYS else settings.save,
+                clock=self.clock,
+                log=log,
+                on_problem=self._saved,
             )
             for name, dump in (
                 (VIEW, self.sink.replica.dump),
