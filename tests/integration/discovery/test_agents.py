@@ -246,6 +246,15 @@ async def test_known_gateways_survive_the_agents_restart(
         assert set(east.agent.consumers.gateways.value) == {"gw-1"}
 
 
+async def test_a_gateway_is_on_the_disk_at_once(federation: Any, until: Until, connect: Any) -> None:
+    """An agent that dies seconds after a gateway came must not withdraw it at its next start."""
+    east = await federation.cluster("east", save=600.0)
+    kept = east.state / "gateways.state"
+    await until(kept.exists)  # the first write, of none, is over: the next one would be due in ten minutes
+    async with connect(east, GATEWAY, presence=gateway()):
+        await until(lambda: gateway().gateway.name.encode() in kept.read_bytes())
+
+
 async def test_what_the_registry_refuses_is_shown(federation: Any, until: Until, connect: Any) -> None:
     east = await federation.cluster("east")
     bad = gateway()
