@@ -174,9 +174,9 @@ async def test_a_link_that_was_cut_while_the_agent_was_away(federation: Any, man
     await federation.unlink("east", "west")
     await east.stop()
     await federation.stop_registry()
-    await federation.start_registry()
     await west.start()
-    assert west.clusters("shop/echo") == {"east": 1}  # nobody has told it yet
+    assert west.clusters("shop/echo") == {"east": 1}  # nobody can have told it yet
+    await federation.start_registry()
     await until(lambda: west.seen("shop/echo") is None)
     assert west.agent.sink.replica.get(Key("east", Kind.SERVICE, "shop/echo")) is not None
     assert {r.key.name for r in west.agent.view.records.log.records(kind=Kind.PEER)} == {"west"}
