@@ -33,8 +33,8 @@ class Changes:
 
     `origins`: whose state or version is news, with what they are now; GONE ones have lost their records (listed in
     `deleted`). `complete`: origins of which the replica now holds everything and did not know so before. `absent`:
-    subscribed names that do not exist now. `revision` is reached; `synced`: the replica is as new as the source was
-    when it sent this.
+    subscribed names that do not exist now. `revision` is reached; `synced`: the replica is as the source was when
+    it sent this, and of nothing that the source speaks of does it hold another version.
     """
 
     put: tuple[Record, ...] = ()

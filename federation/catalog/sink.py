@@ -16,8 +16,12 @@ from federation.catalog.frames import digest_bytes, origin_from_pb, record_from_
 from federation.catalog.holding import Changes, Replica
 from federation.catalog.log import NAMED
 from federation.errors import Denied, InvalidInput, IsthmusError, Unavailable
-from federation.model.record import Key, Kind, Origin, OriginState, Record
+from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
 from federation.proto.v1 import catalog_pb2 as pb
+
+
+INSIST = 2
+"""Heartbeats for which a source has to repeat that an origin that it hears is older than what this end holds."""
 
 
 class OutOfStep(IsthmusError):
@@ -58,8 +62,10 @@ class Sink:
         self.stream = 0  # which stream is the present one; frames of earlier ones are late
         self.heartbeat = 0.0  # seconds, as the source says
         self.synced = False
-        self.overruled: set[str] = set()
-        """Origins of which this end holds newer than the source: kept, and left out of the proof by digest."""
+        """Everything that the source has said is held as it said it, as of its last frame."""
+        self.overruled: dict[str, Origin] = {}
+        """Origins of which this end holds newer than the source, and what that says of them. Kept for the time being."""
+        self._insisted: dict[str, int] = {}  # overruled origin -> heartbeats since the source hears it all the same
         self._origin = origin
         self._names = set(names)
         self._added: dict[str, None] = {}
@@ -208,7 +214,7 @@ class Sink:
             raise Denied(f"the stream of {self._origin!r} speaks of other origins", code="foreign_origin")
         changes = self._apply(staged, batch)
         self._snapshot = False
-        self.synced = True
+        self.synced = changes.synced
         return changes
 
     def _progress(self, progress: pb.Progress) -> Changes | None:
@@ -221,9 +227,28 @@ class Sink:
             if (count, digest_bytes(digest)) != (progress.count, progress.digest):
                 self.resync()
                 raise OutOfStep(f"{count} records are held where the source has {progress.count}, or others")
+        if self._origin is None:
+            self._yield()
         self._since = self.replica.revision = progress.revision
-        self.synced = True
-        return Changes(revision=progress.revision, synced=True)
+        self.synced = not self.overruled
+        return Changes(revision=progress.revision, synced=self.synced)
+
+    def _yield(self) -> None:
+        """Give up what is held of an origin that the source hears, and that insists on older versions.
+
+        Whoever is behind for a moment only (a source that comes from a backup, an agent that was replaced) is
+        overtaken meanwhile; what remains has begun anew, and nobody but the origin itself can take back what it said.
+        """
+        heard = [name for name, said in self.overruled.items() if said.state is OriginState.LIVE]
+        self._insisted = {name: self._insisted.get(name, 0) + 1 for name in heard}
+        given_up = [name for name, times in self._insisted.items() if times >= INSIST]
+        if not given_up:
+            return
+        for name in given_up:
+            del self.overruled[name], self._insisted[name]
+            self.replica.set_origin(Origin(name, Version(0, 0), OriginState.UNKNOWN))
+        self.resync()
+        raise OutOfStep(f"{', '.join(sorted(given_up))} has begun anew, with older versions than are held")
 
     def _apply(self, staged: list[Record], batch: pb.Batch) -> Changes:
         replica = self.replica
@@ -232,16 +257,20 @@ class Sink:
         origins: dict[str, Origin] = {}
         complete: list[str] = []
         accepted: dict[str, bool] = {}  # origin -> whether the records staged are all of it
+        same_history = self._history == replica.history
         for message in batch.origins:
             origin = origin_from_pb(message)
             held = replica.origins.get(origin.name)
             if held is not None and origin.version < held.version and origin.state is not OriginState.GONE:
-                self.overruled.add(origin.name)
-                doubted = replica.doubt(origin.name)
-                if doubted is not None:
-                    origins[origin.name] = doubted
-                continue
-            self.overruled.discard(origin.name)
+                # Within one history an origin goes back only by having been GONE in between: it has begun anew.
+                anew = same_history and message.complete and origin.name in replica.complete
+                if not anew:
+                    self.overruled[origin.name] = origin
+                    doubted = replica.doubt(origin.name)
+                    if doubted is not None:
+                        origins[origin.name] = doubted
+                    continue
+            self.overruled.pop(origin.name, None)
             if origin.state is OriginState.GONE:
                 deleted.update(dict.fromkeys(replica.forget_origin(origin.name)))
                 if held is not None:
@@ -258,7 +287,7 @@ class Sink:
             replica.complete.intersection_update(complete)
             spoken = {message.name for message in batch.origins}
             for name in set(replica.origins) - spoken:
-                self.overruled.discard(name)
+                self.overruled.pop(name, None)
                 doubted = replica.doubt(name)
                 if doubted is not None:
                     origins[name] = doubted
@@ -301,7 +330,7 @@ class Sink:
             complete=tuple(complete),
             absent=tuple(absent),
             revision=batch.revision,
-            synced=True,
+            synced=not self.overruled,
         )
 
     # --- inside ------------------------------------------------------------------------------------------------------

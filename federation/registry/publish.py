@@ -145,7 +145,8 @@ class PublishStream:
         intake.on_alive()
         if changes is None:
             return None
-        return intake.on_changes(changes) if changes or changes.complete else ()
+        # An overruled report is no change, and has to be refused each time that it comes.
+        return intake.on_changes(changes) if changes or changes.complete or intake.sink.overruled else ()
 
     async def _goodbye(self, code: str, detail: str, retry_after_ms: int = 0) -> str:
         await self._write(pb.Demand(goodbye=pb.Goodbye(code=code, detail=detail, retry_after_ms=retry_after_ms)))

@@ -1,7 +1,7 @@
 """The replication protocol against a model of the world: whatever happens on the way, after the heal all views agree.
 
 The truth is what each origin holds. A source knows what the origins told it; it restarts, or comes back with an old
-backup. Consumers see through filters and names; their frames are delayed, lost, doubled, swapped, or arrive after their
+backup. An origin that leaves may come back with lower versions than it had. Consumers see through filters and names; their frames are delayed, lost, doubled, swapped, or arrive after their
 stream was replaced; they restart, also from an old copy of their view.
 """
 
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from federation.catalog.replica import Farewell, Log, OutOfStep, Replica, Sink, Source
+from federation.catalog.sink import INSIST
 from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
 from federation.proto.v1 import catalog_pb2 as pb
 
@@ -21,6 +22,7 @@ ORIGINS = ("a", "b", "c")
 NAMES = ("n/0", "n/1", "n/2", "n/3")
 KINDS = (Kind.SERVICE, Kind.IMPORT)
 CONSUMERS = 3
+FIRST_EPOCH, APART = 1_000_000, 1_000  # so far apart that no membership meets the epochs of another
 
 origins = st.sampled_from(ORIGINS)
 keys = st.builds(Key, origins, st.sampled_from(KINDS), st.sampled_from(NAMES))
@@ -67,7 +69,9 @@ class Replication(RuleBasedStateMachine):
         self.histories = 0
         self.following: dict[str, str] = {}  # origin -> history of the log that it feeds
         self.written = 0
-        self.truth = {name: Truth(Version(1, 0)) for name in ORIGINS}
+        self.truth = {name: Truth(Version(FIRST_EPOCH, 0)) for name in ORIGINS}
+        self.lowest = dict.fromkeys(ORIGINS, FIRST_EPOCH)
+        self.highest = dict.fromkeys(ORIGINS, FIRST_EPOCH)
         self.log = self.new_log()
         self.backup: list[tuple[str, Version, list[Record]]] = []
         self.consumers = [
@@ -146,17 +150,32 @@ class Replication(RuleBasedStateMachine):
         truth.deleted.clear()
         self.following.pop(name, None)
         self.log.set_origin(Origin(name, truth.version, OriginState.GONE))
+        self.backup = [held for held in self.backup if held[0] != name]  # nobody can speak for that membership any more
 
-    @rule(name=origins)
-    def origin_joins_again(self, name: str) -> None:
-        truth = self.truth[name]
-        if not truth.present:
-            self.truth[name] = Truth(Version(truth.version.epoch + 1, 0))
+    @rule(name=origins, clock_is_behind=st.booleans())
+    def origin_joins_again(self, name: str, clock_is_behind: bool) -> None:
+        if self.truth[name].present:
+            return
+        if clock_is_behind:
+            self.lowest[name] = epoch = self.lowest[name] - APART
+        else:
+            self.highest[name] = epoch = self.highest[name] + APART
+        self.truth[name] = Truth(Version(epoch, 0))
+
+    @rule(key=keys, clock_is_behind=st.booleans(), source_restarts=st.booleans())
+    def an_origin_that_all_have_seen_begins_anew(self, key: Key, clock_is_behind: bool, source_restarts: bool) -> None:
+        self.write(key)
+        self.heal()
+        self.origin_leaves(key.origin)
+        if source_restarts:
+            self.source_restarts()
+        self.origin_joins_again(key.origin, clock_is_behind)
+        self.origin_connects(key.origin)
 
     @rule(key=keys, sequence=st.integers(0, 3))
     def an_old_claim_arrives(self, key: Key, sequence: int) -> None:
         truth = self.truth[key.origin]
-        if self.known(key.origin) and truth.version.epoch > 1:
+        if self.known(key.origin):
             old = Version(truth.version.epoch - 1, 1000 + sequence)
             assert not self.log.put([Record(key, old, b"old epoch")])
             assert not self.log.reset_origin(key.origin, old, [])
@@ -183,6 +202,7 @@ class Replication(RuleBasedStateMachine):
         for name, version, records in self.backup:
             if self.truth[name].present:
                 self.log.reset_origin(name, version, records)
+                self.log.set_origin(Origin(name, version, OriginState.STALE))  # until it is heard
 
     # --- the consumers ---
 
@@ -322,11 +342,12 @@ class Replication(RuleBasedStateMachine):
     def settle(self, number: int) -> None:
         """Connect if need be and deliver everything in order, until a heartbeat finds both ends equal."""
         consumer = self.consumers[number]
-        attempts = 0
+        attempts = beats = 0
         while True:
             if consumer.source is None:
                 attempts += 1
-                assert attempts <= 3, "it takes at most one resume and one full snapshot"
+                assert attempts <= 4, "one resume, a snapshot, and another where an origin has begun anew"
+                beats = 0
                 self.connect(number)
             source = consumer.source
             assert source is not None
@@ -340,7 +361,9 @@ class Replication(RuleBasedStateMachine):
             else:
                 if consumer.sink.synced:
                     return
-                self.part(consumer)
+                beats += 1
+                if beats > INSIST or not consumer.sink.overruled:
+                    self.part(consumer)
 
     def teardown(self) -> None:
         if hasattr(self, "consumers"):

@@ -6,6 +6,7 @@ import pytest
 
 from federation.catalog.frames import batch_frame, hello_frame
 from federation.catalog.replica import Farewell, Log, OutOfStep, Replica, Sink, Source
+from federation.catalog.sink import INSIST
 from federation.errors import CorruptState, Denied, InvalidInput
 from federation.model.record import Key, Kind, Origin, OriginState, Version
 from federation.proto.v1 import catalog_pb2 as pb
@@ -108,7 +109,8 @@ def test_an_old_backup_does_not_win(log, wire, record):
     w = wire(backup, sink)
     w.pump()
     assert w.view == {"a/n/s": b"x", "a/n/t": b"x"}
-    assert sink.overruled == {"a"}
+    assert set(sink.overruled) == {"a"}
+    assert not sink.synced
     backup.reset_origin("a", Version(2, 1), [record("a", "n/s", (2, 1), b"y")])
     with pytest.raises(OutOfStep):
         w.pump()  # what was overruled could not be compared; now it can, and a snapshot settles it
@@ -116,6 +118,82 @@ def test_an_old_backup_does_not_win(log, wire, record):
     w.pump()
     assert w.view == {"a/n/s": b"y"}
     assert not sink.overruled
+
+
+def test_who_left_and_came_back_with_lower_versions_replaces_what_was_held(log, wire, record):
+    sink = Sink()
+    wire(log, sink).pump()
+    log.set_origin(Origin("a", Version(1, 2), OriginState.GONE))  # while the consumer is away
+    log.reset_origin("a", Version(0, 1), [record("a", "n/s", (0, 1), b"new")])
+    w = wire(log, sink)
+    w.pump()
+    assert w.view == {"a/n/s": b"new"}
+    assert sink.synced
+    log.put([record("a", "n/s", (0, 2), b"newer")])
+    w.pump()
+    assert w.view == {"a/n/s": b"newer"}
+
+
+def test_an_origin_that_is_heard_and_insists_on_lower_versions_has_begun_anew(log, wire, record):
+    sink = Sink()
+    wire(log, sink).pump()
+    elsewhere = Log(history="h2")  # the source has lost what would prove it
+    elsewhere.reset_origin("a", Version(0, 1), [record("a", "n/s", (0, 1), b"new")])
+    w = wire(elsewhere, sink)
+    w.pump()
+    assert w.view == {"a/n/s": b"x", "a/n/t": b"x"}
+    assert not sink.synced
+    for _ in range(INSIST - 2):
+        sink.receive(w.source.progress())
+    with pytest.raises(OutOfStep, match="begun anew"):
+        sink.receive(w.source.progress())
+    assert w.view == {"a/n/s": b"x", "a/n/t": b"x"}, "it serves on until the new ones are here"
+    sink = Sink(Replica.load(sink.replica.dump()))  # what was given up is so after a restart, too
+    w = wire(elsewhere, sink)
+    (first,) = w.pump()
+    assert first.synced
+    assert w.view == {"a/n/s": b"new"}
+
+
+def test_heartbeats_count_over_streams_and_end_when_the_newer_origin_is_back(log, wire, record):
+    sink = Sink()
+    wire(log, sink).pump()
+    elsewhere = Log(history="h2")
+    elsewhere.reset_origin("a", Version(1, 1), [record("a", "n/old", (1, 1))])
+    for _ in range(INSIST - 1):
+        wire(elsewhere, sink).pump()
+    elsewhere.reset_origin("a", Version(1, 2), [record("a", "n/s", (1, 2), b"y")])
+    with pytest.raises(OutOfStep, match="or others"):
+        wire(elsewhere, sink).pump()
+    w = wire(elsewhere, sink)
+    w.pump()
+    assert w.view == {"a/n/s": b"y"}
+    assert sink.synced
+
+
+def test_a_source_that_does_not_hear_an_origin_cannot_take_back_what_it_said(log, wire, record):
+    sink = Sink()
+    wire(log, sink).pump()
+    backup = Log(history="h2")
+    backup.reset_origin("a", Version(1, 1), [record("a", "n/old", (1, 1))])
+    backup.set_origin(Origin("a", Version(1, 1), OriginState.STALE))
+    w = wire(backup, sink)
+    for _ in range(INSIST + 3):
+        w.pump()
+    assert w.view == {"a/n/s": b"x", "a/n/t": b"x"}
+    assert not sink.synced
+
+
+def test_what_is_published_does_not_go_back(log, wire, record):
+    sink = Sink(origin="a")
+    wire(log, sink).pump()
+    older = Log(history="h2")
+    older.reset_origin("a", Version(0, 1), [record("a", "n/s", (0, 1), b"old")])
+    w = wire(older, sink)
+    for _ in range(INSIST + 3):
+        w.pump()
+    assert set(sink.overruled) == {"a"}
+    assert w.view == {"a/n/s": b"x", "a/n/t": b"x"}
 
 
 def test_gone_deletes_the_origin(log, wire):
