@@ -21,7 +21,7 @@ from federation.log import Logger
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, Peer, Problem
 from federation.model.ids import REGISTRY_ORIGIN, ServiceName, trust_domain_of
 from federation.model.record import Key, Kind, OriginState, Record
-from federation.model.service import Export, Grant, Import, Locality, Port, Protocol, Service
+from federation.model.service import Export, Grant, Import, Locality, Protocol, Service
 from federation.model.wire import (
     decode_cluster,
     decode_gateway,
@@ -348,10 +348,8 @@ class ClusterView:
                 continue
             service = neighbour.services[name]
             allowed = allowed_ports(name, service.grants, neighbour.link, consumer=self._cluster)
-            if allowed is not None:
-                ports: tuple[Port, ...] = tuple(p for p in service.ports if p.port in allowed)
-                if not ports:
-                    continue
-                service = replace(service, ports=ports)
-            claims.append(Claim(cluster=origin, service=service, local=False, stale=neighbour.stale, endpoints=()))
+            if allowed is not None and not any(p.port in allowed for p in service.ports):
+                continue
+            granted = None if allowed is None else frozenset(allowed)
+            claims.append(Claim(cluster=origin, service=service, stale=neighbour.stale, granted=granted))
         return claims

@@ -77,7 +77,7 @@ def port(value: k8s.ServicePort) -> Port:
     """A port of a Service that speaks one of CARRIED."""
     protocol = Protocol(value.protocol or "TCP")
     app = AppProtocol.OPAQUE if protocol is Protocol.UDP else app_protocol(value.app_protocol, value.name or "")
-    return Port(name=value.name or "", port=value.port, protocol=protocol, app=app)
+    return Port(name=value.name or "", port=value.port, protocol=protocol, app=app, declared=value.app_protocol or "")
 
 
 def app_protocol(declared: str | None, name: str) -> AppProtocol:

@@ -17,13 +17,17 @@ from federation.model.service import Backend, Endpoint, FieldConflict, Import, P
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What one cluster says of the service. `endpoints`: those that the consumer reaches directly."""
+    """What one cluster says of the service. `endpoints`: those that the consumer reaches directly.
+
+    `granted`: the port numbers that the consumer may use (None: all). Ports that are kept from it are no conflict.
+    """
 
     cluster: str
     service: Service
     local: bool = False
     stale: bool = False
     endpoints: tuple[Endpoint, ...] = ()
+    granted: frozenset[int] | None = None
 
     @property
     def age(self) -> tuple[int, str]:
@@ -51,6 +55,7 @@ def merge(name: ServiceName, claims: Sequence[Claim]) -> Import:
         ports=ports,
         session_affinity=winner.session_affinity,
         session_affinity_seconds=winner.session_affinity_seconds,
+        internal_traffic_policy=winner.internal_traffic_policy,
         traffic_distribution=winner.traffic_distribution,
         labels=dict(sorted(winner.labels.items())),
         annotations=dict(sorted(winner.annotations.items())),
@@ -66,7 +71,8 @@ def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, 
     """The union of the ports, the numbers that each cluster serves of it, and the disagreements.
 
     Ports are the same when their (protocol, port) is; an older claim's name and app protocol stand. A claim whose name
-    for a port is taken by another port loses that port: names stay unique, the empty name included.
+    for a port is taken by another port loses that port: names stay unique, the empty name included. Ports that not all
+    have are a conflict, too, although the union serves them (ServiceExportReasonPortConflict of the MCS API).
     """
     union: dict[tuple[str, int], Port] = {}
     names: dict[str, Port] = {}
@@ -74,7 +80,10 @@ def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, 
     conflicts: list[FieldConflict] = []
     for claim in ordered:
         serves: set[int] = set()
+        before = len(conflicts)
         for port in claim.service.ports:
+            if claim.granted is not None and port.port not in claim.granted:
+                continue
             same = union.get((port.protocol, port.port))
             if same is None and port.name in names:
                 there = names[port.name]
@@ -93,8 +102,21 @@ def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, 
                 )
             serves.add(port.port)
         accepted[claim.cluster] = tuple(sorted(serves))
+        if len(conflicts) == before and (detail := _missing(ordered[0], claim)):
+            conflicts.append(_port_conflict(claim.cluster, detail))
     ports = tuple(sorted(union.values(), key=lambda port: (port.port, port.protocol)))
     return ports, accepted, conflicts
+
+
+def _missing(first: Claim, claim: Claim) -> str:
+    """How the ports of `claim` differ from those of the oldest one, whoever may use them; "" where they do not."""
+    there = {(p.port, p.protocol): p for p in first.service.ports}
+    here = {(p.port, p.protocol): p for p in claim.service.ports}
+    more = ", ".join(_show(here[key]) for key in sorted(here.keys() - there.keys()))
+    less = ", ".join(_show(there[key]) for key in sorted(there.keys() - here.keys()))
+    said = [f"has {more}, which {first.cluster} has not"] if more else []
+    said += [f"lacks {less} of {first.cluster}"] if less else []
+    return " and ".join(said)
 
 
 def _show(port: Port) -> str:
@@ -139,10 +161,20 @@ def _field_conflicts(ordered: Sequence[Claim]) -> list[FieldConflict]:
             there, here = winner.session_affinity_seconds, service.session_affinity_seconds
             detail = f"session affinity time-out is {there} s as in {first}, not {here} s"
             conflicts.append(FieldConflict("SessionAffinityConfigConflict", f"{claim.cluster}: {detail}"))
-        if winner.ip_families and service.ip_families and not set(winner.ip_families) & set(service.ip_families):
-            detail = f"no IP family in common with {first}"
+        if detail := _families_differ(winner, service, first):
             conflicts.append(FieldConflict("IPFamilyConflict", f"{claim.cluster}: {detail}"))
     return conflicts
+
+
+def _families_differ(winner: Service, service: Service, first: str) -> str:
+    """Behind a ClusterSetIP the gateways serve callers of any family from endpoints of any family, so only exports
+    that have nothing in common are named; of a headless service a caller reaches the endpoints of its own family."""
+    there, here = set(winner.ip_families), set(service.ip_families)
+    if not there or not here or there == here:
+        return ""
+    if winner.headless:
+        return f"the IP families are {', '.join(winner.ip_families)} in {first}, not {', '.join(service.ip_families)}"
+    return "" if there & here else f"no IP family in common with {first}"
 
 
 def _difference(what: str, there: Any, here: Any, first: str) -> str:

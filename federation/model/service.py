@@ -32,12 +32,13 @@ class AppProtocol(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """A port of a service; `name` is empty when the Service has one unnamed port."""
+    """A port of a service; `name` is empty when the Service has one unnamed port. `declared`: its appProtocol."""
 
     name: str = ""
     port: int
     protocol: Protocol = Protocol.TCP
     app: AppProtocol = AppProtocol.OPAQUE
+    declared: str = ""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -135,6 +136,7 @@ class Import:
     ports: tuple[Port, ...] = ()
     session_affinity: str = "None"
     session_affinity_seconds: int = 0
+    internal_traffic_policy: str = ""
     traffic_distribution: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)

@@ -67,7 +67,9 @@ def locality_from_pb(message: pb.Locality) -> Locality:
 
 def _port_to_pb(value: Port) -> pb.Port:
     protocol = pb.UDP if value.protocol is Protocol.UDP else pb.TCP
-    return pb.Port(name=value.name, port=value.port, protocol=protocol, app=_APP_TO_PB[value.app])
+    return pb.Port(
+        name=value.name, port=value.port, protocol=protocol, app=_APP_TO_PB[value.app], declared=value.declared
+    )
 
 
 def _port_from_pb(message: pb.Port) -> Port:
@@ -76,6 +78,7 @@ def _port_from_pb(message: pb.Port) -> Port:
         port=parse_port(message.port, what="port"),
         protocol=Protocol.UDP if message.protocol == pb.UDP else Protocol.TCP,
         app=_APP_FROM_PB.get(message.app, AppProtocol.OPAQUE),  # an app protocol of the future is carried as bytes
+        declared=message.declared,
     )
 
 
@@ -320,6 +323,7 @@ def import_to_pb(value: Import) -> pb.Import:
         ports=map(_port_to_pb, value.ports),
         session_affinity=value.session_affinity,
         session_affinity_seconds=value.session_affinity_seconds,
+        internal_traffic_policy=value.internal_traffic_policy,
         traffic_distribution=value.traffic_distribution,
         labels=dict(value.labels),
         annotations=dict(value.annotations),
@@ -338,6 +342,7 @@ def import_from_pb(message: pb.Import) -> Import:
         ports=tuple(map(_port_from_pb, message.ports)),
         session_affinity=message.session_affinity or "None",
         session_affinity_seconds=message.session_affinity_seconds,
+        internal_traffic_policy=message.internal_traffic_policy,
         traffic_distribution=message.traffic_distribution,
         labels=dict(sorted(message.labels.items())),
         annotations=dict(sorted(message.annotations.items())),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +62,34 @@ def test_ports_are_unique_by_name_and_by_number(drawn):
 def test_a_claim_alone_has_only_conflicts_with_itself(drawn):
     (alone,) = drawn[:1]
     assert {c.reason for c in merge(NAME, [alone]).conflicts} <= {"PortConflict"}
+
+
+@given(claims)
+def test_there_is_a_conflict_exactly_where_exports_disagree(drawn):
+    """Whatever is wrong with one export alone is no matter of disagreement, so only sound ports are compared."""
+    sound = [c for c in drawn if not merge(NAME, [c]).conflicts]
+    if not sound:
+        return
+    oldest, *others = sorted(sound, key=lambda c: c.age)
+    reasons = {c.reason for c in merge(NAME, sound).conflicts}
+
+    def differ(value):
+        return any(value(c.service) != value(oldest.service) for c in others)
+
+    assert ("TypeConflict" in reasons) == differ(lambda s: s.headless)
+    assert ("SessionAffinityConflict" in reasons) == differ(lambda s: s.session_affinity)
+    assert ("InternalTrafficPolicyConflict" in reasons) == differ(lambda s: s.internal_traffic_policy or "Cluster")
+    assert ("TrafficDistributionConflict" in reasons) == differ(lambda s: s.traffic_distribution)
+    assert ("LabelsConflict" in reasons) == differ(lambda s: s.labels)
+    assert ("AnnotationsConflict" in reasons) == differ(lambda s: s.annotations)
+    if differ(lambda s: {(p.name, p.port, p.protocol) for p in s.ports}):
+        assert "PortConflict" in reasons
+
+
+@given(claims)
+def test_conflicts_are_the_same_wherever_they_are_looked_at(drawn):
+    """Each cluster merges with itself as the local one, and with its own endpoints: all exporters get one condition."""
+    views = [
+        merge(NAME, [replace(c, local=c.cluster == at.cluster, stale=False) for c in drawn]).conflicts for at in drawn
+    ]
+    assert all(view == views[0] for view in views)

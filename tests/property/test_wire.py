@@ -39,6 +39,7 @@ port = st.builds(
     port=port_number,
     protocol=st.sampled_from(Protocol),
     app=st.sampled_from(AppProtocol),
+    declared=text,
 )
 readiness = st.builds(Readiness, locality, st.integers(0, 2**31))
 endpoint = st.builds(
@@ -100,6 +101,7 @@ imported = st.builds(
     ports=many(port),
     session_affinity=st.sampled_from(["None", "ClientIP"]),
     session_affinity_seconds=st.integers(0, 86400),
+    internal_traffic_policy=text,
     traffic_distribution=text,
     labels=st.dictionaries(text, text, max_size=3),
     annotations=st.dictionaries(text, text, max_size=3),

@@ -28,16 +28,18 @@ H2C: AppProtocol
 GRPC: AppProtocol
 
 class Port(_message.Message):
-    __slots__ = ("name", "port", "protocol", "app")
+    __slots__ = ("name", "port", "protocol", "app", "declared")
     NAME_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     PROTOCOL_FIELD_NUMBER: _ClassVar[int]
     APP_FIELD_NUMBER: _ClassVar[int]
+    DECLARED_FIELD_NUMBER: _ClassVar[int]
     name: str
     port: int
     protocol: Protocol
     app: AppProtocol
-    def __init__(self, name: _Optional[str] = ..., port: _Optional[int] = ..., protocol: _Optional[_Union[Protocol, str]] = ..., app: _Optional[_Union[AppProtocol, str]] = ...) -> None: ...
+    declared: str
+    def __init__(self, name: _Optional[str] = ..., port: _Optional[int] = ..., protocol: _Optional[_Union[Protocol, str]] = ..., app: _Optional[_Union[AppProtocol, str]] = ..., declared: _Optional[str] = ...) -> None: ...
 
 class Locality(_message.Message):
     __slots__ = ("region", "zone")
@@ -219,7 +221,7 @@ class Problem(_message.Message):
     def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., detail: _Optional[str] = ..., since_ns: _Optional[int] = ...) -> None: ...
 
 class Import(_message.Message):
-    __slots__ = ("namespace", "name", "ips", "ip_families", "headless", "ports", "session_affinity", "session_affinity_seconds", "traffic_distribution", "labels", "annotations", "backends", "conflicts", "gateway_ports")
+    __slots__ = ("namespace", "name", "ips", "ip_families", "headless", "ports", "session_affinity", "session_affinity_seconds", "traffic_distribution", "labels", "annotations", "backends", "conflicts", "internal_traffic_policy", "gateway_ports")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -254,6 +256,7 @@ class Import(_message.Message):
     ANNOTATIONS_FIELD_NUMBER: _ClassVar[int]
     BACKENDS_FIELD_NUMBER: _ClassVar[int]
     CONFLICTS_FIELD_NUMBER: _ClassVar[int]
+    INTERNAL_TRAFFIC_POLICY_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_PORTS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
@@ -268,8 +271,9 @@ class Import(_message.Message):
     annotations: _containers.ScalarMap[str, str]
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     conflicts: _containers.RepeatedCompositeFieldContainer[Conflict]
+    internal_traffic_policy: str
     gateway_ports: _containers.ScalarMap[int, int]
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ip_families: _Optional[_Iterable[str]] = ..., headless: _Optional[bool] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., traffic_distribution: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., gateway_ports: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ip_families: _Optional[_Iterable[str]] = ..., headless: _Optional[bool] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., traffic_distribution: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., internal_traffic_policy: _Optional[str] = ..., gateway_ports: _Optional[_Mapping[int, int]] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("cluster", "local", "stale", "ports", "readiness", "endpoints")

@@ -22,18 +22,20 @@ class JoinRequest(_message.Message):
     def __init__(self, token: _Optional[str] = ..., cluster: _Optional[str] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., possession: _Optional[bytes] = ..., locality: _Optional[_Union[_records_pb2.Locality, _Mapping]] = ...) -> None: ...
 
 class JoinReply(_message.Message):
-    __slots__ = ("federation", "trust_domain", "registry_bundle", "single_machine", "registry_address")
+    __slots__ = ("federation", "trust_domain", "registry_bundle", "single_machine", "registry_address", "epoch_floor")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_BUNDLE_FIELD_NUMBER: _ClassVar[int]
     SINGLE_MACHINE_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    EPOCH_FLOOR_FIELD_NUMBER: _ClassVar[int]
     federation: str
     trust_domain: str
     registry_bundle: _records_pb2.Bundle
     single_machine: bool
     registry_address: str
-    def __init__(self, federation: _Optional[str] = ..., trust_domain: _Optional[str] = ..., registry_bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., single_machine: _Optional[bool] = ..., registry_address: _Optional[str] = ...) -> None: ...
+    epoch_floor: int
+    def __init__(self, federation: _Optional[str] = ..., trust_domain: _Optional[str] = ..., registry_bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., single_machine: _Optional[bool] = ..., registry_address: _Optional[str] = ..., epoch_floor: _Optional[int] = ...) -> None: ...
 
 class Empty(_message.Message):
     __slots__ = ()

@@ -64,8 +64,9 @@ UNNAMED_80, UNNAMED_81 = Port(port=80), Port(port=81)
 @pytest.mark.parametrize(
     ("older", "newer", "union", "serves", "conflicts"),
     [
-        ((HTTP,), (GRPC,), (HTTP, GRPC), (90,), 0),
-        ((HTTP,), (HTTP, GRPC), (HTTP, GRPC), (80, 90), 0),
+        ((HTTP,), (GRPC,), (HTTP, GRPC), (90,), 1),  # a union, and yet not the same in all
+        ((HTTP,), (HTTP, GRPC), (HTTP, GRPC), (80, 90), 1),
+        ((HTTP, GRPC), (GRPC, HTTP), (HTTP, GRPC), (80, 90), 0),
         ((HTTP,), (Port(name="http", port=8080),), (HTTP,), (), 1),  # the name is another port's
         ((HTTP,), (Port(name="web", port=80),), (HTTP,), (80,), 1),  # the same port, another name
         ((HTTP,), (Port(name="http", port=80),), (HTTP,), (80,), 1),  # another app protocol
@@ -75,7 +76,7 @@ UNNAMED_80, UNNAMED_81 = Port(port=80), Port(port=81)
             (Port(name="dns-udp", port=53, protocol=Protocol.UDP),),
             (Port(name="dns", port=53), Port(name="dns-udp", port=53, protocol=Protocol.UDP)),
             (53,),
-            0,
+            1,
         ),
     ],
 )
@@ -118,3 +119,55 @@ def test_families_without_a_common_one_conflict():
 def test_claims_that_cannot_be(claims):
     with pytest.raises(ValueError):
         merge(NAME, claims)
+
+
+def test_ports_that_are_kept_from_the_consumer_are_no_conflict_and_are_not_served():
+    merged = merge(
+        NAME,
+        [
+            claim("east", 1, ports=(HTTP, GRPC)),
+            dataclasses.replace(claim("west", 2, ports=(HTTP, GRPC)), granted=frozenset({90})),
+        ],
+    )
+    assert merged.conflicts == ()
+    assert [b.ports for b in merged.backends] == [(80, 90), (90,)]
+
+
+def test_of_headless_services_different_families_conflict():
+    dual, single = {"ip_families": ("IPv4", "IPv6")}, {"ip_families": ("IPv4",)}
+    assert merge(NAME, [claim("b", 1, **dual), claim("c", 2, **single)]).conflicts == ()
+    merged = merge(NAME, [claim("b", 1, headless=True, **dual), claim("c", 2, headless=True, **single)])
+    assert [c.reason for c in merged.conflicts] == ["IPFamilyConflict"]
+    turned = claim("c", 2, headless=True, ip_families=("IPv6", "IPv4"))
+    assert merge(NAME, [claim("b", 1, headless=True, **dual), turned]).conflicts == ()
+
+
+def test_the_winner_gives_what_is_passed_on():
+    merged = merge(NAME, [claim("east", 2), claim("west", 1, internal_traffic_policy="Cluster")])
+    assert merged.internal_traffic_policy == "Cluster"
+    assert merged.conflicts == ()  # "" is the default, which is Cluster
+
+
+DIFFERENT = {
+    "PortConflict": {"ports": (HTTP, GRPC)},
+    "TypeConflict": {"headless": True},
+    "SessionAffinityConflict": {"session_affinity": "None"},
+    "SessionAffinityConfigConflict": {"session_affinity_seconds": 99},
+    "InternalTrafficPolicyConflict": {"internal_traffic_policy": "Local"},
+    "TrafficDistributionConflict": {"traffic_distribution": "PreferClose"},
+    "LabelsConflict": {"labels": {"tier": "1"}},
+    "AnnotationsConflict": {"annotations": {"note": "x"}},
+    "IPFamilyConflict": {"ip_families": ("IPv6",)},
+}
+STICKY = {"session_affinity": "ClientIP", "session_affinity_seconds": 10, "ip_families": ("IPv4",)}
+
+
+@pytest.mark.parametrize("one", DIFFERENT)
+@pytest.mark.parametrize("other", DIFFERENT)
+def test_every_reason_alone_and_with_every_other(one, other):
+    fields = {**STICKY, **DIFFERENT[one], **DIFFERENT[other]}
+    merged = merge(NAME, [claim("west", 1, **STICKY), claim("east", 2, **fields)])
+    wanted = {one, other}
+    if "SessionAffinityConflict" in wanted:  # without affinity there is no time-out to disagree on
+        wanted.discard("SessionAffinityConfigConflict")
+    assert {c.reason for c in merged.conflicts} == wanted
