@@ -1,29 +1,148 @@
-"""Addresses on loopback for federations that run beside each other on one machine, without privileges."""
+"""Ports and addresses of this machine that no other test, demo or benchmark of ours will use, without privileges.
+
+A port that is looked for now and bound later can be lost in between, to an outgoing connection or to somebody who looks
+at the same time. So ports are picked below those that the kernel gives to outgoing connections, and who picks from a
+block of ports has claimed it before: a claim is an abstract UNIX socket (unix(7)), which one process at a time can bind
+in a network namespace, and which is gone when that process is, however it ends.
+"""
 
 from __future__ import annotations
 
+import errno
+import functools
+import os
 import random
 import socket
 from collections.abc import Iterator
-from contextlib import closing
+from pathlib import Path
+
+from federation.errors import Unavailable
+
+PORTS = range(10240, 32768)
+"""Where ports are looked for: above what well-known services use, and by default below the ephemeral range."""
+
+BLOCK = 64
+"""Ports that are claimed together."""
+
+_EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-def loopback_addresses(seed: random.Random) -> Iterator[str]:
-    """Addresses of one random /24 below 127.0.0.0/9, where no other process is likely to listen."""
-    net = f"127.{seed.randint(16, 110)}.{seed.randint(0, 255)}"
-    return (f"{net}.{host}" for host in range(1, 255))
+class Claims:
+    """What is claimed here is nobody else's in this network namespace until `close` or the end of this process."""
+
+    def __init__(self) -> None:
+        self._held: list[int] = []
+
+    def take(self, what: str) -> bool:
+        """Claim `what`; False when somebody has it, this process included."""
+        held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            held.bind(f"\0isthmus/{what}")
+        except OSError as error:
+            held.close()
+            if error.errno != errno.EADDRINUSE:
+                raise
+            return False
+        self._held.append(held.detach())
+        return True
+
+    def close(self) -> None:
+        """Give everything back."""
+        while self._held:
+            os.close(self._held.pop())
 
 
-def virtual_ranges(seed: random.Random) -> Iterator[str]:
-    """Disjoint /22 ranges of 127.128.0.0/9: each sidecar of a machine needs one of its own for the loopback way."""
-    picks = seed.sample(range(1 << 13), 64)
-    return (f"127.{128 + (pick >> 6)}.{(pick & 63) << 2}.0/22" for pick in picks)
+class Ports:
+    """Ports, each once, of blocks that are claimed until the process ends."""
+
+    def __init__(self, among: range, rng: random.Random, claims: Claims) -> None:
+        self._claims = claims
+        self._blocks = [start for start in among if start % BLOCK == 0 and start + BLOCK <= among.stop]
+        rng.shuffle(self._blocks)
+        self._left = self._claimed()
+
+    def take(self, address: str) -> int:
+        """A port that nobody holds, neither at `address` nor on all addresses, for TCP and for UDP.
+
+        Raises Unavailable when there is none, OSError for an address that this machine does not have.
+        """
+        for port in self._left:
+            if _is_free(address, port):
+                return port
+        raise Unavailable("every port is claimed or in use", code="no_free_port")
+
+    def _claimed(self) -> Iterator[int]:
+        while self._blocks:
+            start = self._blocks.pop()
+            if self._claims.take(f"ports/{start}"):
+                yield from range(start, start + BLOCK)
 
 
-def free_port(address: str) -> int:
-    """A TCP port on which nobody listens at `address` now."""
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with closing(socket.socket(family)) as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def outside_ephemeral(text: str) -> range:
+    """The part of PORTS outside of the ephemeral range, which `text` gives as ip_local_port_range does.
+
+    Where that leaves less than a few blocks, all of PORTS: then claims alone keep our processes apart.
+    """
+    try:
+        first, last = map(int, text.split())
+    except ValueError:
+        return PORTS
+    below, above = range(PORTS.start, min(first, PORTS.stop)), range(last + 1, 65536)
+    return next((found for found in (below, above) if len(found) >= 16 * BLOCK), PORTS)
+
+
+def _read_ephemeral() -> str:
+    try:
+        return _EPHEMERAL.read_text()
+    except OSError:
+        return ""
+
+
+def _is_free(address: str, port: int) -> bool:
+    """Whether a socket that shares nothing gets `port` at `address` and on all addresses, for TCP and for UDP."""
+    everywhere = ["0.0.0.0", "::"] if socket.has_dualstack_ipv6() else ["0.0.0.0"]
+    for host in (address, *everywhere):
+        for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+            with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as probe:
+                try:
+                    probe.bind((host, port))
+                except OSError as error:
+                    if error.errno != errno.EADDRINUSE:
+                        raise
+                    return False
+    return True
+
+
+_OURS = Claims()
+
+
+@functools.cache
+def _ports() -> Ports:
+    return Ports(outside_ephemeral(_read_ephemeral()), random.Random(), _OURS)
+
+
+def free_port(address: str = "127.0.0.1") -> int:
+    """A port for a server that starts later at `address`; no process of ours is given it again while this one lives.
+
+    Raises Unavailable when there is none, OSError for an address that this machine does not have.
+    """
+    return _ports().take(address)
+
+
+def loopback_addresses(seed: random.Random, claims: Claims = _OURS) -> Iterator[str]:
+    """Addresses of one random /24 below 127.0.0.0/9, which nobody else of ours has."""
+    while True:
+        net = f"127.{seed.randint(16, 110)}.{seed.randint(0, 255)}"
+        if claims.take(f"addresses/{net}"):
+            return (f"{net}.{host}" for host in range(1, 255))
+
+
+def virtual_ranges(seed: random.Random, claims: Claims = _OURS) -> Iterator[str]:
+    """Disjoint /22 ranges of 127.128.0.0/9, which nobody else of ours has.
+
+    Each sidecar of a machine needs one of its own for the loopback way.
+    """
+    for pick in seed.sample(range(1 << 13), 1 << 13):
+        found = f"127.{128 + (pick >> 6)}.{(pick & 63) << 2}.0/22"
+        if claims.take(f"addresses/{found}"):
+            yield found

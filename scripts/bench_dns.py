@@ -27,6 +27,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from clusters.network import free_port
+
 ZONE = "svc.clusterset.local"
 READY_SECONDS = 30.0
 
@@ -230,14 +232,6 @@ def running(peer: Peer, directory: Path, names: Sequence[str]) -> Iterator[tuple
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
-
-
-def free_port() -> int:
-    """A port that nobody has just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        number: int = sock.getsockname()[1]
-        return number
 
 
 def cpu_seconds(process: subprocess.Popen[bytes]) -> float:

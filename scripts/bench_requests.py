@@ -13,7 +13,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import ssl
 import statistics
 import subprocess
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from clusters.network import free_port
 from federation.aio.clock import SystemClock
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.process import find_envoy
@@ -228,12 +228,6 @@ def _cores() -> tuple[int, int]:
     return cores[0], cores[1 % len(cores)]
 
 
-def _port() -> int:
-    with socket.socket() as s:
-        s.bind((VIP, 0))
-        return int(s.getsockname()[1])
-
-
 def _start(stack: contextlib.ExitStack, command: Sequence[str | Path], core: int, log: Path) -> int:
     output = stack.enter_context(log.open("wb"))
     process = subprocess.Popen(
@@ -258,7 +252,7 @@ def _envoy(stack: contextlib.ExitStack, path: Path, core: int) -> int:
 
 def _workload(directory: Path, stack: contextlib.ExitStack, core: int) -> int:
     """A workload that costs little: an Envoy that answers by itself."""
-    port = _port()
+    port = free_port()
     answer = {"match": {"prefix": "/"}, "direct_response": {"status": 200, "body": {"inline_string": "hello\n"}}}
     manager = {
         "@type": f"{_TYPES}filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -275,7 +269,7 @@ def _workload(directory: Path, stack: contextlib.ExitStack, core: int) -> int:
 async def _ours(
     directory: Path, stack: contextlib.ExitStack, trust: Trust, workload: int, core: int, servers: list[AdsServer]
 ) -> Way:
-    at, outside = _port(), _port()
+    at, outside = free_port(), free_port()
     east, west = (
         Peer(
             cluster=name,
@@ -325,7 +319,7 @@ def _by_hand(directory: Path, stack: contextlib.ExitStack, trust: Trust, workloa
     and callers behind one port (server name and caller bound to each route), retries by method and priority, headers of
     other proxies removed, local copies in plain text beside remote ones, and everything replaceable while it runs.
     """
-    at, outside = _port(), _port()
+    at, outside = free_port(), free_port()
     action: dict[str, Any] = {"cluster": "next", "timeout": "0s"}
     retry: dict[str, Any] = {
         "retry_on": "connect-failure,refused-stream,reset-before-request,gateway-error",
@@ -369,7 +363,7 @@ def _by_hand(directory: Path, stack: contextlib.ExitStack, trust: Trust, workloa
 
 
 def _haproxy(directory: Path, stack: contextlib.ExitStack, trust: Trust, workload: int, core: int) -> Way:
-    at, outside = _port(), _port()
+    at, outside = free_port(), free_port()
     for name, svid, root in (("server", trust.server, "east"), ("client", trust.client, "west")):
         (directory / f"ha-{name}.pem").write_bytes(svid.chain_pem + svid.key_pem)
         (directory / f"ha-{name}-ca.pem").write_text(trust.root_pem(root))

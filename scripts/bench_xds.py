@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import json
 import os
-import socket
 import statistics
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
+from clusters.network import free_port
 from federation import log
 from federation.aio.tasks import cancel, run
 from federation.envoy.bootstrap import ADS_CLUSTER, bootstrap
@@ -129,9 +129,7 @@ async def first_connections(ads: AdsServer, port: int, backend: int, addresses: 
 async def measure(args: argparse.Namespace) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="isthmus-bench-") as name:
         directory = Path(name)
-        with socket.socket() as free:
-            free.bind(("0.0.0.0", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         async with echo() as backend:
 
             def demand(kind: TypeUrl, names: frozenset[str]) -> None:

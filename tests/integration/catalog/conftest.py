@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from clusters.network import free_port
 from federation.aio.backoff import Backoff
 from federation.catalog.replica import Log
 from federation.model.record import Key, Kind, Record, Version
@@ -57,7 +58,7 @@ class Catalog:
 
     def __init__(self) -> None:
         self.log = Log(history="h1")
-        self.port = 0
+        self.port = free_port()
         self.heartbeat = 0.2
         self.write_timeout = 5.0
         self.offered: list[Offer] = []
@@ -81,7 +82,7 @@ class Catalog:
         )
         self.server = grpc.aio.server(options=SERVER_OPTIONS)
         self.servicer.add_to(self.server)
-        self.port = self.server.add_insecure_port(f"127.0.0.1:{self.port}")
+        self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self.server.start()
 
     async def stop(self) -> None:

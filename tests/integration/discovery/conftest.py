@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ import grpc
 import msgspec
 import pytest
 
+from clusters.network import free_port
 from discovery.agent import Agent
 from discovery.client import AgentClient
 from discovery.join import join
@@ -48,13 +48,6 @@ async def until(condition: Callable[[], Any], *, timeout: float = 15.0) -> Any:
             return value
         assert time.monotonic() < deadline, "this did not come true in time"
         await asyncio.sleep(0.005)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def manifest(name: str, *addresses: str, consumers: str = "", created: str = "2026-01-02T03:04:05Z") -> str:

@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -27,6 +26,7 @@ import grpc
 import pytest
 import yaml
 
+from clusters.network import free_port
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from federation import log
@@ -54,15 +54,6 @@ async def until(condition: Callable[[], Any], *, limit: float = 15.0, what: str 
             return value
         assert asyncio.get_running_loop().time() < deadline, f"not within {limit} s: {what or condition}"
         await asyncio.sleep(0.02)
-
-
-def free_port() -> int:
-    """A port that nobody holds, below those that the system gives to outgoing connections."""
-    while True:
-        port = 20_000 + secrets.randbelow(12_000)
-        with socket.socket() as s, contextlib.suppress(OSError):
-            s.bind(("0.0.0.0", port))
-            return port
 
 
 class Agent:
@@ -290,8 +281,6 @@ class Namespace:
 
 class World:
     """What a test has started; `close` ends it all."""
-
-    free_port = staticmethod(free_port)
 
     def __init__(self, root: Path) -> None:
         self.root = root

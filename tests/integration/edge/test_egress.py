@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from clusters.network import free_port
 from federation.model.cluster import Gateway
 
 pytestmark = pytest.mark.integration
@@ -63,14 +64,14 @@ async def egress(world: Any, shop: Any) -> tuple[Any, Any, int, int]:
     space = world.namespace()
     east, west = await world.agent("east"), await world.agent("west", host=space.outside)
     http, tcp = await world.http_echo("east-1"), await world.tcp_echo("east-db")
-    reached = Gateway(name="gw-east", address=space.outside, port=world.free_port())
+    reached = Gateway(name="gw-east", address=space.outside, port=free_port())
     far = world.process(
         "gateway", "gw-east", east, address=reached.address, bind=reached.address, port=reached.port, drain_seconds=2
     )
     shop.link(east, west, gateways={"east": (reached,)})
     east.put_export(shop.exported(shop.echo, shop.http, http, "west"))
     east.put_export(shop.exported(shop.db, shop.opaque, tcp, "west"))
-    echo_at, db_at = world.free_port(), world.free_port()
+    echo_at, db_at = free_port(), free_port()
     echo = shop.imported(shop.echo, shop.http, shop.backend("east", shop.http), gateway_ports={80: echo_at})
     west.put_import(replace(echo, ips=(HTTP_IP,)))
     db = shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque), gateway_ports={5432: db_at})

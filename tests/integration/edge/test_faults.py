@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from clusters.network import free_port
 from federation.model.cluster import Gateway
 
 pytestmark = pytest.mark.integration
@@ -74,7 +75,7 @@ async def test_an_agent_that_comes_back_elsewhere_is_found(world: Any, shop: Any
     _, _, west, sidecar = await federation(world, shop)
     address = await sidecar.address("echo.shop.global")
     await west.stop()
-    west.port = world.free_port()
+    west.port = free_port()
     await west.start()
     west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
     await shop.until(lambda: west.acks.get("sc") == west.log.revision, limit=30)
@@ -134,7 +135,7 @@ async def test_a_gateway_that_stops_says_so_and_lets_requests_end(world: Any, sh
 async def test_a_gateway_whose_port_is_taken_says_so_and_opens_when_it_is_free(world: Any, shop: Any) -> None:
     east = await world.agent("east")
     shop.link(east)
-    port = world.free_port()
+    port = free_port()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
         taken.listen()

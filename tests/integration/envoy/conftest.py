@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import os
 import signal
-import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from clusters.network import free_port
 from federation.aio.clock import SystemClock
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.ledger import Changes
@@ -36,13 +36,6 @@ from sidecar.build import outbound as sidecar_build
 
 FEDERATION = "test.internal"
 SHOP_ECHO = ServiceName("shop", "echo")
-
-
-def free_port(address: str = "127.0.0.1") -> int:
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        s.bind((address, 0))
-        return int(s.getsockname()[1])
 
 
 async def until(condition: Callable[[], bool], *, seconds: float = 10.0, what: str = "") -> None:
@@ -395,7 +388,6 @@ def kit() -> SimpleNamespace:
         Use=sidecar_build.Use,
         exchange=exchange,
         export_of=export_of,
-        free_port=free_port,
         http=http,
         line=line,
         local=local,

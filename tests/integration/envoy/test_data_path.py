@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import grpc
 import pytest
 
+from clusters.network import free_port
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Import, Port
 
@@ -195,8 +195,7 @@ async def test_grpc_passes_with_its_trailers(world: Any, kit: Any) -> None:
 async def test_a_gateway_calls_out_for_workloads_without_a_sidecar(world: Any, kit: Any, pair: Any) -> None:
     near, _, _ = pair
     targets = [{80: near.port, 9000: near.port}]
-    at: Callable[[], int] = kit.free_port
-    web, raw = at(), at()
+    web, raw = free_port(), free_port()
     merged = imported(kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000))
     world.imports["east"][ECHO] = kit.replace(merged, gateway_ports={80: web, 9000: raw})
     await world.gateway("east")

@@ -14,6 +14,7 @@ import grpc
 import msgspec
 import pytest
 
+from clusters.network import free_port
 from federation.aio.backoff import Backoff
 from federation.aio.clock import SystemClock
 from federation.catalog.replica import Changes, Log, Sink
@@ -137,8 +138,7 @@ class World:
 
     async def start(self, **settings: Any) -> None:
         loaded = registry_settings.load(self.directory / "settings.yaml")
-        changes = {"listen": self.address, "enrolment": self.enrolment} if hasattr(self, "address") else {}
-        self.registry = Registry(msgspec.structs.replace(loaded, **changes, **settings))
+        self.registry = Registry(msgspec.structs.replace(loaded, **settings))
         await self.registry.__aenter__()
         self.address, self.enrolment = self.registry.address, self.registry.enrolment_address
         self._running = asyncio.create_task(self.registry.run(), name="registry")
@@ -229,8 +229,8 @@ def make_world(tmp_path: Path) -> Iterator[Callable[..., World]]:
             tmp_path / "registry",
             FEDERATION,
             **{
-                "listen": "127.0.0.1:0",
-                "enrolment": "127.0.0.1:0",
+                "listen": f"127.0.0.1:{free_port()}",
+                "enrolment": f"127.0.0.1:{free_port()}",
                 "metrics": "",
                 "single_machine": True,
                 "heartbeat": 0.5,

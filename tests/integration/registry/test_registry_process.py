@@ -19,6 +19,7 @@ import msgspec
 import pytest
 import yaml
 
+from clusters.network import free_port
 from federation.errors import (
     AlreadyExists,
     Conflict,
@@ -38,20 +39,18 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def port() -> int:
+    return free_port()
 
 
 @pytest.fixture
-def process(tmp_path: Path, free_port: int) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
+def process(tmp_path: Path, port: int) -> Iterator[tuple[subprocess.Popen[str], Path, int]]:
     settings = init(
         tmp_path / "r",
         "demo.test",
         listen="127.0.0.1:0",
         enrolment="127.0.0.1:0",
-        metrics=f"127.0.0.1:{free_port}",
+        metrics=f"127.0.0.1:{port}",
         single_machine=True,
     )
     running = subprocess.Popen(
@@ -59,7 +58,7 @@ def process(tmp_path: Path, free_port: int) -> Iterator[tuple[subprocess.Popen[s
         stderr=subprocess.PIPE,
         text=True,
     )
-    yield running, tmp_path / "r", free_port
+    yield running, tmp_path / "r", port
     running.kill()
     running.wait()
     assert running.stderr is not None
@@ -108,9 +107,9 @@ async def test_it_serves_until_sigterm(process: Any, wait: Any) -> None:
         ("port", 7, "address_unavailable"),
     ],
 )
-def test_what_keeps_it_from_starting(tmp_path: Path, free_port: int, spoil: str, status: int, says: str) -> None:
+def test_what_keeps_it_from_starting(tmp_path: Path, port: int, spoil: str, status: int, says: str) -> None:
     directory = tmp_path / "r"
-    path = init(directory, "demo.test", listen=f"127.0.0.1:{free_port}", enrolment="127.0.0.1:0", metrics="")
+    path = init(directory, "demo.test", listen=f"127.0.0.1:{port}", enrolment="127.0.0.1:0", metrics="")
     before = (directory / "registry.db").read_bytes()
     with socket.socket() as taken:
         if spoil == "settings":
@@ -122,7 +121,7 @@ def test_what_keeps_it_from_starting(tmp_path: Path, free_port: int, spoil: str,
         elif spoil == "root":
             (directory / "ca" / "root.pem").write_bytes(b"garbage")
         else:
-            taken.bind(("127.0.0.1", free_port))
+            taken.bind(("127.0.0.1", port))
             taken.listen()
         result = subprocess.run(
             [sys.executable, "-m", "federation.registry", "--settings", str(path)],
@@ -135,22 +134,22 @@ def test_what_keeps_it_from_starting(tmp_path: Path, free_port: int, spoil: str,
     assert (result.returncode, says in line, line.startswith("registry: ")) == (status, True, True), line
     assert "Traceback" not in result.stderr
     if spoil == "port":
-        assert f"127.0.0.1:{free_port}" in line
+        assert f"127.0.0.1:{port}" in line
         assert "listen" in line
         assert len((directory / "registry.db").read_bytes()) == len(before)
 
 
 @pytest.mark.parametrize("key", ["listen", "enrolment", "metrics"])
-async def test_every_port_that_is_taken_is_named(tmp_path: Path, key: str, free_port: int) -> None:
+async def test_every_port_that_is_taken_is_named(tmp_path: Path, key: str, port: int) -> None:
     path = init(tmp_path / "r", "demo.test", listen="127.0.0.1:0", enrolment="127.0.0.1:0", metrics="127.0.0.1:0")
-    settings = msgspec.structs.replace(registry_settings.load(path), **{key: f"127.0.0.1:{free_port}"})
+    settings = msgspec.structs.replace(registry_settings.load(path), **{key: f"127.0.0.1:{port}"})
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", free_port))
+        taken.bind(("127.0.0.1", port))
         taken.listen()
         with pytest.raises(Conflict) as caught:
             await Registry(settings).__aenter__()
     assert caught.value.error_code == "address_unavailable"
-    assert f"127.0.0.1:{free_port}" in caught.value.message
+    assert f"127.0.0.1:{port}" in caught.value.message
     assert key in caught.value.hint
     async with Registry(settings):  # nothing was left behind
         pass

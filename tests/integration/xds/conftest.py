@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -39,13 +38,7 @@ def _socket_address(port: int) -> dict[str, object]:
 
 @dataclass
 class Make:
-    """Makes resources, and the ports that they need."""
-
-    def port(self) -> int:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port: int = free.getsockname()[1]
-            return port
+    """Makes resources."""
 
     def cluster(self, name: str, *, connect_timeout: float = 1.0, broken: bool = False) -> Resource:
         message = cluster_pb2.Cluster(name=name, type="EDS", eds_cluster_config={"eds_config": ADS})

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clusters.network import free_port
 from federation.xds.server import AdsServer
 from federation.xds.snapshot import InconsistentSnapshot, Snapshot, TypeUrl
 
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_a_snapshot_makes_envoy_ready(pair: Any, make: Any, echo: int, say: Any, until: Any) -> None:
-    port = make.port()
+    port = free_port()
     generation = pair.ads.publish(
         Snapshot.of(
             {
@@ -36,7 +37,7 @@ async def test_a_snapshot_makes_envoy_ready(pair: Any, make: Any, echo: int, say
 
 
 async def test_one_bad_resource_leaves_the_rest_alone(pair: Any, make: Any, echo: int, say: Any) -> None:
-    port = make.port()
+    port = free_port()
     good = Snapshot.of(
         {
             TypeUrl.CLUSTER: [make.cluster("a"), make.cluster("b")],
@@ -69,7 +70,7 @@ async def test_a_listener_whose_port_is_taken_is_named_and_tried_again(
 ) -> None:
     taken = await asyncio.start_server(lambda r, w: w.close(), "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]
-    free = make.port()
+    free = free_port()
     generation = pair.ads.publish(
         Snapshot.of(
             {
@@ -97,13 +98,13 @@ async def test_an_inconsistent_snapshot_is_refused_whole(pair: Any, make: Any, e
     good = Snapshot.of({TypeUrl.CLUSTER: [make.cluster("a")], TypeUrl.ENDPOINT: [make.endpoint("a", echo)]})
     generation = pair.ads.publish(good)
     with pytest.raises(InconsistentSnapshot, match="cluster 'missing', which is missing"):
-        pair.ads.publish(good.with_(TypeUrl.LISTENER, put=[make.listener("l", make.port(), "missing")]))
+        pair.ads.publish(good.with_(TypeUrl.LISTENER, put=[make.listener("l", free_port(), "missing")]))
     assert pair.ads.generation == generation
     assert pair.ads.snapshot is good
 
 
 async def test_a_first_connection_brings_its_cluster(pair: Any, make: Any, echo: int, say: Any, until: Any) -> None:
-    port = make.port()
+    port = free_port()
     name = f"vip/127.0.0.1:{port}"
     base = Snapshot.of({TypeUrl.LISTENER: [make.on_demand_listener("outbound", port)]})
     await pair.acked(pair.ads.publish(base))
@@ -126,7 +127,7 @@ async def test_a_first_connection_brings_its_cluster(pair: Any, make: Any, echo:
 async def test_a_refused_name_is_pushed_when_it_comes_to_exist(
     pair: Any, make: Any, echo: int, say: Any, until: Any
 ) -> None:
-    port = make.port()
+    port = free_port()
     name = f"vip/127.0.0.1:{port}"
     base = Snapshot.of({TypeUrl.LISTENER: [make.on_demand_listener("outbound", port)]})
     await pair.acked(pair.ads.publish(base))
@@ -150,7 +151,7 @@ async def test_a_refused_name_is_pushed_when_it_comes_to_exist(
 async def test_envoy_reconnects_to_a_restarted_server_without_a_dip(
     pair: Any, make: Any, echo: int, say: Any, until: Any
 ) -> None:
-    port, old_port = make.port(), make.port()
+    port, old_port = free_port(), free_port()
     snapshot = Snapshot.of(
         {
             TypeUrl.CLUSTER: [make.cluster("a"), make.cluster("old")],
@@ -194,7 +195,7 @@ async def test_envoy_reconnects_to_a_restarted_server_without_a_dip(
 
 
 async def test_a_changed_cluster_gets_its_endpoints_again(pair: Any, make: Any, echo: int, say: Any) -> None:
-    port = make.port()
+    port = free_port()
     snapshot = Snapshot.of(
         {
             TypeUrl.CLUSTER: [make.cluster("a")],
@@ -211,7 +212,7 @@ async def test_a_changed_cluster_gets_its_endpoints_again(pair: Any, make: Any, 
 
 
 async def test_a_killed_envoy_gets_everything_again(pair: Any, make: Any, echo: int, say: Any, until: Any) -> None:
-    port = make.port()
+    port = free_port()
     snapshot = Snapshot.of(
         {
             TypeUrl.CLUSTER: [make.cluster("a")],
