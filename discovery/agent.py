@@ -26,7 +26,7 @@ from discovery.admin import AdminServer
 from discovery.consumers import Consumers
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
-from discovery.join import KEYS, REGISTRY_BUNDLE
+from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
 from discovery.mcs.imports import Allocations
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
@@ -63,12 +63,11 @@ from federation.trust.grpc_credentials import (
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
-VIEW, GATEWAYS, ALLOCATIONS, PINS, EPOCH, MANIFESTS = (
+VIEW, GATEWAYS, ALLOCATIONS, PINS, MANIFESTS = (
     "registry.view",
     "gateways.state",
     "allocations.state",
     "pins.state",
-    "epoch.state",
     "manifests.state",
 )
 PORTS = "ports.json"

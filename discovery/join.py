@@ -12,6 +12,7 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
+from discovery.report import keep_floor
 from discovery.settings import (
     DEFAULT_LISTEN,
     SETTINGS_FILE,
@@ -31,6 +32,7 @@ from federation.settings import LocalitySettings
 from federation.trust.authority import Authority
 from federation.trust.bundle import fingerprint
 
+EPOCH = "epoch.state"
 KEYS = "keys"
 REGISTRY_BUNDLE = "registry.bundle"
 
@@ -108,6 +110,7 @@ async def join(
         if new:
             await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
         raise
+    keep_floor(directory / EPOCH, joined.epoch_floor)
     write_state(directory / REGISTRY_BUNDLE, bundle_to_pb(joined.registry_bundle).SerializeToString())
     settings = msgspec.structs.replace(
         settings, registry=joined.registry_address or settings.registry, single_machine=joined.single_machine

@@ -18,7 +18,7 @@ from federation.catalog.log import Log
 from federation.log import Logger
 from federation.model.cluster import Cluster, Gateway
 from federation.model.ids import ServiceName
-from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
+from federation.model.record import MAX_FLOOR, Key, Kind, Origin, OriginState, Record, Version
 from federation.model.service import Service
 from federation.model.wire import encode_cluster, encode_gateway, encode_service
 
@@ -34,6 +34,12 @@ def next_epoch(path: Path, *, clock: Clock, log: Logger) -> int:
     epoch = max(last + 1, clock.wall_ns() // 1_000_000_000)
     write_state(path, str(epoch).encode())
     return epoch
+
+
+def keep_floor(path: Path, epoch: int) -> None:
+    """Let the first `next_epoch` of a cluster that has just joined be above `epoch`. Raises StorageFailed."""
+    if epoch:
+        write_state(path, str(min(epoch, MAX_FLOOR)).encode())
 
 
 class Records:

@@ -19,7 +19,6 @@ from federation.errors import Denied, InvalidInput, IsthmusError, Unavailable
 from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
 from federation.proto.v1 import catalog_pb2 as pb
 
-
 INSIST = 2
 """Heartbeats for which a source has to repeat that an origin that it hears is older than what this end holds."""
 
@@ -64,7 +63,7 @@ class Sink:
         self.synced = False
         """Everything that the source has said is held as it said it, as of its last frame."""
         self.overruled: dict[str, Origin] = {}
-        """Origins of which this end holds newer than the source, and what that says of them. Kept for the time being."""
+        """Origins of which this end holds newer versions, and what the source says of them. Kept for the time being."""
         self._insisted: dict[str, int] = {}  # overruled origin -> heartbeats since the source hears it all the same
         self._origin = origin
         self._names = set(names)

@@ -6,6 +6,11 @@ import enum
 from dataclasses import dataclass
 from typing import NamedTuple
 
+MAX_EPOCH = 2**62
+"""Above any time of day in seconds or nanoseconds, below what a store can keep (64 bits with a sign)."""
+MAX_FLOOR = 2**61
+"""The highest epoch that a later membership is asked to exceed: no cluster can use up the epochs of its name."""
+
 
 class Kind(enum.IntEnum):
     """What a record's payload is (federation/proto/v1/catalog.proto)."""

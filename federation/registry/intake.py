@@ -13,7 +13,7 @@ from federation.catalog.replica import Changes, Log, Sink
 from federation.errors import Conflict, Denied, InvalidInput, IsthmusError, QuotaExceeded
 from federation.log import Logger
 from federation.model.cluster import Bundle
-from federation.model.record import Key, Kind, OriginState, Record
+from federation.model.record import MAX_EPOCH, Key, Kind, OriginState, Record
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.publish import Rejection
 from federation.registry.quota import NOTHING, Size, TokenBucket, Usage
@@ -26,8 +26,6 @@ HEADROOM = 2
 """A report may hold so many times its quotas before its stream is closed; what exceeds them is rejected one by one."""
 SLACK = 1_000
 _RATE = "*"
-MAX_EPOCH = 2**62
-"""Above any time of day in seconds or nanoseconds, below what the store can keep (64 bits with a sign)."""
 
 
 class BoundedSink(Sink):
@@ -153,7 +151,7 @@ class Publishing:
         if self.origin in self.sink.overruled or claimed < newest:
             raise Conflict(
                 f"a newer agent of {self.origin} has reported (epoch {newest}); this one has epoch {claimed}",
-                hint="is a second agent running for this cluster, or was its state restored from a backup?",
+                hint="is a second agent running, was its state restored from a backup, or is its clock behind?",
                 code="stale_epoch",
             )
         if member is not None and claimed > member.epoch:

@@ -45,13 +45,18 @@ class Invitation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joined:
-    """What the registry answers to a cluster that joined. `registry_address` is the one of Catalog and Operator."""
+    """What the registry answers to a cluster that joined.
+
+    `registry_address` is the one of Catalog and Operator. The epochs of the cluster's reports have to exceed
+    `epoch_floor`: an earlier member of its name had got so far.
+    """
 
     federation: str
     trust_domain: str
     registry_bundle: Bundle
     single_machine: bool
     registry_address: str
+    epoch_floor: int = 0
 
 
 async def look_up(token: str, *, clock: Clock | None = None, timeout: float = 10.0) -> Invitation:
@@ -108,4 +113,5 @@ async def join(
         registry_bundle=wire.bundle_from_pb(reply.registry_bundle),
         single_machine=reply.single_machine,
         registry_address=reply.registry_address,
+        epoch_floor=reply.epoch_floor,
     )

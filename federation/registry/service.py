@@ -148,7 +148,7 @@ class Service:
             locality=locality,
         )
         try:
-            await self.store.clusters.enrol(token.hash(), member, print_)
+            kept = await self.store.clusters.enrol(token.hash(), member, print_)
         except Denied as error:
             self._audit.warning("join_refused", cluster=cluster, fingerprint=print_, code=error.error_code)
             raise
@@ -159,6 +159,7 @@ class Service:
             registry_bundle=wire.bundle_to_pb(self._authority.bundle),
             single_machine=self.settings.single_machine,
             registry_address=self._addresses().catalog,
+            epoch_floor=kept.epoch,
         )
 
     async def leave(self, cluster: str) -> None:

@@ -18,10 +18,16 @@ from federation.model.service import Locality
 KEEP_TOKENS_NS = 24 * 3600 * 10**9
 """A token is forgotten so long after its expiry: until then a retry of its owner is answered as before."""
 
+KEEP_DEPARTED = 10_000
+"""So many names of clusters that left are remembered, those that left last."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """A cluster that joined. `epoch` is the highest that a report of it has had, 0 before the first."""
+    """A cluster that joined.
+
+    `epoch` is the highest that a report of this name has had, also in earlier memberships; 0 before the first.
+    """
 
     name: str
     trust_domain: str
@@ -29,6 +35,15 @@ class Member:
     joined_ns: int
     locality: Locality = Locality()
     epoch: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Departed:
+    """What outlives a membership: the epoch that reports of a later one have to exceed."""
+
+    name: str
+    epoch: int
+    left_ns: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +88,8 @@ class Clusters(Protocol):
         """Redeem the token with this hash and add `member`, both or neither; the time is `member.joined_ns`.
 
         Of any number of concurrent calls with one token a single one succeeds. Repeated by the same cluster with the
-        same root (`fingerprint`) while it is a member, it returns the member as it is, whatever the time.
+        same root (`fingerprint`) while it is a member, it returns the member as it is, whatever the time. A name that
+        was a member before keeps its epoch.
         Raises Denied (token_unknown, token_foreign, token_revoked, token_used, token_expired) and AlreadyExists.
         """
 
@@ -84,7 +100,7 @@ class Clusters(Protocol):
         """Replace the bundle by one with a higher sequence; raises NotFound, Conflict (bundle_rollback)."""
 
     async def raise_epoch(self, name: str, epoch: int) -> None:
-        """Remember that `epoch` was seen; a lower one changes nothing. Raises NotFound."""
+        """Remember that `epoch` was seen, also after `name` has left; a lower one changes nothing. Raises NotFound."""
 
 
 class Links(Protocol):

@@ -26,8 +26,8 @@ class Committer(Protocol):
 class ClusterFacet:
     """`federation.store.base.Clusters`."""
 
-    def __init__(self, store: Committer) -> None:
-        self._store = store
+    def __init__(self, store: Committer, clock: Clock) -> None:
+        self._store, self._clock = store, clock
 
     def all(self) -> Mapping[str, Member]:
         return self._store.picture.members
@@ -36,7 +36,7 @@ class ClusterFacet:
         return await self._store.commit(partial(plans.enrol, token=token, member=member, fingerprint=fingerprint))
 
     async def remove(self, name: str) -> tuple[LinkEntry, ...]:
-        return await self._store.commit(partial(plans.remove_member, name=name))
+        return await self._store.commit(partial(plans.remove_member, name=name, now_ns=self._clock.wall_ns()))
 
     async def set_bundle(self, name: str, bundle: Bundle) -> None:
         await self._store.commit(partial(plans.set_bundle, name=name, bundle=bundle))

@@ -15,7 +15,7 @@ class MemoryStore:
 
     def __init__(self, *, clock: Clock) -> None:
         self.picture = Picture()
-        self.clusters = ClusterFacet(self)
+        self.clusters = ClusterFacet(self, clock)
         self.links = LinkFacet(self)
         self.tokens = TokenFacet(self, clock)
         self.epoch = clock.wall_ns()

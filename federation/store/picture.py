@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
-from federation.store.base import Change, LinkEntry, Member, Token
+from federation.store.base import Change, Departed, LinkEntry, Member, Token
 
 Result = TypeVar("Result")
 K = TypeVar("K", str, bytes)
@@ -25,6 +25,7 @@ class Picture:
     members: Mapping[str, Member] = field(default_factory=_nothing)
     links: Mapping[str, LinkEntry] = field(default_factory=_nothing)
     tokens: Mapping[bytes, Token] = field(default_factory=_nothing)
+    departed: Mapping[str, Departed] = field(default_factory=_nothing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,10 +36,11 @@ class Plan(Generic[Result]):
     members: Mapping[str, Member | None] = field(default_factory=dict)
     links: Mapping[str, LinkEntry | None] = field(default_factory=dict)
     tokens: Mapping[bytes, Token | None] = field(default_factory=dict)
+    departed: Mapping[str, Departed | None] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
-        return not (self.members or self.links or self.tokens)
+        return not (self.members or self.links or self.tokens or self.departed)
 
     @property
     def change(self) -> Change:
@@ -51,6 +53,7 @@ def applied(picture: Picture, plan: Plan[Any]) -> Picture:
         members=_merged(picture.members, plan.members),
         links=_merged(picture.links, plan.links),
         tokens=_merged(picture.tokens, plan.tokens),
+        departed=_merged(picture.departed, plan.departed),
     )
 
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from federation.errors import AlreadyExists, Conflict, Denied, NotFound
 from federation.model.cluster import Bundle
-from federation.store.base import KEEP_TOKENS_NS, LinkEntry, Member, Token
+from federation.model.record import MAX_FLOOR
+from federation.store.base import KEEP_DEPARTED, KEEP_TOKENS_NS, Departed, LinkEntry, Member, Token
 from federation.store.picture import Picture, Plan
 
 
@@ -36,17 +37,29 @@ def enrol(picture: Picture, token: bytes, member: Member, fingerprint: str) -> P
         raise Denied("this join token has expired", hint="ask the operator for a new one", code="token_expired")
     if present is not None:
         raise taken(member.name)
-    return Plan(result=member, members={member.name: member}, tokens={token: replace(held, redeemed_by=fingerprint)})
+    before = picture.departed.get(member.name)
+    if before is not None:
+        member = replace(member, epoch=max(member.epoch, before.epoch))
+    return Plan(
+        result=member,
+        members={member.name: member},
+        tokens={token: replace(held, redeemed_by=fingerprint)},
+        departed={member.name: None} if before is not None else {},
+    )
 
 
-def remove_member(picture: Picture, name: str) -> Plan[tuple[LinkEntry, ...]]:
-    _member(picture, name)
+def remove_member(picture: Picture, name: str, now_ns: int) -> Plan[tuple[LinkEntry, ...]]:
+    floor = min(_member(picture, name).epoch, MAX_FLOOR)
+    departed: dict[str, Departed | None] = {name: Departed(name=name, epoch=floor, left_ns=now_ns)}
+    by_age = sorted(picture.departed.values(), key=lambda d: (d.left_ns, d.name))
+    departed.update((d.name, None) for d in by_age[: max(0, len(by_age) + 1 - KEEP_DEPARTED)])
     cut = tuple(e for e in picture.links.values() if name in (e.link.a, e.link.b))
     return Plan(
         result=cut,
         members={name: None},
         links={e.link.name: None for e in cut},
         tokens=_revoked([t for t in picture.tokens.values() if t.cluster == name and not t.revoked]),  # retries too
+        departed=departed,
     )
 
 
@@ -63,6 +76,10 @@ def set_bundle(picture: Picture, name: str, bundle: Bundle) -> Plan[None]:
 
 
 def raise_epoch(picture: Picture, name: str, epoch: int) -> Plan[None]:
+    left = picture.departed.get(name)
+    if left is not None:  # what it reported last is written after it has left
+        floor = min(epoch, MAX_FLOOR)
+        return Plan(result=None, departed={name: replace(left, epoch=floor)} if floor > left.epoch else {})
     member = _member(picture, name)
     if epoch <= member.epoch:
         return Plan(result=None)

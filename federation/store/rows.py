@@ -1,4 +1,4 @@
-"""Members, links and tokens ↔ rows of SQLite. Each row ends in a checksum over its table and its other columns."""
+"""What a picture holds ↔ rows of SQLite. Each row ends in a checksum over its table and its other columns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from federation.errors import CorruptState, IsthmusError
 from federation.model import wire
 from federation.model.service import Locality
 from federation.proto.v1 import records_pb2 as pb
-from federation.store.base import LinkEntry, Member, Token
+from federation.store.base import Departed, LinkEntry, Member, Token
 
 V = TypeVar("V")
 Row = tuple[Any, ...]
@@ -106,6 +106,14 @@ def _token(row: Row) -> Token:
     )
 
 
+def _departed_row(d: Departed) -> Row:
+    return (d.name, d.epoch, d.left_ns)
+
+
+def _departed(row: Row) -> Departed:
+    return Departed(name=row[0], epoch=row[1], left_ns=row[2])
+
+
 CLUSTERS = Table(
     name="clusters",
     columns=("name", "trust_domain", "bundle", "joined_ns", "region", "zone", "epoch"),
@@ -123,4 +131,10 @@ TOKENS = Table(
     columns=("hash", "cluster", "issued_ns", "expires_ns", "redeemed_by", "revoked"),
     to_row=_token_row,
     from_row=_token,
+)
+DEPARTED = Table(
+    name="departed",
+    columns=("name", "epoch", "left_ns"),
+    to_row=_departed_row,
+    from_row=_departed,
 )

@@ -24,7 +24,7 @@ from federation.store import plans, schema
 from federation.store.base import Listener
 from federation.store.facets import ClusterFacet, LinkFacet, TokenFacet
 from federation.store.picture import Picture, Plan, Result, applied
-from federation.store.rows import CLUSTERS, LINKS, TOKENS, Table
+from federation.store.rows import CLUSTERS, DEPARTED, LINKS, TOKENS, Table
 
 _log = log.get("store.sqlite")
 
@@ -45,7 +45,7 @@ class SqliteStore:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="store")
         self._listeners: list[Listener] = []
         self.picture = Picture()
-        self.clusters = ClusterFacet(self)
+        self.clusters = ClusterFacet(self, clock)
         self.links = LinkFacet(self)
         self.tokens = TokenFacet(self, clock)
         self.epoch = 0
@@ -98,6 +98,7 @@ class SqliteStore:
             members={m.name: m for m in self._values(CLUSTERS)},
             links={e.link.name: e for e in self._values(LINKS)},
             tokens={t.hash: t for t in self._values(TOKENS)},
+            departed={d.name: d for d in self._values(DEPARTED)},
         )
 
     def _values(self, table: Table[Any]) -> list[Any]:
@@ -150,6 +151,7 @@ class SqliteStore:
             *CLUSTERS.statements(self.picture.members, plan.members),
             *LINKS.statements(self.picture.links, plan.links),
             *TOKENS.statements(self.picture.tokens, plan.tokens),
+            *DEPARTED.statements(self.picture.departed, plan.departed),
         ]
         for statement, values in statements:
             if run(statement, values).rowcount != 1:

@@ -1,8 +1,9 @@
 """The replication protocol against a model of the world: whatever happens on the way, after the heal all views agree.
 
 The truth is what each origin holds. A source knows what the origins told it; it restarts, or comes back with an old
-backup. An origin that leaves may come back with lower versions than it had. Consumers see through filters and names; their frames are delayed, lost, doubled, swapped, or arrive after their
-stream was replaced; they restart, also from an old copy of their view.
+backup. An origin that leaves may come back with lower versions than it had. Consumers see through filters and names;
+their frames are delayed, lost, doubled, swapped, or arrive after their stream was replaced; they restart, also from an
+old copy of their view.
 """
 
 from __future__ import annotations

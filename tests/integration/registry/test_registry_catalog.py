@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from federation.catalog.replica import Log
 from federation.model.cluster import LinkGrant
 from federation.model.record import Kind, OriginState
 from federation.model.service import Grant
@@ -128,6 +129,89 @@ async def test_who_leaves_is_gone_for_everybody_and_may_come_back_with_a_new_roo
     world.follow(west)
     await world.link("east", "west")
     await wait(lambda: [k.name for k in east.view if k.kind is Kind.SERVICE] == ["shop/new"])
+
+
+async def joined_anew(world: Any, name: str, *, epoch: int) -> Any:
+    """`name` joins from an empty directory, links itself to east, and reports shop/new with `epoch`."""
+    await world.unfollow(name)
+    clusters = world.directory / "clusters"
+    (clusters / name).rename(clusters / f"{name} until {epoch}")
+    member = await world.join(name, epoch=epoch)
+    member.report(member.service("shop/new"))
+    world.follow(member)
+    await world.link("east", name)
+    return member
+
+
+def services(member: Any) -> list[str]:
+    return sorted(key.name for key in member.view if key.kind is Kind.SERVICE)
+
+
+async def test_who_joins_again_with_a_lower_epoch_is_refused_each_time(world: Any, wait: Any) -> None:
+    west = await world.join("west", epoch=100)
+    await world.join("east")
+    west.report(west.service("shop/old"))
+    world.follow(west)
+    await wait(lambda: west.publish.acknowledged == west.log.revision)
+    await world.operator().leave("west")
+    west = await joined_anew(world, "west", epoch=7)
+    assert west.joined.epoch_floor == 100
+    attempts = west.publish.connections
+    await wait(lambda: west.publish.connections > attempts + 3)
+    await wait(lambda: west.publish.last_error is not None)
+    assert west.publish.last_error.error_code == "stale_epoch"
+    assert not west.publish.acknowledged
+
+
+async def test_an_agent_that_is_behind_is_refused_each_time(world: Any, wait: Any) -> None:
+    """Not only the first time: the registry must not say that it has taken what it ignores."""
+    west = await world.join("west", epoch=100)
+    west.report(west.service())
+    world.follow(west)
+    await wait(lambda: west.publish.acknowledged == west.log.revision)
+    await world.unfollow("west")
+    west.epoch, west.log = 7, Log(history="west, with its clock set back")
+    west.report(west.service("shop/new"))
+    world.follow(west)
+    await wait(lambda: west.publish.connections > 4 and west.publish.last_error is not None)
+    assert west.publish.last_error.error_code == "stale_epoch"
+    assert not west.publish.acknowledged
+
+
+async def test_a_consumer_follows_who_joined_again_with_a_lower_epoch_at_a_restored_registry(
+    world: Any, wait: Any
+) -> None:
+    """The registry's backup is older than the membership: nothing is left that could tell west to exceed its epoch."""
+    east = await world.join("east")
+    await world.stop()
+    backup = [(file, file.read_bytes()) for file in world.directory.glob("registry.db*")]
+    await world.start()
+    world.follow(east)
+    west = await world.join("west", epoch=100)
+    west.report(west.service("shop/old"))
+    world.follow(west)
+    await world.link("east", "west")
+    await wait(lambda: services(east) == ["shop/old"])
+    await world.unfollow("east")
+    await world.unfollow("west")
+    await world.stop()
+    for file in world.directory.glob("registry.db*"):
+        file.unlink()
+    for file, content in backup:
+        file.write_bytes(content)
+    await world.start()
+    west = await joined_anew(world, "west", epoch=7)
+    assert west.joined.epoch_floor == 0
+    east.changes.clear()
+    world.follow(east)
+    await wait(lambda: services(east) == ["shop/new"])
+    await wait(lambda: east.sink.synced)
+    first = next(changes for changes in east.changes if changes.synced)
+    assert {record.key.name for record in first.put} >= {"shop/new"}, (
+        "it was not synced as long as it held the old ones"
+    )
+    west.put(west.service("shop/newer"))
+    await wait(lambda: services(east) == ["shop/new", "shop/newer"])
 
 
 async def test_states_follow_what_was_applied(world: Any, wait: Any) -> None:

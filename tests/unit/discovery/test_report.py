@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from discovery.report import Report, changed_names, next_epoch
+from discovery.report import Report, changed_names, keep_floor, next_epoch
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.model.cluster import Bundle, Cluster, Gateway, Problem
 from federation.model.ids import ServiceName
-from federation.model.record import Key, Kind
+from federation.model.record import MAX_EPOCH, Key, Kind
 from federation.model.service import Endpoint, Locality, Readiness, Service
 from federation.model.wire import decode_service
 
@@ -88,3 +88,16 @@ def test_epochs_rise_whatever_the_clock_and_the_disk_do(tmp_path: Path) -> None:
     clock.advance(1)
     assert next_epoch(path, clock=clock, log=LOG) == 5501
     assert path.with_name("epoch.state.corrupt").exists()
+
+
+def test_a_cluster_that_joins_again_exceeds_its_earlier_epochs_whatever_its_clock_says(tmp_path: Path) -> None:
+    clock = FakeClock(wall_ns=1000 * 10**9)
+    path = tmp_path / "epoch.state"
+    keep_floor(path, 0)  # a name that was never there
+    assert not path.exists()
+    keep_floor(path, 5000)
+    assert next_epoch(path, clock=clock, log=LOG) == 5001
+    clock.advance(9000)
+    assert next_epoch(path, clock=clock, log=LOG) == 10_000
+    keep_floor(path, 2**64 - 1)  # no registry can ask for more than it takes
+    assert next_epoch(path, clock=clock, log=LOG) <= MAX_EPOCH

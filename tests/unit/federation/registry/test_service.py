@@ -104,6 +104,27 @@ async def test_an_older_epoch_is_refused_while_the_newer_one_is_there(
     assert registry.reports.log.get(held.key) == held
 
 
+async def test_who_joins_again_is_told_its_epoch_and_held_to_it(make_registry: Any, claims: Any, send: Any) -> None:
+    registry, west = make_registry(), claims("west")
+    await join(registry, west)
+    west.epoch = 5
+    send(registry.reports.intake("west"), west.log(west.cluster(), west.service()))
+    await registry.leave("west")
+    await registry.flush()  # what was reported last is written when it has left already
+    text, _ = await registry.issue_token("west", 0)
+    possession = west.authority.sign_possession(possession_message(JoinToken.parse(text)))
+    reply = await registry.enrol(text, "west", west.authority.bundle, possession, Locality())
+    assert reply.epoch_floor == 5
+    west.epoch = 4
+    with pytest.raises(Conflict) as caught:
+        send(registry.reports.intake("west"), west.log(west.cluster(), west.service("shop/new")))
+    assert caught.value.error_code == "stale_epoch"
+    west.epoch = reply.epoch_floor + 1
+    send(registry.reports.intake("west"), west.log(west.cluster(), west.service("shop/new")))
+    names = [r.key.name for r in registry.reports.log.records(kind=Kind.SERVICE)]
+    assert names == ["shop/new"]
+
+
 async def test_a_rejected_record_keeps_the_last_good_one(make_registry: Any, claims: Any, send: Any) -> None:
     registry, west = make_registry(quotas=Quotas(endpoints=10)), claims("west")
     await join(registry, west)

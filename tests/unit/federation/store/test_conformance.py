@@ -11,6 +11,8 @@ import pytest
 from federation.aio.clock import FakeClock
 from federation.errors import AlreadyExists, Conflict, Denied, NotFound
 from federation.model.cluster import Bundle
+from federation.model.record import MAX_EPOCH, MAX_FLOOR
+from federation.store import plans
 from federation.store.base import KEEP_TOKENS_NS, Change, Store
 
 
@@ -158,6 +160,67 @@ async def test_epochs_only_rise(store: Store, make: Any) -> None:
     for epoch in (5, 9, 7):
         await store.clusters.raise_epoch("east", epoch)
     assert store.clusters.all()["east"].epoch == 9
+
+
+async def rejoin(store: Store, make: Any, name: str = "east") -> int:
+    """Let `name` join again; returns the epoch that it has to exceed."""
+    await make.joined(store, name)
+    return store.clusters.all()[name].epoch
+
+
+async def test_epochs_outlive_the_membership(store: Store, make: Any) -> None:
+    await make.joined(store, "east", "west")
+    await store.clusters.raise_epoch("east", 9)
+    await store.clusters.remove("east")
+    assert await rejoin(store, make) == 9
+    await store.clusters.remove("east")  # it never reported this time
+    assert await rejoin(store, make) == 9
+    await store.clusters.raise_epoch("east", 11)
+    await store.clusters.remove("east")
+    assert await rejoin(store, make) == 11
+    assert store.clusters.all()["west"].epoch == 0
+
+
+async def test_an_epoch_that_is_kept_after_its_cluster_left_still_counts(store: Store, make: Any) -> None:
+    await make.joined(store, "east")
+    await store.clusters.remove("east")
+    for epoch in (9, 7):
+        await store.clusters.raise_epoch("east", epoch)
+    assert await rejoin(store, make) == 9
+    with pytest.raises(NotFound):
+        await store.clusters.raise_epoch("west", 1)
+
+
+async def test_a_retry_of_a_join_is_told_the_same_epoch(store: Store, make: Any) -> None:
+    await make.joined(store, "east")
+    await store.clusters.raise_epoch("east", 9)
+    await store.clusters.remove("east")
+    token = make.token("east", secret=b"again")
+    await store.tokens.issue(token)
+    for _ in range(2):
+        assert (await store.clusters.enrol(token.hash, make.member("east"), "print")).epoch == 9
+
+
+async def test_no_cluster_uses_up_the_epochs_of_its_name(store: Store, make: Any) -> None:
+    await make.joined(store, "east")
+    await store.clusters.raise_epoch("east", MAX_EPOCH)
+    await store.clusters.remove("east")
+    await store.clusters.raise_epoch("east", MAX_EPOCH)
+    assert await rejoin(store, make) == MAX_FLOOR < MAX_EPOCH
+
+
+async def test_only_so_many_names_are_remembered(
+    store: Store, make: Any, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "KEEP_DEPARTED", 2)
+    names = ("east", "west", "edge")
+    await make.joined(store, *names)
+    for name in names:
+        await store.clusters.raise_epoch(name, 9)
+    for name in names:
+        clock.advance(1)
+        await store.clusters.remove(name)
+    assert [await rejoin(store, make, name) for name in names] == [0, 9, 9]
 
 
 async def test_listeners_hear_of_each_change_before_the_write_returns(store: Store, make: Any) -> None:

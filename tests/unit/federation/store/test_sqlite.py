@@ -36,6 +36,8 @@ async def filled(path: Path, clock: FakeClock, make: Any) -> Picture:
     await store.links.put(make.link())
     await store.clusters.raise_epoch("east", 7)
     await store.tokens.issue(make.token("edge", secret=b"edge"))
+    await make.joined(store, "north")
+    await store.clusters.remove("north")
     picture = store.picture
     await store.close()
     return picture
@@ -56,6 +58,21 @@ async def test_durability_is_as_promised(path: Path, clock: FakeClock) -> None:
     assert ask("PRAGMA journal_mode").fetchone() == ("wal",)
     assert ask("PRAGMA synchronous").fetchone() == (2,)
     assert ask("PRAGMA user_version").fetchone() == (len(schema.migrations()),)
+    await store.close()
+
+
+async def test_a_store_of_the_first_version_is_brought_forward(
+    path: Path, clock: FakeClock, make: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = schema.migrations()[:1]
+    with monkeypatch.context() as patched:
+        patched.setattr(schema, "migrations", lambda: first)
+        schema.connect(path).close()
+    store = SqliteStore.open(path, clock=clock)
+    assert not store.restored
+    await make.joined(store, "east")
+    await store.clusters.remove("east")
+    assert list(store.picture.departed) == ["east"]
     await store.close()
 
 
