@@ -194,6 +194,7 @@ class Source:
             return names
         told = subscribe.revision
         known = names.intersection(subscribe.known)
+        lost = any(origin.gone or origin.completed > told for origin in log.restated(told))
         for name in known:
             self._names[name] = tuple(
                 entry.record.key
@@ -201,6 +202,8 @@ class Source:
                 if self._sees(entry.record)
                 or (entry.revision > told and entry.shown is not None and self._sees(entry.shown))
             )
+            if lost and not self._names[name]:
+                self._unanswered[name] = None  # its records may have gone with their origin, of which nothing is left
         for name in names - known:
             self._ask(name)
         for name in audience.origins():

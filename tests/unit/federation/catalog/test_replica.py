@@ -299,6 +299,21 @@ def test_known_names_are_not_sent_again(wire, record):
     w.pump()
 
 
+@pytest.mark.parametrize("comes_back", [False, True])
+def test_a_known_name_that_went_with_its_origin_meanwhile_is_absent(wire, record, comes_back: bool):
+    log = Log(history="h1")
+    imports(log, record, "n/s")
+    sink = Sink(wildcard=False, names=["n/s"])
+    wire(log, sink).pump()
+    log.set_origin(Origin("a", Version(1, 1), OriginState.GONE))
+    if comes_back:
+        log.reset_origin("a", Version(0, 1), [record("a", "n/t", (0, 1), b"i", Kind.IMPORT)])
+    (changes,) = wire(log, sink).pump()
+    assert changes.absent == ("n/s",)
+    assert sink.replica.absent == {"n/s"}
+    assert not len(sink.replica)
+
+
 def test_large_snapshots_come_in_parts_and_apply_at_once(log, wire):
     w = wire(log, Sink(), frame_bytes=1)
     frames = w.source.next_updates()
