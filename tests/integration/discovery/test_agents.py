@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from discovery.client import AgentClient
+from federation.aio.files import write_state
 from federation.errors import Denied, NotFound
 from federation.model.cluster import LinkGrant
 from federation.model.record import Key, Kind
@@ -186,6 +187,42 @@ async def test_a_link_that_was_cut_while_the_agent_was_away(federation: Any, man
     assert west.seen("shop/echo") is None
     assert {r.key.name for r in west.agent.view.records.log.records(kind=Kind.PEER)} == {"west"}
     await federation.start_registry()
+
+
+async def test_a_cluster_that_joins_again_with_its_clock_behind_is_followed_by_who_was_away(
+    federation: Any, manifest: Any, until: Until
+) -> None:
+    east, west = await federation.cluster("east"), await federation.cluster("west", start=False)
+    future = 2**40  # what its clock, that was wrong, said then
+    write_state(west.state / "epoch.state", str(future).encode())
+    await west.start()
+    await federation.link("east", "west")
+    west.write("old.yaml", manifest("old", "127.0.0.1"))
+    await until(lambda: east.clusters("shop/old") == {"west": 1})
+    async with AgentClient.open(east.state) as client:
+        print_of_east = (await client.identity()).fingerprint
+
+    await east.stop()
+    await west.stop()
+    async with federation.operator() as operator:
+        await operator.leave("west")
+    west.state.rename(west.state.with_name("west-old"))
+    west.folder.rename(west.folder.with_name("west-old-manifests"))
+    west = await federation.cluster("west")
+    assert west.agent.epoch > future
+    west.write("new.yaml", manifest("new", "127.0.0.1"))
+    async with AgentClient.open(west.state) as client:
+        print_of_west = (await client.identity()).fingerprint
+        await client.pin("east", "east.fed.example", print_of_east)
+    async with federation.operator() as operator:
+        await operator.link("east", "west", fingerprint_a=print_of_east, fingerprint_b=print_of_west)
+
+    await east.start()
+    async with AgentClient.open(east.state) as client:
+        await client.pin("west", "west.fed.example", print_of_west)
+    await until(lambda: east.clusters("shop/new") == {"west": 1})
+    assert east.seen("shop/old") is None
+    await until(lambda: east.agent.sink.synced)
 
 
 async def test_a_consumer_that_says_goodbye_is_not_lost(federation: Any, until: Until, connect: Any) -> None:
