@@ -38,6 +38,8 @@ _BY_STATUS: dict[grpc.StatusCode, type[IsthmusError]] = {
 }
 _NAMED: tuple[type[IsthmusError], ...] = (IsthmusError, errors.InvalidName, errors.InvalidSettings, *_STATUS)
 _CLASSES = {kind.code: kind for kind in _NAMED}
+# Who writes to a stream that the server has just ended may get this from grpc.aio, which then never tells the status.
+_LOST = "Internal error from Core"
 _PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
 
 Request = TypeVar("Request")
@@ -93,6 +95,8 @@ def from_rpc_error(error: grpc.RpcError, *, what: str) -> IsthmusError:
         return _unreachable(what, details)
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
         return errors.TimedOut(f"{what} did not answer in time")
+    if code is grpc.StatusCode.INTERNAL and details == _LOST:
+        return errors.Unavailable(f"{what} has ended the stream, and the reason was lost on the way")
     kind = _BY_STATUS.get(code, IsthmusError)
     return kind(f"{what}: {details or code.name}")
 

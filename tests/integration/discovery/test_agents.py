@@ -308,8 +308,7 @@ async def test_identities_that_are_neither_gateway_nor_workload_are_refused(
 ) -> None:
     east = await federation.cluster("east", identities={0: ["isthmus-system/other"]})
     async with connect(east, "isthmus-system/other") as edge:
-        await until(lambda: edge.client.last_error is not None)
-        assert edge.client.last_error.error_code == "not_authorised"
+        await until(lambda: getattr(edge.client.last_error, "error_code", "") == "not_authorised")
     with pytest.raises(Denied):
         async with connect(east, "shop/web"):
             pass

@@ -158,8 +158,7 @@ async def test_who_joins_again_with_a_lower_epoch_is_refused_each_time(world: An
     assert west.joined.epoch_floor == 100
     attempts = west.publish.connections
     await wait(lambda: west.publish.connections > attempts + 3)
-    await wait(lambda: west.publish.last_error is not None)
-    assert west.publish.last_error.error_code == "stale_epoch"
+    await wait(lambda: getattr(west.publish.last_error, "error_code", "") == "stale_epoch")
     assert not west.publish.acknowledged
 
 
@@ -173,8 +172,8 @@ async def test_an_agent_that_is_behind_is_refused_each_time(world: Any, wait: An
     west.epoch, west.log = 7, Log(history="west, with its clock set back")
     west.report(west.service("shop/new"))
     world.follow(west)
-    await wait(lambda: west.publish.connections > 4 and west.publish.last_error is not None)
-    assert west.publish.last_error.error_code == "stale_epoch"
+    await wait(lambda: west.publish.connections > 4)
+    await wait(lambda: getattr(west.publish.last_error, "error_code", "") == "stale_epoch")
     assert not west.publish.acknowledged
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import shellingham
 
 from federation.cli.main import run
 
@@ -107,8 +108,10 @@ def test_help_is_given_whatever_the_state_of_the_contexts(tmp_path: Path, capsys
     assert "Example: fedctl link" in capsys.readouterr().out
 
 
-def test_version_and_completion(capsys: pytest.CaptureFixture[str]):
+def test_version_and_completion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     assert run(["--version"]) == 0
     assert capsys.readouterr().out.startswith("fedctl ")
-    assert run(["--show-completion", "bash"]) == 0
+    # It is looked up among the parents of this process, and there need not be one: CI, nohup.
+    monkeypatch.setattr(shellingham, "detect_shell", lambda *_: ("bash", "/bin/bash"))
+    assert run(["--show-completion"]) == 0
     assert "_FEDCTL_COMPLETE" in capsys.readouterr().out

@@ -33,12 +33,14 @@ def test_class_code_message_and_hint(kind: Any, hint: str) -> None:
 
 
 def test_statuses_that_are_not_ours() -> None:
-    def plain(code: grpc.StatusCode) -> errors.IsthmusError:
-        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details="why")
+    def plain(code: grpc.StatusCode, details: str = "why") -> errors.IsthmusError:
+        error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
         return from_rpc_error(error, what="the registry at x")
 
     assert type(plain(grpc.StatusCode.UNAVAILABLE)) is errors.Unavailable
     assert type(plain(grpc.StatusCode.DEADLINE_EXCEEDED)) is errors.TimedOut
     assert type(plain(grpc.StatusCode.UNAUTHENTICATED)) is errors.Denied
     assert type(plain(grpc.StatusCode.UNKNOWN)) is errors.IsthmusError
+    assert type(plain(grpc.StatusCode.INTERNAL)) is errors.IsthmusError
+    assert type(plain(grpc.StatusCode.INTERNAL, "Internal error from Core")) is errors.Unavailable
     assert "the registry at x" in plain(grpc.StatusCode.UNKNOWN).message
