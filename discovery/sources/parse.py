@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from discovery.sources.manifests import VERSIONS, Invalid, Manifest, Placed, Step, check, identity
+from discovery.sources.quick import Unusual, plain, trees
 
 MAX_DEPTH = 200
 _MAX_MERGED = 10_000
@@ -52,6 +53,9 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[mi
         super().flatten_mapping(node)
         if len(node.value) > _MAX_MERGED:
             raise yaml.constructor.ConstructorError(None, None, "merge keys of this size are refused", node.start_mark)
+
+
+_meaning = plain(_Loader.yaml_implicit_resolvers)
 
 
 def parse(data: bytes) -> Parsed:
@@ -97,6 +101,30 @@ def _json_line(data: bytes, path: tuple[Step, ...]) -> int:
 
 
 def _yaml(data: bytes) -> Parsed:
+    return _quickly(data) or _thoroughly(data)
+
+
+def _quickly(data: bytes) -> Parsed | None:
+    """None for what is unusual or wrong: it is read by nodes, which know the lines of everything."""
+    manifests, ignored = [], 0
+    loader = _Loader(data)
+    try:
+        for line, tree in trees(loader, _meaning):
+            if isinstance(tree, dict) and tree.get("kind") == "List":
+                return None
+            manifest = _manifest(tree)
+            if manifest is None:
+                ignored += 1
+            else:
+                manifests.append(Placed(line, manifest))
+    except (Invalid, Unusual, yaml.YAMLError, ValueError, RecursionError):
+        return None
+    finally:
+        loader.dispose()
+    return _distinct(manifests, ignored)
+
+
+def _thoroughly(data: bytes) -> Parsed:
     manifests, ignored = [], 0
     try:
         for node, loader in _nodes(data):
