@@ -23,6 +23,8 @@ class SourceState:
     `exports` are the exported services with their local endpoints; unchanged services are the same objects from state
     to state, so that a change is found by identity. `services` names every service, exported or not. `complete` is
     False until the source has read everything once: nothing may be deleted on the word of an incomplete state.
+    `changed` holds every name whose export may differ from the state numbered one less; None: any may. Both mappings
+    never change; federation.model.shared makes the next ones for what the change costs.
     """
 
     exports: Mapping[ServiceName, Service] = field(default_factory=dict)

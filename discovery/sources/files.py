@@ -87,6 +87,8 @@ class FileSource:
         self._events = asyncio.Event()
         self._named: set[str] = set()
         self._all = False
+        self._look_wanted = asyncio.Event()
+        self._moved: set[str] | None = None  # names that were looked at while the whole folder is being surveyed
         self._cache_path = cache_path
         self._objects = Objects(locality=locality)
         self._locality = locality
@@ -114,6 +116,7 @@ class FileSource:
                 tasks.create_task(self._saver.run(), name="files-cache")
                 self._start(watch)
                 await self._look(None, settled=True)
+                tasks.create_task(self._look_at_all(), name="files-look")
                 while True:
                     await self._wait()
                     named, everything = self._named, self._all
@@ -124,7 +127,8 @@ class FileSource:
                     if named:
                         await self._look(named, settled=True)
                     if everything or self._clock.monotonic() >= self._next_look:
-                        await self._look(None, settled=False)
+                        self._next_look = self._clock.monotonic() + self._poll
+                        self._look_wanted.set()
         finally:
             watch.close()
             await cancel(self._timer)
@@ -192,6 +196,14 @@ class FileSource:
                 return
         self._events.set()
 
+    async def _look_at_all(self) -> None:
+        """The slow looks at the whole folder: beside the quick ones, which must not wait for them."""
+        while True:
+            await self._look_wanted.wait()
+            self._look_wanted.clear()
+            await self._look(None, settled=False)
+            self._events.set()  # the next look may be due sooner than `_wait` has in mind
+
     async def _wait(self) -> None:
         """Until something is reported, a second look is due, or the folder is due for its slow look."""
         if self._timer is None or self._timer.done() or self._timer_for != self._next_look:
@@ -219,18 +231,25 @@ class FileSource:
     async def _look(self, names: set[str] | None, *, settled: bool, commanded: bool = False) -> None:
         """Look at `names`, or at the whole folder. `settled`: their writers have closed them; otherwise a change is
         read when two looks find it equal, because it could be half written."""
+        whole = names is None
+        survey: tuple[set[str], set[str]] | None = None
+        if names is None:
+            self._moved = set()
+            survey = await self._survey()
+        elif self._moved is not None:
+            self._moved |= names
         async with self._lock:
-            whole = names is None
             absent: set[str] = set(self._removals.held)
             changed = False
             if names is None:
-                survey = await self._survey()
+                moved, self._moved = self._moved or set(), None
                 if survey is None:
                     self._schedule()
                     self._publish()
                     return
-                present, names = survey
-                absent = self._files.keys() - present
+                # What the kernel told of meanwhile may have come or gone behind the survey's back: it is asked again.
+                present, names = survey[0], survey[1] | moved
+                absent = self._files.keys() - present - moved
                 self._unsettled = {n: f for n, f in self._unsettled.items() if n in names}
             for count, name in enumerate(sorted(names)):
                 if count % _YIELD_EVERY == _YIELD_EVERY - 1:
@@ -253,6 +272,7 @@ class FileSource:
                 self._forget(name)
             if changed or believed:
                 self._saver.touch()
+            self._listed = self._listed or whole
             self._schedule(looked=whole)
             self._publish()
 
@@ -287,7 +307,6 @@ class FileSource:
             return None
         self._device = device
         self._folder_problem = None
-        self._listed = True
         if len(present) > MAX_FILES:
             detail = f"{len(present)} files; the first {MAX_FILES} are read"
             self._folder_problem = Problem("too_many_files", str(self._folder), detail)

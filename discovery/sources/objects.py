@@ -1,12 +1,12 @@
 """All manifests of a folder, indexed by service; builds only the services whose manifests changed.
 
 Arrives: what each file holds (discovery.sources.parse). Leaves: exported services (discovery.sources.convert) and what
-is wrong with them. No I/O.
+is wrong with them. No I/O. A build costs what changed, not what there is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC
 from typing import NamedTuple, TypeAlias
 
@@ -24,6 +24,7 @@ from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Locality
 from federation.model.service import Service as Claim
+from federation.model.shared import SharedMap
 
 Identity: TypeAlias = tuple[str, str, str]
 
@@ -32,7 +33,7 @@ class Built(NamedTuple):
     """`names` of all services, None where these did not change; `dirty`: exports that may differ from before."""
 
     exports: Mapping[ServiceName, Claim]
-    names: frozenset[ServiceName] | None
+    names: Collection[ServiceName] | None
     problems: tuple[Problem, ...]
     dirty: frozenset[ServiceName]
 
@@ -50,9 +51,10 @@ class Objects:
         self._contested: set[Identity] = set()
         self._slices: dict[ServiceName, set[Identity]] = {}
         self._dirty: set[ServiceName] = set()
-        self._exports: dict[ServiceName, Claim] = {}
-        self._names: set[ServiceName] = set()
+        self._exports: SharedMap[ServiceName, Claim] = SharedMap()
+        self._names: SharedMap[ServiceName, None] = SharedMap()
         self._problems: dict[ServiceName, tuple[Problem, ...]] = {}
+        self._shown: tuple[Problem, ...] | None = ()  # all problems; None: to be put together anew
 
     def put(self, file: str, manifests: tuple[Placed, ...], *, mtime_ns: int) -> None:
         """`file` now holds exactly `manifests`."""
@@ -74,19 +76,32 @@ class Objects:
 
     def build(self) -> Built:
         """Build what is dirty."""
-        exports = dict(self._exports) if self._dirty else self._exports
-        changed_names = False
+        put: dict[ServiceName, Claim] = {}
+        gone: list[ServiceName] = []
+        new: dict[ServiceName, None] = {}
+        lost: list[ServiceName] = []
         for name in self._dirty:
             known = self._winner(("Service", name.namespace, name.name)) is not None
-            if known != (name in self._names):
-                changed_names = True
-                (self._names.add if known else self._names.discard)(name)
-            self._build(name, exports)
+            if known and name not in self._names:
+                new[name] = None
+            elif not known and name in self._names:
+                lost.append(name)
+            claim = self._build(name)
+            held = self._exports.get(name)
+            if claim is None:
+                gone.append(name)
+            elif claim != held:
+                put[name] = claim
         built, self._dirty = frozenset(self._dirty), set()
-        self._exports = exports
-        problems = [p for name in sorted(self._problems) for p in self._problems[name]]
-        problems += [p for key in sorted(self._contested) for p in self._duplicates(key)]
-        return Built(exports, frozenset(self._names) if changed_names else None, tuple(problems), built)
+        if put or gone:
+            self._exports = self._exports.with_(put, gone)
+        if new or lost:
+            self._names = self._names.with_(new, lost)
+        if self._shown is None:
+            problems = [p for name in sorted(self._problems) for p in self._problems[name]]
+            problems += [p for key in sorted(self._contested) for p in self._duplicates(key)]
+            self._shown = tuple(problems)
+        return Built(self._exports, self._names if new or lost else None, self._shown, built)
 
     def find(self, kind: str, name: ServiceName) -> tuple[str, Placed] | None:
         """The file and the manifest that count for (kind, name)."""
@@ -105,7 +120,9 @@ class Objects:
                 del self._holders[key]
         else:
             holders[file] = placed
-        (self._contested.add if len(holders) > 1 else self._contested.discard)(key)
+        if len(holders) > 1 or key in self._contested:
+            (self._contested.add if len(holders) > 1 else self._contested.discard)(key)
+            self._shown = None
         after = self._winner(key)
         old = before[1].manifest if before else None
         new = after[1].manifest if after else None
@@ -133,24 +150,26 @@ class Objects:
         found = self._winner(key)
         return (f"{found[0]}:{found[1].line}", found[1].manifest) if found else ("", None)
 
-    def _build(self, name: ServiceName, exports: dict[ServiceName, Claim]) -> None:
-        self._problems.pop(name, None)
+    def _build(self, name: ServiceName) -> Claim | None:
+        """What is claimed of `name`, None where nothing is; notes what is wrong with it."""
+        claim, problems = self._claim(name)
+        if problems != self._problems.get(name, ()):
+            self._shown = None
+            if problems:
+                self._problems[name] = problems
+            else:
+                del self._problems[name]
+        return claim
+
+    def _claim(self, name: ServiceName) -> tuple[Claim | None, tuple[Problem, ...]]:
         where, export = self._manifest(("ServiceExport", name.namespace, name.name))
         if not isinstance(export, ServiceExport):
-            exports.pop(name, None)
             self.first_seen.pop(str(name), None)
-            return
+            return None, ()
         at, service = self._manifest(("Service", name.namespace, name.name))
         if not isinstance(service, Service):
-            exports.pop(name, None)
             detail = f"{name} is exported and there is no such Service (NoService)"
-            self._problems[name] = (Problem("no_service", where, detail),)
-            return
-        problems = [
-            Problem("unsupported_protocol", at, f"{name}: port {p.port} speaks {p.protocol[:20]}; it is left out")
-            for p in service.spec.ports or ()
-            if p.protocol and p.protocol not in CARRIED
-        ]
+            return None, (Problem("no_service", where, detail),)
         slices = [self._manifest(key)[1] for key in sorted(self._slices.get(name, ()))]
         try:
             claim = convert(
@@ -161,13 +180,13 @@ class Objects:
                 locality=self._locality,
             )
         except Refused as error:
-            exports.pop(name, None)
-            problems = [Problem(error.code, at, f"{name}: {error.detail}")]
-        else:
-            if exports.get(name) != claim:
-                exports[name] = claim
-        if problems:
-            self._problems[name] = tuple(problems)
+            return None, (Problem(error.code, at, f"{name}: {error.detail}"),)
+        left_out = tuple(
+            Problem("unsupported_protocol", at, f"{name}: port {p.port} speaks {p.protocol[:20]}; it is left out")
+            for p in service.spec.ports or ()
+            if p.protocol and p.protocol not in CARRIED
+        )
+        return claim, left_out
 
     def _exported_at(self, name: ServiceName, export: ServiceExport, file: str) -> int:
         """The export's creationTimestamp; else when its file was written, as first seen; stable from then on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -356,3 +357,43 @@ async def test_unexport_of_a_hand_written_manifest(folder: Path, follow: Follow,
         assert running.state.exports == {}
         assert ECHO in running.state.services
         assert (folder / "echo.yaml").read_text() == manifest("echo", "10.0.0.1", export=False)
+
+
+async def test_changes_do_not_wait_for_the_look_at_the_whole_folder(
+    folder: Path, follow: Follow, manifest: Any, write: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scanned, go_on = threading.Event(), threading.Event()
+    scan = FileSource._scan
+    scans = []
+
+    def slow(self: FileSource) -> Any:
+        found = scan(self)
+        scans.append(found)
+        if len(scans) == 2:
+            scanned.set()
+            go_on.wait(30)
+        return found
+
+    monkeypatch.setattr(FileSource, "_scan", slow)
+    write(folder, "echo.yaml", manifest("echo", "10.0.0.1"))
+    write(folder, "gone.yaml", manifest("gone", "10.0.1.1"))
+    async with follow() as running:
+        try:
+            await running.until(scanned.is_set)
+            write(folder, "echo.yaml", manifest("echo", "10.0.0.2"))
+            write(folder, "new.yaml", manifest("new", "10.0.2.1"))
+            (folder / "gone.yaml").unlink()
+            await running.until(lambda: running.addresses() == ["10.0.0.2"])
+            await running.until(lambda: set(running.state.exports) == {ECHO, ServiceName("shop", "new")})
+        finally:
+            go_on.set()
+        seen: list[SourceState] = []
+
+        def looked_again() -> bool:
+            seen.append(running.state)
+            return len(scans) > 3
+
+        await running.until(looked_again)
+        # What the survey had not seen yet is not gone, what it had seen does not come back.
+        assert {frozenset(state.exports) for state in seen} == {frozenset({ECHO, ServiceName("shop", "new")})}
+        assert running.problems() == {}
