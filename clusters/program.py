@@ -1,0 +1,99 @@
+"""A program of the harness that is no Python of ours: started, broken, healed and ended by its process id.
+
+It dies with this process however this process ends, where the system can arrange for that (Linux, setpriv of
+util-linux); elsewhere only `end` ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from federation.errors import Unavailable
+
+# The kernel ends such a program when the *thread* that started it ends. A worker of asyncio.to_thread would
+# take its programs along when its loop is closed; this thread lives as long as we do.
+_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clusters-starter")
+
+
+class Program:
+    """One program with its command line and its log, which is appended to by each start."""
+
+    def __init__(self, name: str, command: Sequence[str], log: Path) -> None:
+        self.name, self.command, self.log = name, tuple(command), log
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it has been started and has not ended; a paused program is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        """Raises Unavailable when it does not run."""
+        if self._process is None or not self.alive:
+            raise Unavailable(f"{self.name} does not run")
+        return self._process.pid
+
+    def start(self) -> None:
+        """Start it without waiting for anything; raises Unavailable when it runs already or is no program."""
+        if self.alive:
+            raise Unavailable(f"{self.name} runs already")
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._process = _STARTER.submit(self._spawn).result()
+        except OSError as error:
+            raise Unavailable(f"{self.name} cannot be started: {error}") from error
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*dies_with_us(), *self.command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def kill(self) -> float:
+        """SIGKILL; returns the monotonic time of it (s). Raises Unavailable when it does not run."""
+        pid, moment = self.pid, time.monotonic()
+        os.kill(pid, signal.SIGKILL)
+        assert self._process is not None  # noqa: S101 - `pid` has seen it
+        self._process.wait(timeout=30)
+        return moment
+
+    def pause(self) -> float:
+        """Stop it where it stands (SIGSTOP): its connections stay open and nothing answers. Returns the time (s)."""
+        moment = time.monotonic()
+        os.kill(self.pid, signal.SIGSTOP)
+        return moment
+
+    def resume(self) -> float:
+        """Let it go on after `pause`; returns the monotonic time of it (s)."""
+        os.kill(self.pid, signal.SIGCONT)
+        return time.monotonic()
+
+    def end(self) -> None:
+        """End it in whatever state it is, paused too; does nothing when it does not run."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(timeout=30)
+
+    def resident(self) -> int:
+        """Bytes of memory that it holds now (RSS)."""
+        pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def dies_with_us() -> tuple[str, ...]:
+    """What to put before a command so that the kernel kills it when we are gone; empty where nothing does that."""
+    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
+    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
