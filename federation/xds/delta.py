@@ -7,7 +7,8 @@ Each name of each type is in one of three states: as wanted, to be put, to be re
 newest snapshot alone, so what was overtaken is never sent. `_may_put` and `_may_remove` say what may go now:
 
 - additions go secrets, clusters, endpoints, listeners, routes; listeners and routes wait until the clusters before them
-  were acknowledged and have their endpoints; removals go the other way, after the additions were acknowledged;
+  were taken (acknowledged, or their endpoints asked for) and their endpoints are on the way ahead of them; removals go
+  the other way, after the additions were acknowledged;
 - what the client asked for by name is answered at once, whatever else is under way;
 - after a rejection the rejected response is divided, until the offender stands alone; it is then left out until it
   changes, and the client keeps the last good one, with all that this one refers to.
@@ -129,6 +130,8 @@ class Session:
         self._nonce = 0
         self._hold, self._patience = hold, patience
         self._awaited: dict[tuple[TypeUrl, str], float] = {}
+        # Endpoints that the client asks for once it has the clusters in flight; _UNKNOWN: only an answer will tell.
+        self._unproven: set[object] = set()
         self._acked = 0
         # A client that comes back says type by type what it has; until then nobody knows what still leads to a cluster.
         self._removals_from: float | None = None
@@ -278,8 +281,22 @@ class Session:
             state.removes.discard(name)
             state.urgent.discard(name)
             state.again.discard(name)
+        if state.kind is TypeUrl.CLUSTER:
+            self._unproven = self._proofs(response.put)
         self._settle()
         return response
+
+    def _proofs(self, clusters: Iterable[Resource]) -> set[object]:
+        """For each cluster the endpoints that the client has not asked for yet, and will because of it alone."""
+        proofs: set[object] = set()
+        for cluster in clusters:
+            needs = {r.name for r in cluster.references if r.kind == TypeUrl.ENDPOINT}
+            asked = any(
+                self._types[TypeUrl.ENDPOINT].subscription.named(name) or (TypeUrl.ENDPOINT, name) in self._awaited
+                for name in needs
+            )
+            proofs |= {_UNKNOWN} if asked or not needs or needs & proofs else needs
+        return proofs
 
     def _group(self, state: _Type) -> set[str]:
         """What to put together: after a rejection its divisions one by one, otherwise everything."""
@@ -302,18 +319,20 @@ class Session:
             return not secrets.puts
         if kind is TypeUrl.ENDPOINT:
             return not clusters.puts
-        ready = not (clusters.puts or clusters.flight or secrets.puts) and not self._warming()
+        ready = not (clusters.puts or secrets.puts) and self._clusters_taken() and not self._warming()
         return ready and (kind is TypeUrl.LISTENER or not listeners.puts)
 
+    def _clusters_taken(self) -> bool:
+        """Whether the client has every cluster that was sent: it said so, or has asked for what only they refer to."""
+        clusters = self._types[TypeUrl.CLUSTER]
+        return clusters.flight is None or not (self._unproven or clusters.flight.removed)
+
     def _warming(self) -> bool:
-        """Whether a cluster that the client has still lacks its first endpoints."""
+        """Whether a cluster that the client has still lacks its first endpoints; those on the way arrive in order."""
         if any(kind is TypeUrl.ENDPOINT for kind, _ in self._awaited):
             return True
         endpoints = self._types[TypeUrl.ENDPOINT]
-        flying = endpoints.flight.put if endpoints.flight else ()
-        return any(not endpoints.known.get(r.name) for r in flying) or any(
-            not endpoints.known.get(name) for name in endpoints.puts
-        )
+        return any(not endpoints.known.get(name) for name in endpoints.puts)
 
     def _may_remove(self, kind: TypeUrl) -> bool:
         """Whether removals of this type may go now: those who could refer to it have nothing left to do."""
@@ -400,6 +419,8 @@ class Session:
         moved = state.subscription.receive(subscribe=request.subscribe, unsubscribe=request.unsubscribe)
         table = self._table(state)
         missing: set[str] = set()
+        if state.kind is TypeUrl.ENDPOINT and not first:  # at first, a client that comes back asks for what it had
+            self._unproven -= moved.asked
         for name in moved.asked:
             self._awaited.pop((state.kind, name), None)
             if not (first and name in request.initial_versions):

@@ -201,8 +201,11 @@ class Sessions(RuleBasedStateMachine):
     @precondition(lambda self: self.to_envoy)
     @rule()
     def deliver_response(self) -> None:
-        self.to_server.extend(self.envoy.receive(self.to_envoy.popleft()))
+        response = self.to_envoy.popleft()
+        self.to_server.extend(self.envoy.receive(response))
         self.check_references()
+        if response.kind is TypeUrl.LISTENER:
+            self.check_endpoints(response)
 
     @precondition(lambda self: self.to_server)
     @rule()
@@ -340,6 +343,18 @@ class Sessions(RuleBasedStateMachine):
                         assert (TypeUrl.CLUSTER, reference.name) in self.envoy.refused, (
                             f"{owner.name} lost {reference.name}"
                         )
+
+    def check_endpoints(self, response: Response) -> None:
+        """A listener does not come before the endpoints of the clusters that it leads to.
+
+        They are ahead of it on the stream, not acknowledged: where endpoints are refused, others may be late with them.
+        """
+        if any(kind is TypeUrl.ENDPOINT for kind, _ in self.envoy.refused):
+            return
+        for listener in response.put:
+            for reference in listener.references:
+                if reference.kind == TypeUrl.CLUSTER and reference.name in self.envoy.has[TypeUrl.CLUSTER]:
+                    assert reference.name in self.envoy.has[TypeUrl.ENDPOINT], f"{listener.name} came too early"
 
 
 Sessions.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

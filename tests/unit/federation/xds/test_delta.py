@@ -105,16 +105,60 @@ def test_additions_go_clusters_endpoints_listeners_routes() -> None:
     assert client.hear() == "-"  # … and for their endpoints
     client.ask(E, "a b")
     assert client.hear() == "E +a +b"
-    assert client.hear() == "-"
+    assert client.hear() == "L +l"  # behind them on the stream, which is enough
     assert client.session.acked == 0
     client.ack(E)
-    assert client.hear() == "L +l"
     client.ack(L)
     assert client.session.acked == 0
     client.ask(R, "r")
     assert client.hear() == "R +r"
     client.ack(R)
     assert client.session.acked == 1
+    assert client.hear() == "-"
+
+
+def test_who_asks_for_the_endpoints_has_taken_the_cluster() -> None:
+    client = settled()
+    listener = res(L, "m", "1", (C, "c"))
+    client.session.publish(
+        2, WEB.with_(C, put=clusters("b", "c")).with_(E, put=endpoints("c")).with_(L, put=[listener])
+    )
+    assert client.hear() == "C +c"
+    assert client.hear() == "-"
+    client.ask(E, "c")  # Envoy does so before it acknowledges
+    assert client.hear() == "E +c"
+    assert client.hear() == "L +m"
+    for kind in (C, E, L):
+        assert client.session.acked == 1
+        client.ack(kind)
+    assert client.session.acked == 2
+
+
+def test_what_was_asked_for_before_says_nothing_of_a_changed_cluster() -> None:
+    client = settled()
+    changed = WEB.with_(C, put=clusters("b", version="2")).with_(L, put=[res(L, "m", "1", (C, "b"))])
+    client.session.publish(2, changed)
+    assert client.hear() == "C +b"
+    assert client.hear() == "E +b"
+    client.ask(E, "b")
+    client.ack(E)
+    assert client.hear() == "E +b"
+    assert client.hear() == "-"  # the listener waits for the answer
+    client.ack(C)
+    assert client.hear() == "L +m"
+
+
+def test_one_cluster_of_several_that_is_refused_keeps_listeners_waiting() -> None:
+    client = settled()
+    client.session.publish(
+        2,
+        WEB.with_(C, put=clusters("c", "d"))
+        .with_(E, put=endpoints("c", "d"))
+        .with_(L, put=[res(L, "m", "1", (C, "c"), (C, "d"))]),
+    )
+    assert client.hear() == "C +c +d"
+    client.ask(E, "c")
+    assert client.hear() == "E +c"
     assert client.hear() == "-"
 
 
