@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from federation.aio.clock import Clock, SystemClock
 from federation.aio.latest import Latest
 from federation.errors import IsthmusError
 from federation.log import Logger
@@ -63,12 +64,14 @@ class Publisher:
         on_acknowledged: Callable[[str, int], None],
         on_failure: Callable[[str | None], None],
         log: Logger,
+        clock: Clock | None = None,
         in_flight_limit: float = IN_FLIGHT_LIMIT,
     ) -> None:
         """`on_acknowledged` gets the view's history and revision, `on_failure` a text, or None when building works."""
         self._build, self._server = build, server
         self._on_acknowledged, self._on_failure = on_acknowledged, on_failure
         self._log, self._limit = log, in_flight_limit
+        self._clock = clock or SystemClock()
         self._wanted = 0
         self._published = 0
         self._urgent = False
@@ -78,6 +81,8 @@ class Publisher:
         self._told = ("", -1)
         self.acknowledged: Latest[int] = Latest(0)  # newest ticket that Envoy has acknowledged
         self.pushes = 0
+        self.hurried = float("-inf")
+        """When somebody last began to wait for a push, in monotonic seconds of the clock."""
 
     def poke(self, *, urgent: bool = False) -> int:
         """Something changed. Returns a ticket for `wait`; calls within one turn of the loop share a push.
@@ -87,13 +92,14 @@ class Publisher:
         self._wanted += 1
         self._poked.set()
         if urgent:
+            self.hurried = self._clock.monotonic()
             self._urgent = True
             self._moved.set()
         return self._wanted
 
     def push_now(self) -> None:
         """Build and publish at once, whatever is in flight: for what Envoy itself asked for and holds a caller for."""
-        self.poke()
+        self.poke(urgent=True)
         self._push()
 
     async def wait(self, ticket: int, *, limit: float) -> bool:
@@ -119,7 +125,10 @@ class Publisher:
             await self._poked.wait()
             await asyncio.sleep(0)  # whatever else this turn of the loop brings goes into the same push
             self._poked.clear()
-            push = self._push()
+            if self._published != self._wanted:
+                push = self._push()
+            else:  # `push_now` was quicker
+                push = self._sent[-1] if self._sent else None
             if push is not None and self._server.connected:
                 await self._in_flight(push)
 

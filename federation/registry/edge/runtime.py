@@ -28,6 +28,7 @@ from federation.model.view import View
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.client import WatchClient
 from federation.registry.edge import memory, snapshots
+from federation.registry.edge.checking import Checking
 from federation.registry.edge.envoy import make_envoy
 from federation.registry.edge.health import readiness
 from federation.registry.edge.keys import Keys, agent_channel
@@ -45,9 +46,6 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
 NACK_POLL = 0.5
-CHECKS_POLL = 0.1
-CHECKS_AT_ONCE = 2
-"""Sets of endpoints whose checks begin together: 20 names a second, a few handshakes of Envoy's main thread each."""
 RETRY_REFUSED = 5.0
 """What Envoy refused is sent again after so many seconds: a port may be free by then."""
 LOST_SECONDS = 5.0
@@ -114,6 +112,14 @@ class Edge:
             on_acknowledged=self._acknowledged,
             on_failure=self._build_failed,
             log=log,
+            clock=clock,
+        )
+        self._checking = Checking(
+            begin=lambda most: self._begin_checks(self.server.subscribed(TypeUrl.ENDPOINT), most),
+            publish=self.publisher.poke,
+            acknowledged=lambda ticket, limit: self.publisher.wait(ticket, limit=limit),
+            hurried=lambda: self.publisher.hurried,
+            clock=clock,
         )
         self.client = WatchClient(
             connect=self._connect,
@@ -177,7 +183,7 @@ class Edge:
                     "address": self._follow_agent(),
                     "saver": self.saver.run(),
                     "nacks": self._follow_nacks(),
-                    "checks": self._start_checks(),
+                    "checks": self._checking.run(),
                     "envoy": self._run_envoy(),
                     "settle": self._settle(),
                 }.items():
@@ -267,12 +273,6 @@ class Edge:
     def _demanded(self, kind: TypeUrl, names: frozenset[str]) -> None:
         if self.part is not None:
             self.part.demanded(kind, names)
-
-    async def _start_checks(self) -> None:
-        while True:
-            await self.clock.sleep(CHECKS_POLL)
-            if self._begin_checks(self.server.subscribed(TypeUrl.ENDPOINT), CHECKS_AT_ONCE):
-                self.publisher.poke()
 
     async def _follow_nacks(self) -> None:
         while True:

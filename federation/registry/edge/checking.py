@@ -1,0 +1,71 @@
+"""When the health checks of new names begin: while Envoy has nothing more urgent to do.
+
+The first checks of a name cost Envoy's main thread a handshake for each gateway, and that thread also takes up new
+names. So checks keep out of the way of look-ups: they begin when nobody has waited for Envoy for a moment, one set of
+endpoints at a time, each when Envoy has acknowledged the one before. Look-ups without end cannot hold them back for ever.
+Until its checks begin, a gateway that is dead is found by pings, connect time-outs and outlier detection alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from federation.aio.clock import Clock
+
+POLL = 0.1
+"""Seconds between two looks at whether Envoy has new sets of endpoints."""
+QUIET = 0.25
+"""Seconds since somebody last waited for Envoy: look-ups come in bursts."""
+PATIENCE = 5.0
+"""Seconds for which look-ups that keep coming can hold checks back."""
+PAUSE = 0.05
+"""Seconds between two beginnings, at least: 20 names a second, whatever waits."""
+SHARE = 4
+"""Of the time that an acknowledgement took, this many times as long is left to others."""
+LIMIT = 1.0
+"""Seconds for an acknowledgement; an Envoy that takes longer has other troubles."""
+
+
+class Checking:
+    """Paces the beginnings. `begin` sends the longest waiting sets of endpoints, at most so many, with checks.
+
+    `begin` says whether there were any, `publish` then brings them to Envoy and returns a ticket for `acknowledged`.
+    `hurried` is when somebody last began to wait for Envoy, in monotonic seconds of the clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        begin: Callable[[int], bool],
+        publish: Callable[[], int],
+        acknowledged: Callable[[int, float], Awaitable[bool]],
+        hurried: Callable[[], float],
+        clock: Clock,
+    ) -> None:
+        self._begin, self._publish, self._acknowledged = begin, publish, acknowledged
+        self._hurried, self._clock = hurried, clock
+        self._held_since: float | None = None
+
+    async def run(self) -> None:
+        """Forever."""
+        while True:
+            held = self._hold()
+            if held > 0:
+                await self._clock.sleep(held)
+            elif self._begin(1):
+                began = self._clock.monotonic()
+                await self._acknowledged(self._publish(), LIMIT)
+                await self._clock.sleep(max(PAUSE, SHARE * (self._clock.monotonic() - began)))
+            else:
+                await self._clock.sleep(POLL)
+
+    def _hold(self) -> float:
+        """Seconds for which nothing begins yet."""
+        now = self._clock.monotonic()
+        hurry = self._hurried() + QUIET - now
+        if hurry <= 0:
+            self._held_since = None
+            return 0.0
+        if self._held_since is None:
+            self._held_since = now
+        return max(0.0, min(hurry, self._held_since + PATIENCE - now))
