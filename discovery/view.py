@@ -56,6 +56,11 @@ class Neighbour:
     def stale(self) -> bool:
         return self.state is OriginState.STALE
 
+    @property
+    def admits(self) -> Link | None:
+        """The link by which both see each other's services; None while there is none that is trusted."""
+        return self.link if self.bundle is not None else None
+
 
 class ClusterView:
     """The merged catalog of one cluster. Every public method leaves `records` consistent."""
@@ -109,7 +114,7 @@ class ClusterView:
         """What the registry shows has changed."""
         names: set[ServiceName] = set()
         peers: set[str] = set()
-        judge: set[str] = set()
+        judge: dict[str, Link | None] = {}  # by neighbour: what it `admits` before these changes
         exports: set[ServiceName] = set()
         for origin in changes.origins:
             if origin.name in (REGISTRY_ORIGIN, self._cluster):
@@ -127,9 +132,12 @@ class ClusterView:
             self._deleted(key, names, peers, judge)
         for record in changes.put:
             self._put(record, names, peers, judge)
-        for name in judge:
-            if self._judge(name):
-                neighbour = self.neighbours[name]
+        for name, before in judge.items():
+            self._judge(name)
+            neighbour = self.neighbours[name]
+            if (
+                neighbour.admits != before
+            ):  # another root, other gateways: its services and the own ones stay as they are
                 names |= neighbour.services.keys()
                 exports |= self._own.keys()
             peers.add(name)
@@ -139,8 +147,12 @@ class ClusterView:
     def pinned(self, cluster: str) -> None:
         """The pin of a cluster was set or taken away."""
         neighbour = self._neighbour(cluster)
+        before = neighbour.admits
         self._judge(cluster)
-        self._flush(set(neighbour.services), {cluster}, exports=set(self._own))
+        concerned = neighbour.admits != before
+        self._flush(
+            set(neighbour.services) if concerned else set(), {cluster}, exports=set(self._own) if concerned else ()
+        )
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 
@@ -164,7 +176,7 @@ class ClusterView:
     def _neighbour(self, name: str) -> Neighbour:
         return self.neighbours.setdefault(name, Neighbour(name))
 
-    def _put(self, record: Record, names: set[ServiceName], peers: set[str], judge: set[str]) -> None:
+    def _put(self, record: Record, names: set[ServiceName], peers: set[str], judge: dict[str, Link | None]) -> None:
         key = record.key
         if key.origin == self._cluster or record.payload is None:
             return
@@ -191,8 +203,9 @@ class ClusterView:
                     and cluster.trust_domain == trust_domain_of(key.origin, self._federation),
                     key,
                 )
-                self._neighbour(key.origin).cluster = cluster
-                judge.add(key.origin)
+                neighbour = self._neighbour(key.origin)
+                judge.setdefault(key.origin, neighbour.admits)
+                neighbour.cluster = cluster
         except IsthmusError as error:
             # What was held before stays: one bad record takes nothing with it.
             self._log.warning("record refused", origin=key.origin, kind=key.kind.name, name=key.name, error=str(error))
@@ -204,7 +217,7 @@ class ClusterView:
         if not condition:
             raise Denied(f"the record {key.name} does not carry what its key says", code="key_mismatch")
 
-    def _deleted(self, key: Key, names: set[ServiceName], peers: set[str], judge: set[str]) -> None:
+    def _deleted(self, key: Key, names: set[ServiceName], peers: set[str], judge: dict[str, Link | None]) -> None:
         self._bad.pop(key, None)
         if key.origin == self._cluster:
             return
@@ -225,34 +238,32 @@ class ClusterView:
             neighbour.gateways.pop(key.name, None)
             peers.add(key.origin)
         elif key.kind is Kind.CLUSTER:
+            judge.setdefault(key.origin, neighbour.admits)
             neighbour.cluster = None
-            judge.add(key.origin)
 
-    def _linked(self, name: str, link: Link, judge: set[str]) -> None:
+    def _linked(self, name: str, link: Link, judge: dict[str, Link | None]) -> None:
         if link.name != name or self._cluster not in (link.a, link.b) or link.a == link.b:
             return
         neighbour = self._neighbour(link.other(self._cluster))
+        judge.setdefault(neighbour.name, neighbour.admits)
         neighbour.link = link
-        # Grants may have changed: everything between the two is decided again.
-        neighbour.bundle = None
-        judge.add(neighbour.name)
 
-    def _unlinked(self, name: str, judge: set[str]) -> None:
+    def _unlinked(self, name: str, judge: dict[str, Link | None]) -> None:
         a, _, b = name.partition("/")
         if self._cluster not in (a, b):
             return
         other = b if a == self._cluster else a
-        self._neighbour(other).link = None
+        neighbour = self._neighbour(other)
+        judge.setdefault(other, neighbour.admits)
+        neighbour.link = None
         try:
             self._pins.link_cut(other)
         except IsthmusError as error:
             self._log.error("pin not dropped", peer=other, error=str(error))
-        judge.add(other)
 
-    def _judge(self, name: str) -> bool:
-        """Decide whether `name` is believed; True if that differs from before (or may)."""
+    def _judge(self, name: str) -> None:
+        """Decide whether `name` is believed."""
         neighbour = self.neighbours[name]
-        before = neighbour.bundle
         neighbour.problem = None
         if neighbour.link is None:
             neighbour.bundle = None
@@ -267,7 +278,6 @@ class ClusterView:
                 neighbour.bundle = None if unpinned else self._pins.believed(name)
                 neighbour.problem = Problem(error.error_code, name, str(error), self._clock.wall_ns())
                 self._log.warning("peer not trusted", peer=name, code=error.error_code, error=error.message)
-        return neighbour.bundle != before
 
     # --- records -----------------------------------------------------------------------------------------------------
 

@@ -330,3 +330,26 @@ def test_unpinning_ends_the_trust_in_a_peer_that_says_nothing_of_itself(world: W
     world.view.pinned("west")
     assert world.backends() == {}
     assert set(world.peers()) == {"east"}
+
+
+def test_a_peer_that_says_something_new_of_itself_leaves_the_services_alone(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.view.own_services({ECHO: service()})
+    world.peer("west", service())
+    built: list[ServiceName] = []
+    export = ClusterView._export
+
+    def build(self: ClusterView, name: ServiceName) -> Record | None:
+        built.append(name)
+        return export(self, name)
+
+    monkeypatch.setattr(ClusterView, "_export", build)
+    world.show(world.cluster("west", agent_version="2"), world.gateway("west", "192.0.2.7"))
+    assert world.peers()["west"].gateways[0].address == "192.0.2.7"
+    world.show(world.link("west"))
+    world.pin("west")
+    assert built == []
+    world.show(world.link("west", LinkGrant(origin="west", consumer="east")))
+    assert built == [ECHO]
+    assert world.exported().grants == ()
