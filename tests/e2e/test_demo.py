@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -73,23 +74,41 @@ def test_the_whole_story(short_dir: Path):
     assert processes_of(short_dir) == []
 
 
-@pytest.mark.parametrize(("until", "interrupts"), [("starting a gateway", 1), ("steady", 1), ("steady", 3)])
-def test_an_interrupt_cleans_up_whatever_the_phase(short_dir: Path, until: str, interrupts: int):
-    log = short_dir / "stderr"
+@contextlib.contextmanager
+def demo(directory: Path, *, until: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A demo that has come as far as the step `until`."""
+    log = directory / "stderr"
     with log.open("wb") as stderr:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "clusters.demo", "--json", f"--directory={short_dir}"],
+        running = subprocess.Popen(
+            [sys.executable, "-m", "clusters.demo", "--json", f"--directory={directory}"],
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
     try:
         wait_for(lambda: until in log.read_text(), seconds=90, what=until)
+        yield running
+    except AssertionError:
+        print(log.read_text())
+        raise
+    finally:
+        running.kill()
+        running.wait()
+
+
+@pytest.mark.parametrize(("until", "interrupts"), [("starting a gateway", 1), ("steady", 1), ("steady", 3)])
+def test_an_interrupt_cleans_up_whatever_the_phase(short_dir: Path, until: str, interrupts: int):
+    with demo(short_dir, until=until) as running:
         for _ in range(interrupts):
-            demo.send_signal(signal.SIGINT)
+            running.send_signal(signal.SIGINT)
             time.sleep(0.2)  # an impatient person
         # One that comes when all is done ends the interpreter as usual.
-        assert demo.wait(timeout=60) in (130, -signal.SIGINT), log.read_text()
-    finally:
-        demo.kill()
-        demo.wait()
+        assert running.wait(timeout=60) in (130, -signal.SIGINT)
     assert processes_of(short_dir) == []
+
+
+def test_a_demo_that_is_killed_leaves_nothing_behind(short_dir: Path):
+    with demo(short_dir, until="steady") as running:
+        assert any("envoy" in line for line in processes_of(short_dir))
+        running.kill()
+        running.wait()
+        wait_for(lambda: not processes_of(short_dir), seconds=30, what="the end of all that it has started")

@@ -31,6 +31,7 @@ from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from federation import log
 from federation.aio.clock import SystemClock
+from federation.aio.launch import die_with_parent
 from federation.catalog.log import Log
 from federation.model.cluster import Peer
 from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId
@@ -161,7 +162,7 @@ class Process:
         (self.state / "ports.json").unlink(missing_ok=True)
         with self.log.open("ab") as log_file:
             self.child = subprocess.Popen(
-                [*self.wrap, sys.executable, "-m", self.module, "--settings", str(self.path)],
+                die_with_parent([*self.wrap, sys.executable, "-m", self.module, "--settings", str(self.path)]),
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,

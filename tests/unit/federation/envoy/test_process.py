@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +11,6 @@ from typing import Any
 import pytest
 
 from federation.aio.backoff import Backoff
-from federation.envoy import process
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.process import EnvoyProcess, find_envoy
 from federation.errors import InvalidInput, Unavailable
@@ -126,44 +124,6 @@ async def test_stop_is_sigterm_then_sigkill(script: Callable[..., Path], tmp_pat
     assert supervised.pid is not None
     await supervised.stop(grace=0.1)
     assert supervised.pid is None
-
-
-async def test_it_dies_with_us(script: Callable[..., Path], tmp_path: Path) -> None:
-    """The process that starts it is killed with -9; the kernel takes the other one down."""
-    path = script("echo $$ > envoy.pid.new; mv envoy.pid.new envoy.pid; exec sleep 60")
-    pid_file = tmp_path / "envoy.pid"
-    program = (
-        "import subprocess, sys, time\n"
-        "from federation.envoy.process import _LAUNCH\n"
-        "import os\n"
-        f"subprocess.Popen([sys.executable, '-I', '-S', '-c', _LAUNCH, str(os.getpid()), {str(path)!r}],"
-        " start_new_session=True)\n"
-        "time.sleep(60)\n"
-    )
-    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", program, cwd=tmp_path)
-    async with asyncio.timeout(20):
-        while not pid_file.exists():
-            await asyncio.sleep(0.01)
-        child = int(pid_file.read_text())
-        assert _alive(child)
-        parent.kill()
-        await parent.wait()
-        while _alive(child):
-            await asyncio.sleep(0.01)
-
-
-def _alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-async def test_an_orphan_does_not_begin() -> None:
-    """Whose parent died before it could ask to die with it ends by itself."""
-    done = await asyncio.create_subprocess_exec(
-        sys.executable, "-I", "-S", "-c", process._LAUNCH, "1", "/bin/sh", "-c", "exit 7"
-    )
-    assert await done.wait() == 0
 
 
 async def test_an_executable_that_is_gone(tmp_path: Path) -> None:
