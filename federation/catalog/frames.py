@@ -8,7 +8,9 @@ from these; the digests of both ends are sums of `fingerprint`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from sys import intern
 
 from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
 from federation.proto.v1 import catalog_pb2 as pb
@@ -49,14 +51,20 @@ def tombstone_bytes(key: Key, version: Version) -> bytes:
     return record_bytes(Record(key, version, None))
 
 
+@lru_cache(maxsize=256)
+def _epoch(number: int) -> int:
+    """One object for all records of an origin: with the origin's name that is 80 bytes less of each."""
+    return number
+
+
 def record_from_pb(message: pb.Record) -> Record | None:
     """None for a kind that this version does not know."""
     kind = _KINDS.get(message.kind)
     if kind is None:
         return None
     return Record(
-        Key(message.origin, kind, message.name),
-        Version(message.epoch, message.sequence),
+        Key(intern(message.origin), kind, message.name),
+        Version(_epoch(message.epoch), message.sequence),
         None if message.deleted else message.payload,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from federation.errors import QuotaExceeded
 from federation.model.record import Kind
@@ -21,9 +22,10 @@ class Size:
     @classmethod
     def of(cls, kind: Kind, *, length: int, endpoints: int = 0) -> Size:
         """`length` is the payload's, in bytes."""
-        return cls(int(kind is Kind.SERVICE), int(kind is Kind.GATEWAY), endpoints, length)
+        return _size(int(kind is Kind.SERVICE), int(kind is Kind.GATEWAY), endpoints, length)
 
 
+_size = lru_cache(maxsize=4096)(Size)  # one is kept for every record, and most are alike
 NOTHING = Size()
 
 
