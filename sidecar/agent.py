@@ -124,7 +124,10 @@ class SidecarPart:
             )
         if self._vips.dirty:
             self._saver.touch()
-        return self._builder.update(view, self.keeper.uses(), changed=changed, identity=grant.svid)
+        moved = self.keeper.take_changed()
+        return self._builder.update(
+            view, self.keeper.in_use, changed=None if changed is None else moved.union(changed), identity=grant.svid
+        )
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
         """See Part."""

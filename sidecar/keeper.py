@@ -8,7 +8,7 @@ connection finds it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -78,6 +78,8 @@ class Keeper:
         self._demand, self._vips, self._table = demand, vips, table
         self._outside, self._config, self._clock, self._log = outside, config, clock, log
         self._holdings: dict[ServiceName, Holding] = {}
+        self._in_use: dict[ServiceName, tuple[Use, ...]] = {}
+        self._changed: set[ServiceName] = set()
         self._pins: dict[ServiceName, set[str]] = {}
         self._clashes: dict[Pin, str] = {}
         self._listening: dict[str, frozenset[int]] = {}  # what Envoy was told to listen on
@@ -91,6 +93,16 @@ class Keeper:
     def uses(self) -> list[Use]:
         """Everything that Envoy has to serve, sorted by name."""
         return [use for _, holding in sorted(self._holdings.items()) for use in holding.uses]
+
+    @property
+    def in_use(self) -> Mapping[ServiceName, tuple[Use, ...]]:
+        """The same by service."""
+        return self._in_use
+
+    def take_changed(self) -> set[ServiceName]:
+        """The services whose uses may have changed since this was last called."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def via_gateway(self) -> list[ServiceName]:
         """The services that are led through the gateway, sorted."""
@@ -223,6 +235,8 @@ class Keeper:
         holding = self._holdings.pop(service, None)
         if holding is None:
             return
+        self._in_use.pop(service, None)
+        self._changed.add(service)
         for name in holding.records:
             self._table.remove(name)
         for cluster in (None, *self._pins.get(service, ())):
@@ -253,6 +267,8 @@ class Keeper:
         old = self._holdings.get(service, NOTHING)
         new = hold(imp, addresses, suffix=self._config.suffix, clashes=clashes)
         self._holdings[service] = new
+        self._in_use[service] = new.uses
+        self._changed.add(service)
         for name in old.records.keys() - new.records.keys():
             self._table.remove(name)
         added = bool(set(new.uses) - set(old.uses))

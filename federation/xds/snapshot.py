@@ -48,6 +48,7 @@ class TypeUrl(StrEnum):
 
 
 _BY_MESSAGE = {kind.message_name: kind for kind in TypeUrl}
+_REFER = frozenset({TypeUrl.CLUSTER, TypeUrl.LISTENER, TypeUrl.ROUTE})
 _NAME_FIELD = {TypeUrl.ENDPOINT: "cluster_name"}
 
 
@@ -79,7 +80,8 @@ class Resource:
         body: bytes = message.SerializeToString(deterministic=True)
         if previous is not None and previous.kind is kind and previous.body == body:
             return previous
-        return cls(kind=kind, name=name, version=_hash(body), body=body, references=references(message))
+        needs = references(message) if kind in _REFER else frozenset()
+        return cls(kind=kind, name=name, version=_hash(body), body=body, references=needs)
 
     @property
     def content(self) -> str:

@@ -6,7 +6,7 @@ to federation.xds by way of sidecar.agent.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -54,55 +54,54 @@ class Builder:
         self._ledger = Ledger(finish)
         self._uses: dict[Use, Import] = {}
         self._peers: dict[str, Peer] = {}
-        self._given: tuple[Use, ...] = ()
-        self._by_name: dict[ServiceName, list[Use]] = {}
+        self._given: dict[ServiceName, tuple[Use, ...]] = {}
         self._bound: dict[Use, tuple[redirect.Bound, ...]] = {}
         self._all_bound: tuple[redirect.Bound, ...] | None = None
 
     def update(
         self,
         view: View,
-        uses: Collection[Use],
+        uses: Mapping[ServiceName, Sequence[Use]],
         *,
         changed: Collection[ServiceName] | None = None,
         identity: tls.Identity | None = None,
     ) -> Changes:
         """Bring the resources up to date and return what differs.
 
-        `changed` names the imports that may differ from the last update (None: any may); `identity` replaces the one of
-        the configuration (renewal).
+        `uses` are all of them; `changed` names the services whose import or uses may differ from the last update (None:
+        any may); `identity` replaces the one of the configuration (renewal).
         """
         ledger, config, view = self._ledger, self._config, outbound.believed(view)
         ledger.keep_secrets(identity or config.identity, view.peers.values())
-        given = tuple(uses)
-        if given != self._given:
-            self._take_uses(given)
-            changed = None
         if view.peers != self._peers:
             self._peers = dict(view.peers)
             self._uses.clear()  # whom a service can be reached through is in every one of them
             changed = None
         due = ledger.checks.take_due()
-        looked_at = given if changed is None else {u for n in changed for u in self._by_name.get(n, ())}
-        for use in (*looked_at, *(u for u in given if u in due)) if due else looked_at:
-            service = view.imports.get(use.name)
-            if service is None:
-                self._drop(use)
-            elif service is not self._uses.get(use) or use in due:
-                self._uses[use] = service
-                ledger.write(use, self._parts(view, use, service))
+        looked_at = (
+            {*self._given, *uses} if changed is None else {*changed, *(u.name for u in due if isinstance(u, Use))}
+        )
+        for name in sorted(looked_at):
+            self._take_uses(name, tuple(uses.get(name, ())))
+            service = view.imports.get(name)
+            for use in self._given.get(name, ()):
+                if service is None:
+                    self._drop(use)
+                elif service is not self._uses.get(use) or use in due:
+                    self._uses[use] = service
+                    ledger.write(use, self._parts(view, use, service))
         if config.way == "redirect":
             self._write_redirect()
         return ledger.take()
 
-    def _take_uses(self, given: tuple[Use, ...]) -> None:
-        wanted = frozenset(given)
-        for use in [u for u in self._given if u not in wanted]:
-            self._drop(use)
-        self._given = given
-        self._by_name = {}
-        for use in given:
-            self._by_name.setdefault(use.name, []).append(use)
+    def _take_uses(self, name: ServiceName, given: tuple[Use, ...]) -> None:
+        for use in self._given.get(name, ()):
+            if use not in given:
+                self._drop(use)
+        if given:
+            self._given[name] = given
+        else:
+            self._given.pop(name, None)
 
     def _drop(self, use: Use) -> None:
         self._uses.pop(use, None)
@@ -163,10 +162,19 @@ def _order(use: Use) -> tuple[ServiceName, str, str]:
     return use.name, use.pinned or "", use.vip
 
 
+def by_service(uses: Iterable[Use]) -> dict[ServiceName, list[Use]]:
+    """The uses of each service."""
+    found: dict[ServiceName, list[Use]] = {}
+    for use in uses:
+        found.setdefault(use.name, []).append(use)
+    return found
+
+
 def build(view: View, uses: Collection[Use], config: SidecarConfig) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a sidecar's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    return settled(lambda: builder.update(view, uses))
+    given = by_service(uses)
+    return settled(lambda: builder.update(view, given))
 
 
 def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Iterator[outbound.Target]:

@@ -252,7 +252,9 @@ def inline(listener: Listener, routes: Mapping[str, RouteConfiguration]) -> None
 def test_an_update_leaves_what_it_does_not_touch() -> None:
     config = sidecar_build.SidecarConfig(way="loopback", cluster="east", identity=Proof(), locality=EU)
     builder = sidecar_build.Builder(config)
-    uses = [sidecar_build.Use(name=name, pinned=pinned, vip=vip) for name, pinned, vip, _ in USES]
+    uses = sidecar_build.by_service(
+        sidecar_build.Use(name=name, pinned=pinned, vip=vip) for name, pinned, vip, _ in USES
+    )
     first = builder.update(VIEW, uses)
     assert {kind: set(made) for kind, made in first.put.items()} == {
         kind: {name for name, _ in made} for kind, made in of_sidecar("loopback").items()
@@ -265,7 +267,7 @@ def test_an_update_leaves_what_it_does_not_touch() -> None:
     assert {kind: set(made) for kind, made in changes.put.items()} == {names.ENDPOINT_TYPE: {"out/shop/db/5432"}}
     assert not changes.removed
 
-    changes = builder.update(changed, [u for u in uses if u.name != DB])
+    changes = builder.update(changed, {name: those for name, those in uses.items() if name != DB})
     assert not changes.put
     assert changes.removed == {
         names.CLUSTER_TYPE: {"out/shop/db/5432"},

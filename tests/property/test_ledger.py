@@ -15,7 +15,7 @@ from federation.model.cluster import Bundle, Gateway, Peer
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Backend, Endpoint, Import, Locality, Port, Readiness
 from federation.model.view import View
-from sidecar.build.outbound import Builder, SidecarConfig, Use, build
+from sidecar.build.outbound import Builder, SidecarConfig, Use, build, by_service
 
 KINDS, NAMES, OWNERS = ("k", "l"), ("x", "y", "z"), ("a", "b", "c")
 values = st.fixed_dictionaries({(kind, name): st.integers(0, 2) for kind in KINDS for name in NAMES})
@@ -103,18 +103,31 @@ uses = st.sets(
 @given(
     steps=st.lists(st.tuples(views(), uses, st.booleans()), min_size=1, max_size=5),
     way=st.sampled_from(("loopback", "redirect")),
+    told=st.booleans(),
 )
-def test_a_sidecars_updates_add_up_to_a_fresh_build(steps: list[tuple[View, list[Use], bool]], way: Any) -> None:
+def test_a_sidecars_updates_add_up_to_a_fresh_build(
+    steps: list[tuple[View, list[Use], bool]], way: Any, told: bool
+) -> None:
     config = SidecarConfig(way=way, cluster="east", identity=Proof())
     builder = Builder(config)
     held: dict[tuple[str, str], Any] = {}
-    for view, in_use, known in steps:
-        changes = builder.update(view, in_use)
+    last: tuple[View, dict[ServiceName, list[Use]]] = (View(), {})
+    for view, used, known in steps:
+        in_use = by_service(used)
+        before, last = last, (view, in_use)
+        changed = None
+        if told:  # only what differs
+            changed = {
+                n
+                for n in SERVICES
+                if view.imports.get(n) is not before[0].imports.get(n) or in_use.get(n) != before[1].get(n)
+            }
+        changes = builder.update(view, in_use, changed=changed)
         apply(held, changes)
         if known:
             changes.begin_checks({name for _, name in held}, None)
     changes.begin_checks({name for _, name in held}, None)
     apply(held, builder.update(view, in_use, changed=()))
-    fresh = {(kind, name): message for kind, made in build(view, in_use, config).items() for name, message in made}
+    fresh = {(kind, name): message for kind, made in build(view, used, config).items() for name, message in made}
     assert held.keys() == fresh.keys()
     assert held == fresh

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import random
 import signal
 import ssl
 import tempfile
@@ -18,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from clusters.network import free_port
+from clusters.network import free_port, virtual_ranges
 from federation.aio.clock import SystemClock
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.ledger import Changes
@@ -309,7 +310,8 @@ class World:
                 **{"way": "loopback", **config},
             )
         )
-        proxy = Proxy(self.sub(), lambda _: builder.update(self.view(cluster), uses), name=f"{cluster}-sidecar")
+        given = sidecar_build.by_service(uses)
+        proxy = Proxy(self.sub(), lambda _: builder.update(self.view(cluster), given), name=f"{cluster}-sidecar")
         self.stack.push_async_callback(proxy.stop)
         await proxy.start()
         return proxy
@@ -394,6 +396,8 @@ def kit() -> SimpleNamespace:
         remote=remote,
         replace=dataclasses.replace,
         until=until,
+        # Every Envoy here is the only one of this suite, and other suites have other addresses.
+        vip=next(virtual_ranges(random.Random())).replace(".0/22", ".1"),
     )
 
 
