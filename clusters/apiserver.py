@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import aiohttp
 
+from clusters.faultproxy import FaultProxy
 from clusters.kubeclient import KubeClient, connect
 from clusters.kubepki import Authority, Pair, kubeconfig, public_pem
 from clusters.network import free_port, loopback_addresses
@@ -176,6 +177,7 @@ class LocalCluster:
             part: Program(f"{place.name}-{part}", command, self.log(part)) for part, command in commands.items()
         }
         self._authority: Authority | None = None
+        self._broken = False
 
     def log(self, part: Part) -> Path:
         """Where the part writes."""
@@ -278,6 +280,18 @@ class LocalCluster:
             token = await client.token(namespace, account, seconds=seconds)
         return self._write_kubeconfig(f"account-{namespace}-{account}", token)
 
+    def kubeconfig_at(self, port: int, config: Path | None = None) -> Path:
+        """Writes the kubeconfig again, the administrator's or another, for a proxy that listens at our address."""
+        source = config or self.kubeconfig
+        path = source.with_name(f"{source.name}-{port}")
+        text = source.read_text().replace(self.place.server, f"https://{self.place.address}:{port}")
+        write_atomic(path, text.encode())
+        return path
+
+    def proxy(self) -> FaultProxy:
+        """A proxy that injects faults before the API server, not started; clients use `kubeconfig_at(proxy.port)`."""
+        return FaultProxy((self.place.address, self.place.api_port), listen=self.place.address)
+
     def _write_kubeconfig(self, name: str, credential: Pair | str) -> Path:
         path = self.place.directory / f"{name.replace(':', '-').replace('/', '-')}.kubeconfig"
         write_atomic(path, self._kubeconfig(credential).encode())
@@ -291,15 +305,29 @@ class LocalCluster:
 
     def kill(self, part: Part = "apiserver") -> float:
         """SIGKILL; returns the monotonic time of it (s)."""
+        self._broken = True
         return self.parts[part].kill()
 
     def pause(self, part: Part = "apiserver") -> float:
         """Stop it where it stands: connections stay open, the kernel still accepts new ones, and nothing answers."""
+        self._broken = True
         return self.parts[part].pause()
 
     def resume(self, part: Part = "apiserver") -> float:
         """Let it go on after `pause`; returns the monotonic time of it (s)."""
         return self.parts[part].resume()
+
+    async def heal(self) -> None:
+        """Undo every `kill` and `pause`, and wait until all is ready; does nothing to a cluster that was not broken."""
+        if not self._broken:
+            return
+        for part, program in self.parts.items():
+            if program.alive:
+                program.resume()
+            else:
+                program.start()
+            await self.wait_ready(part)
+        self._broken = False
 
     async def forget_history(self) -> int:
         """Make every resourceVersion up to now too old, so that to go on from one is answered with a real 410.

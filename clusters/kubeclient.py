@@ -198,14 +198,13 @@ class KubeClient:
 
         Objects of other kinds would be orphaned: for them `delete` the namespace and let the controller do it.
         """
-        for version, kind in kinds:
-            await self.delete_all(version, kind, name)
-        namespace = await self.resource("v1", "Namespace")
-        deleted = await self.request("DELETE", namespace.path(None, name))
-        if deleted.get("kind") == "Namespace":
-            deleted["spec"]["finalizers"] = []
-            with contextlib.suppress(NotFound, Conflict):  # the controller was faster, or is at it
-                await self.request("PUT", namespace.path(None, name, "finalize"), deleted)
+        path = (await self.resource("v1", "Namespace")).path(None, name)
+        # First of all the namespace: nothing can be created in one that is being deleted.
+        await self.request("DELETE", path)
+        await asyncio.gather(*(self.delete_all(version, kind, name) for version, kind in kinds))
+        empty = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []}}
+        with contextlib.suppress(NotFound):  # the controller was faster
+            await self.request("PUT", f"{path}/finalize", empty)
 
     async def install_crds(self, *manifests: Object | str) -> None:
         """Apply CustomResourceDefinitions and wait until lists of their kinds are answered in every version."""

@@ -1,9 +1,123 @@
-"""Options of the whole suite."""
+"""Options of the whole suite, and the real Kubernetes clusters that its tests share."""
 
 from __future__ import annotations
 
+import asyncio
+import os
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import pytest
+
+if TYPE_CHECKING:
+    from clusters.apiserver import LocalCluster
+
+REQUIRED = "ISTHMUS_TESTBED_REQUIRED"
+"""Set by scripts/test: a component of the testbed that is missing is then an error, not a reason to skip."""
+
+NAMESPACED = (
+    ("v1", "ConfigMap"),
+    ("v1", "Event"),
+    ("v1", "Endpoints"),
+    ("v1", "Pod"),
+    ("v1", "Secret"),
+    ("v1", "ServiceAccount"),
+    ("v1", "Service"),
+    ("coordination.k8s.io/v1", "Lease"),
+    ("discovery.k8s.io/v1", "EndpointSlice"),
+    ("multicluster.x-k8s.io/v1beta1", "ServiceExport"),
+    ("multicluster.x-k8s.io/v1beta1", "ServiceImport"),
+    ("rbac.authorization.k8s.io/v1", "Role"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+)
+"""What is deleted with the namespace of a test; other kinds a test removes itself."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
+
+
+@pytest.fixture(scope="session")
+def testbed() -> dict[str, Path]:
+    """The programs of the testbed by their names. Where one is missing, what asks for it is skipped."""
+    from clusters.testbed.components import require
+    from federation.errors import NotFound
+
+    try:
+        return require("etcd", "kube-apiserver", "kube-controller-manager")
+    except NotFound as error:
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"the testbed is not whole: {error}", pytrace=False)
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def _kube_session(
+    testbed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[LocalCluster, LocalCluster]]:
+    from clusters.apiserver import local_clusters, start_all, stop_all
+
+    east, west = local_clusters(tmp_path_factory.mktemp("kube"), ("east", "west"))
+    _complete(start_all((east, west)))
+    yield east, west
+    stop_all((east, west))
+
+
+@pytest.fixture
+async def kube_clusters(
+    _kube_session: tuple[LocalCluster, LocalCluster],
+) -> AsyncIterator[tuple[LocalCluster, LocalCluster]]:
+    """Two clusters, east and west, with our CRDs and controllers; the whole run shares them.
+
+    What a test kills or pauses is healed after it. What it creates outside of `kube_namespace` it must remove.
+    """
+    yield _kube_session
+    for cluster in _kube_session:
+        await cluster.heal()
+
+
+@pytest.fixture
+async def kube_namespace(kube_clusters: tuple[LocalCluster, LocalCluster]) -> AsyncIterator[str]:
+    """A namespace of the test's own that exists in both clusters, and goes with what is in it (see NAMESPACED)."""
+    name = f"test-{uuid.uuid4().hex[:8]}"
+
+    async def create(cluster: LocalCluster) -> None:
+        async with cluster.connect() as client:
+            await client.create_namespace(name)
+
+    async def remove(cluster: LocalCluster) -> None:
+        await cluster.heal()
+        async with cluster.connect() as client:
+            await client.remove_namespace(name, kinds=NAMESPACED)
+
+    await asyncio.gather(*map(create, kube_clusters))
+    yield name
+    await asyncio.gather(*map(remove, kube_clusters))
+
+
+@pytest.fixture
+async def start_kube(
+    testbed: dict[str, Path], tmp_path: Path
+) -> AsyncIterator[Callable[..., Awaitable[tuple[LocalCluster, ...]]]]:
+    """Starts clusters of the test's own: `(one,) = await start_kube("one", controllers=False, install=())`."""
+    from clusters.apiserver import local_clusters, start_all, stop_all
+
+    started: list[LocalCluster] = []
+
+    async def start(*names: str, controllers: bool = True, install: Any = None) -> tuple[LocalCluster, ...]:
+        made = local_clusters(tmp_path / f"kube-{len(started)}", names, controllers=controllers)
+        started.extend(made)
+        await start_all(made, install=install)
+        return made
+
+    yield start
+    stop_all(started)
+
+
+def _complete(work: Coroutine[Any, Any, None]) -> None:
+    """Run a coroutine to its end apart from the event loops of the tests."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        thread.submit(asyncio.run, work).result()

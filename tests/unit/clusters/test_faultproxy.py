@@ -192,7 +192,7 @@ def test_nobody_upstream_is_a_reset(proxy: FaultProxy) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         proxy.upstream = unused.getsockname()
-        with dial(proxy) as client, pytest.raises(ConnectionResetError):
+        with pytest.raises(ConnectionResetError), dial(proxy) as client:
             client.recv(1)
 
 
