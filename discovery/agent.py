@@ -34,7 +34,7 @@ from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source, SourceState
-from discovery.sources.files import FileSource
+from discovery.sources.select import make_source
 from discovery.state import Saver, read_or_none, set_aside
 from discovery.view import ClusterView
 from federation import __version__
@@ -63,12 +63,11 @@ from federation.trust.grpc_credentials import (
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
-VIEW, GATEWAYS, ALLOCATIONS, PINS, MANIFESTS = (
+VIEW, GATEWAYS, ALLOCATIONS, PINS = (
     "registry.view",
     "gateways.state",
     "allocations.state",
     "pins.state",
-    "manifests.state",
 )
 PORTS = "ports.json"
 
@@ -91,17 +90,7 @@ class Agent:
         self.epoch = next_epoch(self.path / EPOCH, clock=self.clock, log=log)
         self.problems = ProblemBook(self.clock)
         self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
-        self.source: Source = source or FileSource(
-            Path(settings.files.folder),
-            cache_path=self.path / MANIFESTS,
-            locality=settings.place,
-            clock=self.clock,
-            log=log,
-            poll_seconds=settings.files.poll,
-            confirm_seconds=settings.files.confirm,
-            max_bytes=settings.files.max_bytes,
-            cache_seconds=settings.save,
-        )
+        self.source: Source = source or make_source(settings, clock=self.clock, log=log)
         self.report = Report(cluster=settings.cluster, epoch=self.epoch)
         self.pins = Pins(
             self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
@@ -258,7 +247,7 @@ class Agent:
         last = SourceState()
         while True:
             version, state = await self.source.state.newer(version)
-            self.problems.set("files", state.problems)
+            self.problems.set("source", state.problems)
             if not state.complete:
                 continue  # nothing may be concluded from half a reading
             follows = state.number == last.number + 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from discovery.identity.allow import AllowTable
+from discovery.kube.settings import KubernetesSettings
 from federation import settings as files
 from federation.errors import InvalidSettings
 from federation.model.address import split_address
@@ -51,7 +52,9 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     federation: str
     registry: str
     """Where the registry serves Catalog."""
-    files: FilesSettings
+    files: FilesSettings | None = None
+    kubernetes: KubernetesSettings | None = None
+    """Where services come from: exactly one of the two."""
     directory: str = "."
     """State: keys, last view, sockets. Relative paths start at the settings file."""
     listen: str = DEFAULT_LISTEN
@@ -100,11 +103,13 @@ def load(path: Path) -> AgentSettings:
     """Read and check the settings at `path`; raises InvalidSettings or InvalidName naming the key."""
     settings = files.load(path, AgentSettings)
     here = path.resolve().parent
-    settings = msgspec.structs.replace(
-        settings,
-        directory=str(here / settings.directory),
-        files=msgspec.structs.replace(settings.files, folder=str(here / settings.files.folder)),
-    )
+    settings = msgspec.structs.replace(settings, directory=str(here / settings.directory))
+    if settings.files is not None:
+        source = msgspec.structs.replace(settings.files, folder=str(here / settings.files.folder))
+        settings = msgspec.structs.replace(settings, files=source)
+    if settings.kubernetes is not None and settings.kubernetes.kubeconfig:
+        kubernetes = msgspec.structs.replace(settings.kubernetes, kubeconfig=str(here / settings.kubernetes.kubeconfig))
+        settings = msgspec.structs.replace(settings, kubernetes=kubernetes)
     return check(settings)
 
 
@@ -122,8 +127,7 @@ def check(settings: AgentSettings) -> AgentSettings:
             raise InvalidSettings(f"{key} must be above 0 seconds")
     if settings.svid_ttl > 86_400:
         raise InvalidSettings(f"svid_ttl {settings.svid_ttl:g} is more than a day (86400)")
-    if not settings.files.poll > 0 or not settings.files.confirm > 0 or settings.files.max_bytes < 1:
-        raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
+    _check_source(settings)
     settings.log.check()
     AllowTable(settings.identities)
     _check_clusterset(settings.clusterset)
@@ -133,6 +137,19 @@ def check(settings: AgentSettings) -> AgentSettings:
             hint=f"at most {_SOCKET_PATH_LIMIT} bytes",
         )
     return settings
+
+
+def _check_source(settings: AgentSettings) -> None:
+    files, kubernetes = settings.files, settings.kubernetes
+    if (files is None) == (kubernetes is None):
+        raise InvalidSettings(
+            "set either files or kubernetes" + ("" if files is None else ", not both"),
+            hint="files: {folder: …} reads manifests, kubernetes: {} an API server",
+        )
+    if files is not None and (not files.poll > 0 or not files.confirm > 0 or files.max_bytes < 1):
+        raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
+    if kubernetes is not None:
+        kubernetes.check()
 
 
 def _check_clusterset(settings: ClusterSetSettings) -> None:

@@ -185,10 +185,10 @@ class KubeClient:
                 raise unreachable(ConnectionError("a watch was cut in the midst of a line"), self.host)
 
     async def served(self, group: str, *, refresh: bool = False) -> Served:
-        """What the server has of an API group; asked again after some seconds, for CRDs may be installed later."""
+        """What the server has of an API group; asked again after some seconds, and at once where it had nothing."""
         known = self._served.get(group)
         now = self._clock.monotonic()
-        if known is not None and not refresh and now < known[0] + _SERVED_SECONDS:
+        if known is not None and known[1].plurals and not refresh and now < known[0] + _SERVED_SECONDS:
             return known[1]
         plurals: dict[str, frozenset[str]] = {}
         try:

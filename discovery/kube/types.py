@@ -1,16 +1,19 @@
 """Kubernetes objects as an API server gives them: only the fields that are used, decoded from JSON by msgspec.
 
 They are the structs of discovery.sources.manifests and what only a server knows: uid, resourceVersion, generation,
-deletionTimestamp, owners. So discovery.sources.convert takes either.
+deletionTimestamp. So discovery.sources.convert takes either.
 """
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 
-from msgspec import Struct, field
+import msgspec
+from msgspec import Struct
 
 from discovery.sources import manifests
+from federation.model.service import Locality
 
 MANAGER = "isthmus"
 """Value of the label app.kubernetes.io/managed-by on what we write."""
@@ -21,19 +24,11 @@ MCS_SERVICE_NAME = "multicluster.kubernetes.io/service-name"
 MCS_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
 
 
-class OwnerReference(Struct, frozen=True, rename="camel", omit_defaults=True):
-    api_version: str = ""
-    kind: str = ""
-    name: str = ""
-    uid: str = ""
-
-
 class ObjectMeta(manifests.Metadata, frozen=True, rename="camel", omit_defaults=True):
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
     deletion_timestamp: datetime | None = None
-    owner_references: list[OwnerReference] | None = None
 
 
 class _Keyed:
@@ -66,19 +61,8 @@ class _Keyed:
         return (self.metadata.labels or {}).get(manifests.MANAGED_BY) == MANAGER
 
 
-class ServicePort(manifests.ServicePort, frozen=True, rename="camel", omit_defaults=True):
-    target_port: int | str | None = None
-
-
-class ServiceSpec(manifests.ServiceSpec, frozen=True, rename="camel", omit_defaults=True):
-    ports: list[ServicePort] | None = None  # type: ignore[assignment]
-    cluster_ips: list[str] | None = field(default=None, name="clusterIPs")
-    ip_family_policy: str | None = None
-
-
 class Service(manifests.Service, _Keyed, frozen=True, tag="Service", tag_field="kind", omit_defaults=True):
     metadata: ObjectMeta
-    spec: ServiceSpec = ServiceSpec()
 
 
 class ServiceExport(
@@ -97,8 +81,16 @@ class Namespace(Struct, _Keyed, frozen=True, omit_defaults=True):
     metadata: ObjectMeta
 
 
-class Node(Struct, _Keyed, frozen=True, omit_defaults=True):
-    metadata: ObjectMeta
+class Node(Struct, frozen=True):
+    """Where a node is."""
+
+    name: str
+    resource_version: str
+    locality: Locality
+
+    @property
+    def namespace(self) -> str:
+        return ""
 
 
 class Other(Struct, frozen=True):
@@ -108,3 +100,85 @@ class Other(Struct, frozen=True):
     name: str
     resource_version: str
     data: bytes
+
+
+class HeldSlice(Struct, frozen=True, omit_defaults=True):
+    """An EndpointSlice, packed: most are of services that nobody exports. `service` is the name it belongs to, empty
+    for none; `invalid` says what is wrong with it."""
+
+    namespace: str
+    name: str
+    resource_version: str
+    service: str
+    data: bytes
+    invalid: str = ""
+
+    def unpack(self) -> manifests.EndpointSlice:
+        """The slice with its endpoints; of its labels those that say where it is."""
+        return _unpack.decode(self.data)
+
+
+class SliceDecoder:
+    """JSON of an EndpointSlice → HeldSlice."""
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> HeldSlice:
+        """Raises msgspec.MsgspecError."""
+        found = _slice.decode(data)
+        labels = found.metadata.labels or {}
+        invalid = ""
+        try:
+            manifests.check(found)
+        except manifests.Invalid as error:
+            invalid = f"{'.'.join(map(str, error.path))}: {error.detail}"
+        places = {key: labels[key] for key in (manifests.REGION, manifests.ZONE) if key in labels}
+        packed = manifests.EndpointSlice(
+            metadata=manifests.Metadata(name="", labels=places or None),
+            address_type=found.address_type,
+            endpoints=None if invalid else found.endpoints,
+            ports=found.ports,
+        )
+        return HeldSlice(
+            sys.intern(found.namespace),
+            found.name,
+            found.resource_version,
+            "" if found.deleting else sys.intern(labels.get(manifests.SERVICE_NAME, "")),
+            _pack.encode(packed),
+            invalid,
+        )
+
+
+class ServiceDecoder:
+    """JSON of a Service → Service without labels and annotations: exports have their own, and some are long."""
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> Service:
+        """Raises msgspec.MsgspecError."""
+        found = _service.decode(data)
+        meta = msgspec.structs.replace(found.metadata, labels=None, annotations=None)
+        return msgspec.structs.replace(found, metadata=meta)
+
+
+class NodeDecoder:
+    """JSON of a Node → where it is."""
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> Node:
+        """Raises msgspec.MsgspecError."""
+        meta = _named.decode(data).metadata
+        labels = meta.labels or {}
+        locality = Locality(labels.get(manifests.REGION, ""), labels.get(manifests.ZONE, ""))
+        return Node(meta.name, meta.resource_version, locality)
+
+
+class OtherDecoder:
+    """JSON of any object → Other."""
+
+    def decode(self, data: bytes | msgspec.Raw, /) -> Other:
+        """Raises msgspec.MsgspecError."""
+        meta = _named.decode(data).metadata
+        return Other(meta.namespace or "", meta.name, meta.resource_version, bytes(data))
+
+
+_slice = msgspec.json.Decoder(EndpointSlice)
+_service = msgspec.json.Decoder(Service)
+_named = msgspec.json.Decoder(Namespace)
+_pack = msgspec.msgpack.Encoder()
+_unpack = msgspec.msgpack.Decoder(manifests.EndpointSlice)

@@ -247,8 +247,8 @@ class Reflector(Generic[T]):
         return missing if missing > len(held) / 2 else 0
 
     async def _read(self) -> tuple[list[T], set[Key], str]:
-        """(objects, keys of those that cannot be read, resourceVersion). What is held alike is taken from there, so that
-        a second list needs little memory."""
+        """(objects, keys of those that cannot be read, resourceVersion). What is held alike is taken from
+        there, so that a second list needs little memory."""
         objects: list[T] = []
         version = ""
         self._unreadable.clear()

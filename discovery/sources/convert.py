@@ -7,7 +7,7 @@ its local endpoints, or as a Refused with the reason that `fedctl status` shows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from discovery.sources import manifests as k8s
@@ -25,6 +25,8 @@ _APP = {
 }
 CARRIED = frozenset({"TCP", "UDP"})
 """Ports of other protocols (SCTP) are left out, with a Problem."""
+MAX_METADATA_BYTES = 256 * 1024
+"""Kubernetes refuses more annotations than this on one object, so no cluster could import them."""
 _DEFAULT_AFFINITY_SECONDS = 10_800  # core/v1 SessionAffinityConfig
 
 
@@ -43,8 +45,10 @@ def convert(
     *,
     exported_at_ns: int,
     locality: Locality,
+    nodes: Mapping[str, Locality] | None = None,
 ) -> Service:
-    """The claim; `locality` is the cluster's own, for endpoints that say nothing. Raises Refused."""
+    """The claim; `locality` is the cluster's own, for endpoints that say nothing and whose node, in `nodes`, does
+    neither. Raises Refused."""
     spec = service.spec
     if spec.type == "ExternalName":
         raise Refused("invalid_service_type", "a Service of type ExternalName cannot be exported (InvalidServiceType)")
@@ -52,9 +56,10 @@ def convert(
     if spec.ports and not ports:
         raise Refused("unsupported_protocol", "none of its ports speaks TCP or UDP")
     headless = spec.cluster_ip == "None"
-    endpoints = _endpoints(spec, ports, slices, headless=headless, locality=locality)
+    endpoints = _endpoints(spec, ports, slices, headless=headless, locality=locality, nodes=nodes or {})
     affinity = spec.session_affinity or "None"
     exported = export.spec or k8s.ExportSpec()
+    _check_size(exported)
     return Service(
         name=ServiceName(service.metadata.namespace or "default", service.metadata.name),
         exported_at_ns=exported_at_ns,
@@ -107,22 +112,29 @@ def _endpoints(
     *,
     headless: bool,
     locality: Locality,
+    nodes: Mapping[str, Locality],
 ) -> tuple[Endpoint, ...]:
     """All endpoints, sorted. One that stands in several slices is one: ready if any says so, with the ports of all."""
     found: dict[tuple[str, str], Endpoint] = {}
+    places: dict[tuple[str, str], Locality] = {}  # one object each: there are many endpoints and few zones
+    nowhere = Locality()
     for slice_ in slices:
         targets = _targets(ports, slice_)
         labels = slice_.metadata.labels or {}
-        region = labels.get(k8s.REGION) or locality.region
         for given in slice_.endpoints or ():
             conditions = given.conditions or k8s.Conditions()
             is_ready = conditions.ready is not False or bool(spec.publish_not_ready_addresses)
             serving = is_ready if conditions.serving is None else conditions.serving
+            node = nodes.get(given.node, nowhere) if given.node else nowhere
+            place = (
+                node.region or labels.get(k8s.REGION) or locality.region,
+                given.zone or node.zone or labels.get(k8s.ZONE) or locality.zone,
+            )
             endpoint = Endpoint(
                 address=given.addresses[0],  # the others are the same endpoint (EndpointSlice API: fungible)
                 ready=is_ready,
                 terminating=bool(conditions.terminating) and serving,
-                locality=Locality(region, given.zone or labels.get(k8s.ZONE) or locality.zone),
+                locality=places.get(place) or places.setdefault(place, Locality(*place)),
                 hostname=(given.hostname or "") if headless else "",
                 ports=targets,
             )
@@ -154,6 +166,13 @@ def _targets(ports: tuple[Port, ...], slice_: k8s.EndpointSlice) -> dict[int, in
 
 def _families(slices: Iterable[k8s.EndpointSlice]) -> list[str]:
     return sorted({s.address_type for s in slices if s.endpoints}) or ["IPv4"]
+
+
+def _check_size(exported: k8s.ExportSpec) -> None:
+    for what, pairs in (("labels", exported.exported_labels), ("annotations", exported.exported_annotations)):
+        size = sum(len(key.encode()) + len(value.encode()) for key, value in (pairs or {}).items())
+        if size > MAX_METADATA_BYTES:
+            raise Refused("metadata_too_large", f"exported {what} of {size} bytes; at most {MAX_METADATA_BYTES}")
 
 
 def _affinity_seconds(spec: k8s.ServiceSpec) -> int:

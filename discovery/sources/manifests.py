@@ -77,6 +77,7 @@ class SliceEndpoint(Struct, frozen=True, omit_defaults=True):
     conditions: Conditions | None = None
     hostname: str | None = None
     zone: str | None = None
+    node: str | None = field(default=None, name="nodeName")
 
 
 class SlicePort(Struct, frozen=True, omit_defaults=True):

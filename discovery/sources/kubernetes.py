@@ -1,0 +1,374 @@
+"""The Kubernetes source: Services, EndpointSlices and ServiceExports of one API server, listed once and watched.
+
+Arrives: what Reflectors (discovery.kube.watch) put into the stores of Claims (discovery.kube.claims). Leaves:
+SourceState for discovery.report and discovery.view. An API server that is away changes nothing but the problems; what
+was known is on disk (discovery.kube.cache), so that an agent started meanwhile serves as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from discovery.kube import cache
+from discovery.kube.claims import Claims, places
+from discovery.kube.client import KubeClient
+from discovery.kube.errors import Forbidden
+from discovery.kube.errors import NotFound as KubeNotFound
+from discovery.kube.resources import (
+    ENDPOINT_SLICES,
+    GATEWAY,
+    GATEWAY_KINDS,
+    MCS,
+    MCS_VERSIONS,
+    NAMESPACES,
+    NODES,
+    SERVICES,
+    Resource,
+    gateway_kind,
+    service_exports,
+)
+from discovery.kube.settings import KubernetesSettings
+from discovery.kube.types import (
+    MANAGER,
+    SLICE_MANAGED_BY,
+    SLICE_MANAGER,
+    Namespace,
+    NodeDecoder,
+    Other,
+    OtherDecoder,
+    ServiceDecoder,
+    ServiceExport,
+    SliceDecoder,
+)
+from discovery.kube.watch import Decoder, Handler, Key, Reflector, Store
+from discovery.sources.base import SourceState
+from discovery.sources.manifests import CONSUMERS, MANAGED_BY, consumers, grants
+from discovery.state import Saver, read_or_none, set_aside
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.errors import Conflict, CorruptState, InvalidSettings, IsthmusError, NotFound
+from federation.log import Logger
+from federation.model.cluster import Problem
+from federation.model.ids import ServiceName
+from federation.model.service import Grant, Locality
+
+NO_CRDS = "crds_missing"
+_YIELD_EVERY = 100
+_GATEWAY_SECONDS = 60.0
+_NO_OF_OURS = f"{MANAGED_BY}!={MANAGER}"
+
+
+class KubernetesSource:
+    """Source over one API server. `client`, `exports_seen` and `namespaces` are for who writes what is imported."""
+
+    def __init__(
+        self,
+        settings: KubernetesSettings,
+        *,
+        cache_path: Path,
+        locality: Locality,
+        clock: Clock,
+        log: Logger,
+        rng: random.Random | None = None,
+        cache_seconds: float = 10.0,
+    ) -> None:
+        self.state: Latest[SourceState] = Latest(SourceState())
+        self.client = KubeClient(settings, log=log, clock=clock)
+        self.namespaces: Store[Namespace] = Store()
+        self.gateway: dict[str, Store[Other]] = {}
+        """Objects of the Gateway API by plural, of the kinds that the server has."""
+        self._settings, self._clock, self._log = settings, clock, log
+        self._rng = rng or random.Random()
+        self._lists = asyncio.Semaphore(1)
+        self._claims = Claims(locality=locality)
+        self._wake = asyncio.Event()
+        self._changed: set[ServiceName] = set()
+        self._reflectors: list[Reflector[Any]] = []
+        self._cache_path = cache_path
+        self._cached: dict[str, msgspec.Raw] = {}
+        self._from_cache = False
+        self._live = False
+        self._saver = Saver(
+            cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._wake.set
+        )
+        for store in (self._claims.services, self._claims.exports, self._claims.slices, self._claims.nodes):
+            store.listen(self._touched)
+        self._services = self._reflect(SERVICES, ServiceDecoder(), self._claims.services, selector=_NO_OF_OURS)
+        self._slices = self._reflect(
+            ENDPOINT_SLICES, SliceDecoder(), self._claims.slices, selector=f"{SLICE_MANAGED_BY}!={SLICE_MANAGER}"
+        )
+        self._exports = self._reflect(
+            service_exports(MCS_VERSIONS[0]),
+            msgspec.json.Decoder(ServiceExport),
+            self._claims.exports,
+            resolve=self._served_export,
+        )
+        self._nodes = self._reflect(NODES, NodeDecoder(), self._claims.nodes)
+        self._reflect(NAMESPACES, msgspec.json.Decoder(Namespace), self.namespaces)
+
+    @property
+    def exports_seen(self) -> Store[ServiceExport]:
+        """Every ServiceExport, well or badly made."""
+        return self._claims.exports
+
+    async def run(self) -> None:
+        """Follow the API server until cancelled. Raises InvalidSettings when there is neither a configuration that can
+        be used nor anything on disk to serve from."""
+        self._load()
+        try:
+            try:
+                await self.client.connected()
+            except InvalidSettings:
+                if not self._from_cache:
+                    raise
+            except IsthmusError as error:
+                self._log.warning("no connection to Kubernetes yet", error=str(error))
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._saver.run(), name="kubernetes-cache")
+                tasks.create_task(self._build(), name="kubernetes-build")
+                for reflector in self._reflectors:
+                    self._start(tasks, reflector)
+                tasks.create_task(self._find_gateway_kinds(tasks), name="kubernetes-gateway-api")
+        finally:
+            await self._saver.flush()
+            await self.client.close()
+
+    async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
+        """Write a ServiceExport for `name`; (where, changed). Raises NotFound, Conflict, and what the server says."""
+        key, where = (name.namespace, name.name), f"ServiceExport {name}"
+        if name not in self._claims.names:
+            known = ", ".join(map(str, sorted(self._claims.names)[:5]))
+            raise NotFound(f"there is no Service {name} in the cluster", hint=f"known: {known or 'none'}")
+        held = self._claims.exports.objects.get(key)
+        resource = await self._served_export()
+        metadata: dict[str, object] = {
+            "name": name.name,
+            "namespace": name.namespace,
+            "labels": {MANAGED_BY: MANAGER},
+            "annotations": {CONSUMERS: consumers(wanted)} if wanted else {},
+        }
+        if held is not None and not held.deleting:
+            if _granted(held) == wanted:
+                return where, False
+            if not held.ours:
+                raise Conflict(
+                    f"{name} is exported for other consumers, and not by isthmus",
+                    hint=f"kubectl annotate -n {name.namespace} serviceexport {name.name} {CONSUMERS}=…",
+                )
+            metadata["uid"] = held.metadata.uid
+        tree = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
+        data = await self.client.apply(resource, name.namespace, name.name, msgspec.json.encode(tree))
+        self._claims.exports.put(msgspec.json.decode(data, type=ServiceExport))
+        return where, True
+
+    async def unexport(self, name: ServiceName) -> tuple[str, bool]:
+        """Delete the ServiceExport of `name`; (where, changed). Raises NotFound, Conflict, and what the server says."""
+        held = self._claims.exports.objects.get((name.namespace, name.name))
+        if held is None or held.deleting:
+            if name not in self._claims.names:
+                raise NotFound(f"there is no Service {name} in the cluster")
+            return "", False
+        if not held.ours:
+            raise Conflict(
+                f"{name} is exported, and not by isthmus",
+                hint=f"kubectl delete -n {name.namespace} serviceexport {name.name}",
+            )
+        resource = await self._served_export()
+        try:
+            await self.client.delete(resource, name.namespace, name.name, uid=held.metadata.uid)
+        except KubeNotFound as error:
+            if error.kind_missing:
+                raise
+            return "", False
+        return f"ServiceExport {name}", True
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _reflect(
+        self,
+        resource: Resource,
+        decoder: Decoder[Any],
+        store: Handler[Any],
+        *,
+        selector: str = "",
+        resolve: Callable[[], Awaitable[Resource]] | None = None,
+    ) -> Reflector[Any]:
+        reflector: Reflector[Any] = Reflector(
+            self.client,
+            resource,
+            decoder,
+            store,
+            clock=self._clock,
+            rng=self._rng,
+            log=self._log,
+            lists=self._lists,
+            label_selector=selector,
+            resolve=resolve,
+            page=self._settings.page,
+            watch_seconds=self._settings.watch,
+            confirm_seconds=self._settings.confirm,
+        )
+        self._reflectors.append(reflector)
+        return reflector
+
+    def _start(self, tasks: asyncio.TaskGroup, reflector: Reflector[Any]) -> None:
+        plural = reflector.resource.plural
+        tasks.create_task(reflector.run(), name=f"kubernetes-{plural}")
+        for what, latest in (("synced", reflector.synced), ("problem", reflector.problem)):
+            tasks.create_task(self._follow(latest), name=f"kubernetes-{plural}-{what}")
+
+    async def _follow(self, latest: Latest[Any]) -> None:
+        version = -1
+        while True:
+            version, _ = await latest.newer(version)
+            self._wake.set()
+
+    async def _served_export(self) -> Resource:
+        served = await self.client.served(MCS)
+        version = served.version("serviceexports", MCS_VERSIONS)
+        if version is None:
+            raise KubeNotFound(
+                "the cluster has no ServiceExport, so nothing is exported",
+                hint="run: fedctl install crds",
+                code=NO_CRDS,
+                kind_missing=True,
+            )
+        return service_exports(version)
+
+    async def _find_gateway_kinds(self, tasks: asyncio.TaskGroup) -> None:
+        """The Gateway API may be installed later, and in part."""
+        missing = set(GATEWAY_KINDS)
+        while missing:
+            try:
+                served = await self.client.served(GATEWAY)
+            except IsthmusError:
+                pass  # those who read say what is wrong
+            else:
+                for plural in sorted(missing):
+                    version = served.version(plural, GATEWAY_KINDS[plural][1])
+                    if version is not None:
+                        missing.discard(plural)
+                        store = self.gateway[plural] = Store()
+                        self._start(tasks, self._reflect(gateway_kind(plural, version), OtherDecoder(), store))
+            await self._clock.sleep(_GATEWAY_SECONDS)
+
+    # --- what leaves -------------------------------------------------------------------------------------------------
+
+    def _touched(self, keys: Collection[Key]) -> None:
+        self._wake.set()
+
+    def _is_live(self) -> bool:
+        """Everything has been read once: only then is what is missing known to be missing."""
+        return (
+            self._services.synced.value
+            and self._slices.synced.value
+            and (self._exports.synced.value or _says(self._exports, NO_CRDS))
+            and (self._nodes.synced.value or _says(self._nodes, Forbidden.code))  # zones are worth having, no more
+        )
+
+    async def _build(self) -> None:
+        """Build what changed and publish it, until cancelled. Before all is read, what is on disk counts."""
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            if not self._live and self._is_live():
+                self._live = True
+                self._saver.touch()
+                self._log.info("Kubernetes read", server=self.client.host, services=len(self._claims.names))
+            if self._live:
+                await self._build_dirty()
+            self._publish()
+
+    async def _build_dirty(self) -> None:
+        """What is dirty now, in parts: a change of everything must not hold up the rest of the process."""
+        while self._claims.dirty:
+            part = [self._claims.dirty.pop() for _ in range(min(_YIELD_EVERY, len(self._claims.dirty)))]
+            self._changed |= self._claims.build(part)
+            for key in part:
+                self._keep(key)
+            self._saver.touch()
+            if self._claims.dirty:
+                await asyncio.sleep(0)
+
+    def _publish(self) -> None:
+        """Set the state when it differs from the last one."""
+        last, claims = self.state.value, self._claims
+        problems = self._problems()
+        complete = last.complete or self._live or self._from_cache
+        changed, self._changed = frozenset(self._changed), set()
+        same = all(claims.claims.get(name) is last.exports.get(name) for name in changed)
+        if same and claims.names is last.services and problems == last.problems and complete == last.complete:
+            return
+        self.state.set(
+            SourceState(
+                exports=claims.claims,
+                services=claims.names,
+                problems=problems,
+                complete=complete,
+                number=last.number + 1,
+                changed=changed,
+            )
+        )
+
+    def _problems(self) -> tuple[Problem, ...]:
+        found = [r.problem.value for r in self._reflectors if r.problem.value is not None]
+        if found and not self._live and self._from_cache:
+            detail = "not read since the agent started; what was known before counts"
+            found.append(Problem("kube_stale", "Kubernetes", detail))
+        if self._saver.problem is not None:
+            found.append(self._saver.problem)
+        return (*dict.fromkeys(found), *self._claims.problems)  # an API server that is away is one problem, not five
+
+    # --- on disk -----------------------------------------------------------------------------------------------------
+
+    def _load(self) -> None:
+        data = read_or_none(self._cache_path, self._log)
+        if data is None:
+            return
+        try:
+            loaded = cache.decode(data)
+        except CorruptState as error:
+            set_aside(self._cache_path, self._log, error)
+            return
+        claims, exports = self._claims, loaded.exports.values()
+        claims.nodes.replace(loaded.placed(), "")
+        claims.exports.replace((e.export for e in exports), "")
+        claims.services.replace((e.service for e in exports if e.service is not None), "")
+        claims.slices.replace((s for e in exports for s in e.slices), "")
+        self._from_cache = True
+        self._changed |= claims.build(list(claims.dirty))
+        for key in claims.dirty:
+            self._keep(key)
+        claims.dirty.clear()
+        self._publish()
+
+    def _keep(self, key: Key) -> None:
+        """The entry of the cache is made at once, so that a write of the cache is not long."""
+        parts = self._claims.parts(key)
+        text = f"{key[0]}/{key[1]}"
+        if parts is None:
+            self._cached.pop(text, None)
+        else:
+            self._cached[text] = cache.encode_export(cache.Exported(*parts))
+
+    def _dump(self) -> bytes:
+        return cache.encode(self._cached, places(self._claims.nodes.objects))
+
+
+def _says(reflector: Reflector[Any], code: str) -> bool:
+    problem = reflector.problem.value
+    return problem is not None and problem.code == code
+
+
+def _granted(export: ServiceExport) -> tuple[Grant, ...] | None:
+    """To whom an export is offered; None where that cannot be understood."""
+    try:
+        return grants((export.metadata.annotations or {}).get(CONSUMERS))
+    except IsthmusError:
+        return None
