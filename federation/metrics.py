@@ -1,92 +1,136 @@
-"""/metrics, /healthz and /readyz of a process, on loopback, from a thread of their own.
+"""/metrics, /healthz and /readyz of a process, on loopback, from threads of their own.
 
-Arrives: the process's prometheus registry and two callables. The thread keeps answering when the event loop is stuck,
-and `alive` then says so; aiohttp is not used here because the gateway and the sidecar must stay small.
+Arrives: the process's prometheus registry and two callables. The threads keep answering when the event loop is stuck,
+and `alive` then says so. Three GET requests need no HTTP library: aiohttp's and the standard library's servers cost a
+gateway and a sidecar several MB.
 """
 
 from __future__ import annotations
 
-import socketserver
+import contextlib
+import socket
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+import time
+from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import make_wsgi_app
+from prometheus_client.exposition import choose_encoder
 
 Check = Callable[[], tuple[bool, str]]
+
 _MAX_CONNECTIONS = 32
+_MAX_REQUEST = 16 * 1024
+"""Bytes of request line and headers."""
+_PATIENCE = 3.0
+"""Seconds for a request to arrive whole, and for each piece of its answer to be taken."""
+_PHRASES = {200: "OK", 400: "Bad Request", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
+_TEXT = "text/plain; charset=utf-8"
 
-
-class _QuietHandler(WSGIRequestHandler):
-    timeout = 3
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Scrapes are not worth a line each."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A thread for each connection, up to a limit: one that says nothing does not hold up a probe."""
-
-    daemon_threads = True
-
-    def __init__(self, *args: Any) -> None:
-        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
-        super().__init__(*args)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Turn away who is too many."""
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self._free.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """In the connection's own thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._free.release()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who broke off, or said nothing, is not worth a line."""
+Answer = tuple[int, str, bytes]
+"""Status, content type, body."""
 
 
 class MetricsServer:
-    """Serves /metrics, /healthz and /readyz on `host`:`port` (0 picks one) until `close`."""
+    """Serves /metrics, /healthz and /readyz on `host`:`port` (0 picks one) until `close`. Raises OSError."""
 
     def __init__(self, registry: CollectorRegistry, *, host: str, port: int, alive: Check, ready: Check) -> None:
-        self._metrics = make_wsgi_app(registry)
+        self._registry = registry
         self._checks: dict[str, Check] = {"/healthz": alive, "/readyz": ready}
-        self._server: WSGIServer = make_server(host, port, self._app, server_class=_Server, handler_class=_QuietHandler)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.create_server((host, port), family=family, backlog=_MAX_CONNECTIONS)
+        self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._thread = threading.Thread(target=self._listen, name="metrics", daemon=True)
 
     @property
     def port(self) -> int:
         """The TCP port in use."""
-        return self._server.server_port
+        port: int = self._listener.getsockname()[1]
+        return port
 
     def start(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(timeout=5)
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread; closing alone would not
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5)
+        self._listener.close()
 
-    def _app(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        path = environ.get("PATH_INFO", "/")
+    def _listen(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except ConnectionError:
+                continue  # it was broken off before it was accepted
+            except OSError:
+                if self._listener.fileno() < 0 or not _listening(self._listener):
+                    return
+                time.sleep(0.1)  # no descriptor is free, say
+                continue
+            if not self._free.acquire(blocking=False):  # too many
+                connection.close()
+                continue
+            try:
+                threading.Thread(target=self._serve, args=(connection,), name="metrics-request", daemon=True).start()
+            except RuntimeError:  # no thread can be had
+                self._free.release()
+                connection.close()
+
+    def _serve(self, connection: socket.socket) -> None:
+        # Who broke off, or said nothing, is not worth a line.
+        try:
+            with connection, contextlib.suppress(OSError):
+                head = _read_head(connection)
+                if head:
+                    method, _, rest = head.partition(" ")
+                    status, kind, body = self._answer(method, rest.partition(" ")[0].partition("?")[0], head)
+                    reply = (
+                        f"HTTP/1.0 {status} {_PHRASES[status]}\r\n"
+                        f"Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
+                    ).encode()
+                    connection.settimeout(_PATIENCE)
+                    connection.sendall(reply + (b"" if method == "HEAD" else body))
+                    connection.shutdown(socket.SHUT_WR)
+        finally:
+            self._free.release()
+
+    def _answer(self, method: str, path: str, head: str) -> Answer:
+        if not path.startswith("/"):
+            return 400, _TEXT, b"no request\n"
+        if method not in ("GET", "HEAD"):
+            return 405, _TEXT, b"only GET is served\n"
         if path == "/metrics":
-            return self._metrics(environ, start_response)
+            encode, kind = choose_encoder(_header(head, "accept"))
+            return 200, kind, encode(self._registry)
         check = self._checks.get(path)
         if check is None:
-            start_response("404 Not Found", [("Content-Type", "text/plain")])
-            return [b"try /metrics, /healthz or /readyz\n"]
+            return 404, _TEXT, b"try /metrics, /healthz or /readyz\n"
         good, detail = check()
-        start_response("200 OK" if good else "503 Service Unavailable", [("Content-Type", "text/plain; charset=utf-8")])
-        return [(detail or ("ok" if good else "not ok")).encode() + b"\n"]
+        return (200 if good else 503), _TEXT, (detail or ("ok" if good else "not ok")).encode() + b"\n"
+
+
+def _listening(listener: socket.socket) -> bool:
+    return bool(listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+
+
+def _read_head(connection: socket.socket) -> str:
+    """Request line and headers; empty where they do not come whole, in time and in size. Raises OSError."""
+    deadline = time.monotonic() + _PATIENCE
+    data = b""
+    while b"\r\n\r\n" not in data and b"\n\n" not in data:
+        left = deadline - time.monotonic()
+        if left <= 0 or len(data) > _MAX_REQUEST:
+            return ""
+        connection.settimeout(left)
+        piece = connection.recv(4096)
+        if not piece:
+            return ""
+        data += piece
+    return data.decode("latin-1")
+
+
+def _header(head: str, name: str) -> str:
+    """All values of a header, as one list."""
+    lines = (line.partition(":") for line in head.splitlines()[1:])
+    return ",".join(value.strip() for key, _, value in lines if key.strip().lower() == name)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from federation.registry.edge.main import main as edge_main
-from gateway.settings import GatewaySettings, read
+from federation.registry.edge import lean
+
+with lean.imports():
+    from federation.registry.edge.main import main as edge_main
+    from gateway.settings import GatewaySettings, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(settings: GatewaySettings) -> None:
-    from gateway.agent import serve  # not before the process is prepared, and not for a settings file that is wrong
+    with lean.imports():  # not before the process is prepared, and not for a settings file that is wrong
+        from gateway.agent import serve
 
     await serve(settings)
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from federation.registry.edge.main import main as edge_main
-from sidecar.settings import SidecarSettings, read
+from federation.registry.edge import lean
+
+with lean.imports():
+    from federation.registry.edge.main import main as edge_main
+    from sidecar.settings import SidecarSettings, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -15,7 +18,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(settings: SidecarSettings) -> None:
-    from sidecar.agent import serve  # not before the process is prepared, and not for a settings file that is wrong
+    with lean.imports():  # not before the process is prepared, and not for a settings file that is wrong
+        from sidecar.agent import serve
 
     await serve(settings)
 

@@ -92,6 +92,8 @@ class IdentityServer:
             async with asyncio.timeout(self._timeout):
                 await self._serve(uid, reader, writer)
         except (TimeoutError, FrameError, asyncio.IncompleteReadError, OSError) as error:
+            if isinstance(error, asyncio.IncompleteReadError) and not error.partial:
+                return  # who only looked whether somebody answers here
             self._log.info("identity call broken off", error=str(error) or type(error).__name__)
         finally:
             self._calls.pop(task, None)

@@ -67,6 +67,8 @@ class Sink:
         self._insisted: dict[str, int] = {}  # overruled origin -> heartbeats since the source hears it all the same
         self._origin = origin
         self._names = set(names)
+        if not wildcard:
+            self.replica.absent.intersection_update(self._names)  # a view from the disk may know of other names
         self._added: dict[str, None] = {}
         self._dropped: dict[str, None] = {}
         self._demand = 0

@@ -1,4 +1,4 @@
-"""Mutual TLS for gRPC: credentials that follow renewals and joins, and the proven identity of a peer.
+"""Mutual TLS for gRPC: a server's credentials, which follow renewals and joins, and the proven identity of a peer.
 
 A server accepts, in TLS, clients of any root it knows, because gRPC has one set of roots per port; so TLS only proves
 possession of a key and some known root. Who the peer is, is decided by `peer_identity`, with the bundle of exactly the
@@ -16,38 +16,30 @@ import grpc
 from federation.errors import Denied, InvalidInput
 from federation.model.cluster import Bundle
 from federation.model.ids import SpiffeId
+from federation.trust.channels import (
+    agent_server_name,
+    anonymous_channel_credentials,
+    channel_credentials,
+    channel_options,
+    registry_server_name,
+)
 from federation.trust.keys import chain_from_pem, chain_to_pem
 from federation.trust.svid import Svid
 from federation.trust.verify import verify_chain
 
+__all__ = [
+    "Current",
+    "agent_server_name",
+    "anonymous_channel_credentials",
+    "channel_credentials",
+    "channel_options",
+    "peer_chain",
+    "peer_identity",
+    "registry_server_name",
+    "server_credentials",
+]
+
 Current = Callable[[], tuple[Svid, Sequence[Bundle]]]
-
-
-def registry_server_name(federation: str) -> str:
-    """The DNS name in the registry's certificate, whatever address it is dialled at."""
-    return f"registry.{federation}"
-
-
-def agent_server_name(trust_domain: str) -> str:
-    """The DNS name in an agent's certificate."""
-    return f"agent.{trust_domain}"
-
-
-def channel_credentials(svid: Svid, bundle: Bundle) -> grpc.ChannelCredentials:
-    """For a client that shows `svid` and believes only `bundle`; use with `channel_options`."""
-    return grpc.ssl_channel_credentials(
-        root_certificates=chain_to_pem(bundle.roots), private_key=svid.key_pem, certificate_chain=svid.chain_pem
-    )
-
-
-def anonymous_channel_credentials(bundle: Bundle) -> grpc.ChannelCredentials:
-    """For a client that has no identity yet (enrolment): the server is proven, the client is not."""
-    return grpc.ssl_channel_credentials(root_certificates=chain_to_pem(bundle.roots))
-
-
-def channel_options(server_name: str) -> list[tuple[str, Any]]:
-    """The options that make a channel insist on `server_name` in the server's certificate."""
-    return [("grpc.ssl_target_name_override", server_name), ("grpc.default_authority", server_name)]
 
 
 def server_credentials(current: Current, *, require_client: bool = True) -> grpc.ServerCredentials:

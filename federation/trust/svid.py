@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from federation.aio.clock import Clock
 from federation.model.ids import SpiffeId
-from federation.trust.keys import chain_to_pem
+from federation.trust.pem import armour
 
 BACKDATE = timedelta(minutes=5)
 """How far `not_before` lies before the moment of issue: a verifier's clock may be that much behind."""
@@ -33,7 +33,7 @@ class Svid:
 
     @property
     def chain_pem(self) -> bytes:
-        return chain_to_pem(self.chain)
+        return armour(self.chain)
 
     @property
     def issued_at(self) -> datetime:

@@ -7,9 +7,11 @@ federation/proto/v1/identity.proto, each preceded by its length.
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -17,16 +19,10 @@ from google.protobuf.message import DecodeError
 from federation.aio.clock import Clock
 from federation.errors import CorruptState, Denied, InvalidInput, IsthmusError, TimedOut, Unavailable
 from federation.model.cluster import Bundle
-from federation.model.ids import SpiffeId
-from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import identity_pb2 as pb
-from federation.trust.bundle import check_bundle
-from federation.trust.csr import make_csr
 from federation.trust.framing import FrameError, read_frame, write_frame
-from federation.trust.keys import certificate_from_der, check_public_key, key_to_pem, new_key, public_der
 from federation.trust.keystore import read_secret, write_secret
-from federation.trust.svid import Svid, utc
-from federation.trust.verify import verify_chain
+from federation.trust.svid import Svid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +60,40 @@ class Grant:
             raise CorruptState(f"{path} is of another version", hint=hint) from error
 
 
-class WorkloadIdentity:
-    """Fetches SVIDs for one identity over the agent's socket."""
+class Petition(Protocol):
+    """A new key, and how it becomes a Grant: federation.trust.petition.Petition, here or in another process."""
 
-    def __init__(self, *, clock: Clock, timeout: float = 10.0) -> None:
-        self._clock, self._timeout = clock, timeout
+    request: bytes
+    """SignRequest, serialised."""
+
+    async def grant(self, reply: bytes) -> Grant:
+        """What a SignReply without an error gives, verified. Raises Denied, InvalidInput, Unavailable."""
+
+
+class WorkloadIdentity:
+    """Fetches SVIDs for one identity over the agent's socket.
+
+    `apart`: a process of its own makes the key and checks the reply, so that this one does not load what that takes.
+    """
+
+    def __init__(self, *, clock: Clock, timeout: float = 10.0, apart: bool = False) -> None:
+        self._clock, self._timeout, self._apart = clock, timeout, apart
 
     async def fetch(self, socket_path: Path, namespace: str, account: str) -> Grant:
         """A new key and its SVID; the reply is verified before it is believed.
 
         Raises Unavailable (no agent there), TimedOut, Denied (the agent's reason and code), InvalidInput.
         """
-        key = new_key()
-        request = pb.SignRequest(namespace=namespace, account=account, csr=make_csr(key))
         try:
             async with asyncio.timeout(self._timeout):
-                reply = pb.SignReply.FromString(await _exchange(socket_path, request.SerializeToString()))
+                if self._apart:
+                    await _probe(socket_path)
+                async with self._petition(namespace, account) as petition:
+                    reply = await _exchange(socket_path, petition.request)
+                    message = pb.SignReply.FromString(reply)
+                    if message.error_code:
+                        raise _refusal(message.error_code)(message.error_detail, code=message.error_code)
+                    return await petition.grant(reply)
         except TimeoutError as error:
             raise TimedOut(f"the agent did not answer on {socket_path} within {self._timeout:g} s") from error
         except (FrameError, DecodeError, asyncio.IncompleteReadError) as error:
@@ -88,35 +102,25 @@ class WorkloadIdentity:
             raise Unavailable(
                 f"no agent answers on {socket_path}: {error.strerror or error}", hint="is the agent running?"
             ) from error
-        if reply.error_code:
-            raise _refusal(reply.error_code)(reply.error_detail, code=reply.error_code)
-        bundle = bundle_from_pb(reply.bundle)
-        check_bundle(bundle)
-        chain = tuple(reply.chain)
-        spiffe_id = verify_chain(chain, {bundle.trust_domain: bundle}, now=utc(self._clock))
-        if spiffe_id != SpiffeId.workload(bundle.trust_domain, namespace, account):
-            raise Denied(f"the agent issued {spiffe_id} where {namespace}/{account} was asked for", code="svid_invalid")
-        leaf = certificate_from_der(chain[0])
-        if public_der(check_public_key(leaf.public_key())) != public_der(key.public_key()):
-            raise Denied("the agent issued a certificate for another key", code="svid_invalid")
-        svid = Svid(
-            spiffe_id=spiffe_id,
-            chain=chain,
-            key_pem=key_to_pem(key),
-            not_before=leaf.not_valid_before_utc,
-            not_after=leaf.not_valid_after_utc,
-        )
-        return Grant(
-            svid=svid,
-            bundle=bundle,
-            agent_address=reply.agent_address,
-            federation=reply.federation,
-            cluster=reply.cluster,
-        )
+
+    def _petition(self, namespace: str, account: str) -> AbstractAsyncContextManager[Petition]:
+        if self._apart:
+            from federation.trust import apart  # either way needs what is here
+
+            return apart.begin(namespace, account)
+        from federation.trust import petition  # brings cryptography
+
+        return nullcontext(petition.Petition(namespace, account, clock=self._clock))
 
 
 def _refusal(code: str) -> type[IsthmusError]:
     return InvalidInput if code.startswith(("invalid_", "csr_", "unsupported_")) else Denied
+
+
+async def _probe(path: Path) -> None:
+    """Raises OSError where nobody listens: no process is started for that."""
+    _, writer = await asyncio.open_unix_connection(str(path))
+    writer.close()
 
 
 async def _exchange(path: Path, request: bytes) -> bytes:

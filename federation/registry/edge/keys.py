@@ -11,7 +11,7 @@ from federation.errors import CorruptState, Denied, IsthmusError, StorageFailed
 from federation.log import Logger
 from federation.registry.client import CHANNEL_OPTIONS
 from federation.registry.edge.problems import Problems
-from federation.trust.grpc_credentials import agent_server_name, channel_credentials, channel_options
+from federation.trust.channels import agent_server_name, channel_credentials, channel_options
 from federation.trust.renewal import Renewer, obtain
 from federation.trust.svid import utc
 from federation.trust.workload import Grant, WorkloadIdentity
@@ -36,7 +36,7 @@ class Keys:
         self._socket, self._path = socket, path
         self._namespace, self._account = namespace, account
         self._clock, self._log, self._problems = clock, log, problems
-        self._identity = identity or WorkloadIdentity(clock=clock)
+        self._identity = identity or WorkloadIdentity(clock=clock, apart=True)
 
     async def open(self) -> Renewer[Grant]:
         """The grant on disk, if it is this identity's; else the agent's, waited for without end.
