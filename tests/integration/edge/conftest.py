@@ -6,8 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
-import secrets
-import shutil
+import random
 import signal
 import subprocess
 import sys
@@ -26,13 +25,15 @@ import grpc
 import pytest
 import yaml
 
-from clusters.network import free_port
+from clusters.namespace import NetworkNamespace
+from clusters.network import free_port, virtual_ranges
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.launch import die_with_parent
 from federation.catalog.log import Log
+from federation.errors import Unavailable
 from federation.model.cluster import Peer
 from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId
 from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
@@ -240,61 +241,65 @@ class Process:
         return str(found[0])
 
 
-class Namespace:
-    """A network namespace with a veth pair; `wrap` runs a command in it."""
+GET = """
+import sys, http.client
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=10)
+connection.request("GET", "/", headers={"host": sys.argv[3]})
+reply = connection.getresponse()
+print(reply.status, reply.read().decode())
+"""
 
-    def __init__(self) -> None:
-        if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
-            pytest.skip("needs root, ip (iproute2) and nft (nftables): run scripts/test as root")
-        tag = secrets.token_hex(3)
-        subnet = secrets.randbelow(250) + 1
-        self.name, self._veth = f"isthmus-{tag}", f"is{tag}"
-        self.outside, self.inside = f"10.203.{subnet}.1", f"10.203.{subnet}.2"
-        self.wrap = ["ip", "netns", "exec", self.name]
-        inner = f"{self._veth}i"
-        for command in (
-            f"ip netns add {self.name}",
-            f"ip link add {self._veth} type veth peer name {inner} netns {self.name}",
-            f"ip addr add {self.outside}/30 dev {self._veth}",
-            f"ip link set {self._veth} up",
-            f"ip -n {self.name} addr add {self.inside}/30 dev {inner}",
-            f"ip -n {self.name} link set {inner} up",
-            f"ip -n {self.name} link set lo up",
-        ):
-            subprocess.run(command.split(), check=True, capture_output=True, timeout=20)
+SAY = """
+import sys, socket
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
+    connection.sendall(b"x\\n")
+    print(connection.recv(100).decode().strip())
+"""
 
-    def python(self, code: str, *arguments: str) -> str:
+LOOK_UP = """
+import sys, dns.message, dns.query
+reply = dns.query.udp(dns.message.make_query(sys.argv[2], "A"), "127.0.0.1", port=int(sys.argv[1]), timeout=15)
+print(*[item.address for rrset in reply.answer for item in rrset])
+"""
+
+
+class Space(NetworkNamespace):
+    """A network namespace that reaches this one at `outside`, and what a workload in it would do."""
+
+    async def run(self, code: str, *arguments: object) -> str:
         """What `code` prints, run inside."""
-        done = subprocess.run(
-            [*self.wrap, sys.executable, "-c", code, *arguments],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return (await asyncio.to_thread(self.python, code, *map(str, arguments))).strip()
 
-    def close(self) -> None:
-        subprocess.run(["ip", "link", "del", self._veth], check=False, capture_output=True, timeout=20)
-        subprocess.run(["ip", "netns", "del", self.name], check=False, capture_output=True, timeout=20)
+    async def get(self, address: str, port: int, host: str) -> str:
+        """Status and body of a GET."""
+        return await self.run(GET, address, port, host)
+
+    async def say(self, address: str, port: int) -> str:
+        """What a TCP workload answers to "x"."""
+        return await self.run(SAY, address, port)
+
+    async def look_up(self, process: Process, name: str) -> str:
+        """The A records of `name`, asked of a sidecar inside."""
+        return await self.run(LOOK_UP, process.ports["dns"], name)
 
 
 class World:
     """What a test has started; `close` ends it all."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, virtual_range: str) -> None:
+        self.root, self.virtual_range = root, virtual_range
         self.processes: list[Process] = []
         self.agents: list[Agent] = []
         self.servers: list[asyncio.Server] = []
-        self.namespaces: list[Namespace] = []
+        self.spaces: list[Space] = []
 
-    def namespace(self) -> Namespace:
-        """A network namespace that reaches this one at `outside`; skips where it cannot be made."""
-        made = Namespace()
-        self.namespaces.append(made)
-        return made
+    def space(self) -> Space:
+        """A network namespace of the test; skips where it cannot be made."""
+        try:
+            self.spaces.append(Space(uplink=True))
+        except Unavailable as error:
+            pytest.skip(f"{error.message}: run scripts/test as root")
+        return self.spaces[-1]
 
     async def agent(self, cluster: str, **options: Any) -> Agent:
         agent = Agent(cluster, self.root / cluster, **options)
@@ -330,6 +335,8 @@ class World:
 
     def sidecar(self, agent: Agent, name: str = "sc", **settings: Any) -> Process:
         dns_settings = {"port": 0, **settings.pop("dns", {})}
+        if settings.get("way") != "redirect":
+            settings.setdefault("range", self.virtual_range)
         return self.process("sidecar", name, agent, namespace="shop", account="web", dns=dns_settings, **settings)
 
     async def http_echo(self, text: str, host: str = "127.0.0.1") -> int:
@@ -403,8 +410,8 @@ class World:
             await agent.stop()
         for server in self.servers:
             server.close()
-        for namespace in self.namespaces:
-            namespace.close()
+        for space in self.spaces:
+            space.close()
 
 
 @pytest.fixture
@@ -414,9 +421,15 @@ def short_root() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture(scope="session")
+def virtual_range() -> str:
+    """The addresses of all sidecars here, and of no other suite that runs on this machine."""
+    return next(virtual_ranges(random.Random()))
+
+
 @pytest.fixture
-async def world(short_root: Path) -> AsyncIterator[World]:
-    made = World(short_root)
+async def world(short_root: Path, virtual_range: str) -> AsyncIterator[World]:
+    made = World(short_root, virtual_range)
     yield made
     await made.close()
 

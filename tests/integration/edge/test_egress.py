@@ -17,27 +17,6 @@ from federation.model.cluster import Gateway
 
 pytestmark = pytest.mark.integration
 
-GET = """
-import sys, http.client
-connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=10)
-connection.request("GET", "/", headers={"host": sys.argv[3]})
-reply = connection.getresponse()
-print(reply.status, reply.read().decode())
-"""
-
-SAY = """
-import sys, socket
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
-    connection.sendall(b"x\\n")
-    print(connection.recv(100).decode().strip())
-"""
-
-LOOK_UP = """
-import sys, dns.message, dns.query
-reply = dns.query.udp(dns.message.make_query(sys.argv[1], "A"), "127.0.0.1", port=int(sys.argv[2]), timeout=5)
-print(*[item.address for rrset in reply.answer for item in rrset])
-"""
-
 HOLD = """
 import socket, sys
 held = socket.create_server(("0.0.0.0", int(sys.argv[1])))
@@ -61,7 +40,7 @@ def lead(space: Any, *ways: tuple[str, int, int]) -> None:
 
 async def egress(world: Any, shop: Any) -> tuple[Any, Any, int, int]:
     """(namespace, west's agent, egress ports of echo and db): east exports both, west's gateway leads there."""
-    space = world.namespace()
+    space = world.space()
     east, west = await world.agent("east"), await world.agent("west", host=space.outside)
     http, tcp = await world.http_echo("east-1"), await world.tcp_echo("east-db")
     reached = Gateway(name="gw-east", address=space.outside, port=free_port())
@@ -86,20 +65,14 @@ async def egress(world: Any, shop: Any) -> tuple[Any, Any, int, int]:
 async def test_a_client_without_a_sidecar_reaches_the_remote_workload(world: Any, shop: Any) -> None:
     space, *_ = await egress(world, shop)
 
-    async def inside(code: str, *arguments: str) -> str:
-        return str(await asyncio.to_thread(space.python, code, *arguments)).strip()
-
-    assert await inside(GET, HTTP_IP, "80", "echo.shop.svc.clusterset.local") == "200 east-1"
-    assert await inside(GET, HTTP_IP, "80", "echo.shop.global") == "200 east-1"
-    assert (await inside(GET, HTTP_IP, "80", "db.shop.global")).startswith("421 ")
-    assert await inside(SAY, TCP_IP, "5432") == "east-db x"
+    assert await space.get(HTTP_IP, 80, "echo.shop.svc.clusterset.local") == "200 east-1"
+    assert await space.get(HTTP_IP, 80, "echo.shop.global") == "200 east-1"
+    assert (await space.get(HTTP_IP, 80, "db.shop.global")).startswith("421 ")
+    assert await space.say(TCP_IP, 5432) == "east-db x"
 
 
 async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gateway(world: Any, shop: Any) -> None:
     space, west, *_ = await egress(world, shop)
-
-    async def inside(code: str, *arguments: str) -> str:
-        return str(await asyncio.to_thread(space.python, code, *arguments)).strip()
 
     holder = await asyncio.create_subprocess_exec(
         *space.wrap, "python3", "-c", HOLD, "80", stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -109,17 +82,16 @@ async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gate
         assert await asyncio.wait_for(holder.stdout.readline(), 20) == b"held\n"
         sidecar = world.sidecar(west, wrap=space.wrap)
         await sidecar.ready()
-        port = str(sidecar.ports["dns"])
-        assert await inside(LOOK_UP, "echo.shop.global", port) == HTTP_IP
+        assert await space.look_up(sidecar, "echo.shop.global") == HTTP_IP
         await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])
-        assert await inside(GET, HTTP_IP, "80", "echo.shop.global") == "200 east-1"
-        own = await inside(LOOK_UP, "db.shop.global", port)
+        assert await space.get(HTTP_IP, 80, "echo.shop.global") == "200 east-1"
+        own = await space.look_up(sidecar, "db.shop.global")
         assert own.startswith("127.")  # its port is free
-        assert await inside(SAY, own, "5432") == "east-db x"
+        assert await space.say(own, 5432) == "east-db x"
     finally:
         holder.kill()
         await holder.wait()
     await shop.until(lambda: not west.presence["sc"].via_gateway)
-    own = await inside(LOOK_UP, "echo.shop.global", port)
+    own = await space.look_up(sidecar, "echo.shop.global")
     assert own.startswith("127.")
-    assert await inside(GET, own, "80", "echo.shop.global") == "200 east-1"
+    assert await space.get(own, 80, "echo.shop.global") == "200 east-1"

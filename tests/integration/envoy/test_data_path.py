@@ -18,7 +18,6 @@ pytestmark = pytest.mark.integration
 
 HTTP, TCP, GRPC = AppProtocol.HTTP, AppProtocol.OPAQUE, AppProtocol.GRPC
 ECHO = ServiceName("shop", "echo")
-VIP = "127.128.7.1"
 
 
 def imported(kit: ModuleType, *backends: object, affinity: str = "None") -> Import:
@@ -43,15 +42,15 @@ async def test_the_local_copy_answers_and_the_remote_one_when_it_is_gone(world: 
     world.imports["east"][ECHO] = imported(
         kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000)
     )
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
 
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
-    assert await kit.line(VIP, 9000, "hello") == "east-1:hello"
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "east-1"
+    assert await kit.line(kit.vip, 9000, "hello") == "east-1:hello"
     await near.stop()
     for method, body in (("GET", ""), ("POST", "x")):
-        status, _, text = await kit.http(VIP, 80, host="echo.shop.svc.clusterset.local", method=method, body=body)
+        status, _, text = await kit.http(kit.vip, 80, host="echo.shop.svc.clusterset.local", method=method, body=body)
         assert (status, text) == (200, "west-1")
-    assert await kit.line(VIP, 9000, "hello") == "west-1:hello"
+    assert await kit.line(kit.vip, 9000, "hello") == "west-1:hello"
     assert far.requests[-1].body == b"x"
     xfcc = far.requests[-1].get("x-forwarded-client-cert")
     assert xfcc is not None
@@ -62,14 +61,14 @@ async def test_a_dead_gateway_costs_no_request(world: Any, kit: Any, pair: Any) 
     _, far, gateway = pair
     spare = await world.gateway("west")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 200
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[0] == 200
     failed: list[object] = []
     stop = asyncio.Event()
 
     async def load() -> None:
         while not stop.is_set():
-            status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+            status, _, text = await kit.http(kit.vip, 80, host="echo.shop.global")
             if status != 200:
                 failed.append((status, text))
 
@@ -89,12 +88,12 @@ async def test_a_frozen_gateway_is_left_within_seconds(world: Any, kit: Any, pai
     _, _, gateway = pair
     await world.gateway("west")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
     for _ in range(4):
-        assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 200
+        assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[0] == 200
     gateway.freeze()
     answers = await asyncio.wait_for(
-        asyncio.gather(*(kit.http(VIP, 80, host="echo.shop.global") for _ in range(10))), timeout=8
+        asyncio.gather(*(kit.http(kit.vip, 80, host="echo.shop.global") for _ in range(10))), timeout=8
     )
     assert {status for status, _, _ in answers} == {200}
 
@@ -102,15 +101,15 @@ async def test_a_frozen_gateway_is_left_within_seconds(world: Any, kit: Any, pai
 async def test_nothing_ready_is_said_in_words(world: Any, kit: Any, pair: Any) -> None:
     _, far, _ = pair
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
-    sidecar = await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
+    sidecar = await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
     await far.stop()
-    status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+    status, _, text = await kit.http(kit.vip, 80, host="echo.shop.global")
     assert status == 503
     assert text.startswith("isthmus: 503")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000, ready=0))
     sidecar.publish()
     await sidecar.settled()
-    status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+    status, _, text = await kit.http(kit.vip, 80, host="echo.shop.global")
     assert (status, text) == (503, "isthmus: 503: no cluster has a ready endpoint of this service\n")
 
 
@@ -120,11 +119,11 @@ async def test_a_pinned_name_never_leaves_its_cluster(world: Any, kit: Any, pair
     world.imports["east"][ECHO] = imported(
         kit, kit.local("east", 80, 9000, targets=targets), kit.remote("west", 80, 9000)
     )
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP, pinned="west")])
-    assert (await kit.http(VIP, 80, host="echo.shop.west.global"))[2] == "west-1"
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[0] == 421
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip, pinned="west")])
+    assert (await kit.http(kit.vip, 80, host="echo.shop.west.global"))[2] == "west-1"
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[0] == 421
     await far.stop()
-    assert (await kit.http(VIP, 80, host="echo.shop.west.global"))[0] == 503
+    assert (await kit.http(kit.vip, 80, host="echo.shop.west.global"))[0] == 503
     assert near.requests == []
 
 
@@ -132,8 +131,8 @@ async def test_one_endpoint_change_is_one_small_push(world: Any, kit: Any, pair:
     _, _, gateway = pair
     second = await world.workload("west-2")
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "west-1"
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "west-1"
     before = gateway.snapshot
     world.exports["west"][ECHO] = kit.export_of(ECHO, {80: (HTTP, second.port), 9000: (TCP, second.port)}, to=["east"])
     gateway.publish()
@@ -142,13 +141,13 @@ async def test_one_endpoint_change_is_one_small_push(world: Any, kit: Any, pair:
         n for k in kit.TypeUrl for n in gateway.snapshot.names(k) if gateway.snapshot.get(k, n) != before.get(k, n)
     }
     assert changed == {"in/shop/echo/80", "in/shop/echo/9000"}
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "west-2"
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "west-2"
 
 
 async def test_websockets_pass(world: Any, kit: Any, pair: Any) -> None:
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
-    reader, writer = await asyncio.open_connection(VIP, 80)
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
+    reader, writer = await asyncio.open_connection(kit.vip, 80)
     writer.write(b"GET /ws HTTP/1.1\r\nHost: echo.shop.global\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
     assert b" 101 " in await asyncio.wait_for(reader.readline(), 5)
     while await reader.readline() != b"\r\n":
@@ -179,9 +178,9 @@ async def test_grpc_passes_with_its_trailers(world: Any, kit: Any) -> None:
     world.imports["east"][name] = Import(
         name=name, ports=(Port(port=50051, app=GRPC),), backends=(kit.remote("west", 50051),)
     )
-    await world.sidecar("east", [kit.Use(name=name, vip=VIP)])
+    await world.sidecar("east", [kit.Use(name=name, vip=kit.vip)])
     options = (("grpc.default_authority", "rpc.shop.global"), ("grpc.enable_http_proxy", 0))
-    async with grpc.aio.insecure_channel(f"{VIP}:50051", options=options) as channel:
+    async with grpc.aio.insecure_channel(f"{kit.vip}:50051", options=options) as channel:
         call = channel.unary_unary("/t.Say/Say")(b"hi")
         assert await call == b"said hi"
         assert ("x-trailer", "kept") in list(await call.trailing_metadata())
@@ -211,9 +210,9 @@ async def test_a_callers_address_can_choose_the_endpoint(world: Any, kit: Any, p
     targets = [{80: w.port, 9000: w.port} for w in (near, far, third)]
     local = kit.local("east", 80, 9000, targets=targets)
     world.imports["east"][ECHO] = imported(kit, local, affinity="ClientIP")
-    await world.sidecar("east", [kit.Use(name=ECHO, vip=VIP)])
-    assert len({(await kit.http(VIP, 80, host="echo.shop.global"))[2] for _ in range(8)}) == 1
-    assert len({await kit.line(VIP, 9000, "x") for _ in range(8)}) == 1
+    await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
+    assert len({(await kit.http(kit.vip, 80, host="echo.shop.global"))[2] for _ in range(8)}) == 1
+    assert len({await kit.line(kit.vip, 9000, "x") for _ in range(8)}) == 1
 
 
 async def silent_gateway(world: Any, kit: Any) -> None:
@@ -232,17 +231,17 @@ async def test_a_silent_gateway_does_not_hold_up_a_new_name(world: Any, kit: Any
     targets = [{80: near.port, 9000: near.port}]
     local = kit.local("east", 80, 9000, targets=targets)
     world.imports["east"][ECHO] = imported(kit, local, kit.remote("west", 80, 9000))
-    uses.append(kit.Use(name=ECHO, vip=VIP))
+    uses.append(kit.Use(name=ECHO, vip=kit.vip))
     sidecar.publish()
     await sidecar.settled()
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"  # it is not checked yet
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "east-1"  # it is not checked yet
     assert await stat(sidecar, "cluster.out/shop/echo/80.health_check.attempt") == 0
     sidecar.begin_checks()
     await sidecar.settled()
-    answers = [(await kit.http(VIP, 80, host="echo.shop.global"))[2] for _ in range(5)]
+    answers = [(await kit.http(kit.vip, 80, host="echo.shop.global"))[2] for _ in range(5)]
     assert set(answers) == {"east-1"}
     await reaches(sidecar, "cluster.out/shop/echo/80.health_check.failure", 1)
-    assert (await kit.http(VIP, 80, host="echo.shop.global"))[2] == "east-1"
+    assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "east-1"
 
 
 async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair: Any) -> None:
@@ -250,7 +249,7 @@ async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair:
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     uses: list[object] = []
     sidecar = await world.sidecar("east", uses)
-    uses.append(kit.Use(name=ECHO, vip=VIP))
+    uses.append(kit.Use(name=ECHO, vip=kit.vip))
     sidecar.publish()
     await sidecar.settled()
     failed: list[object] = []
@@ -258,12 +257,12 @@ async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair:
 
     async def load() -> None:
         while not stop.is_set():
-            status, _, text = await kit.http(VIP, 80, host="echo.shop.global")
+            status, _, text = await kit.http(kit.vip, 80, host="echo.shop.global")
             if status != 200:
                 failed.append((status, text))
 
     tasks = [asyncio.create_task(load()) for _ in range(4)]
-    held = asyncio.create_task(kit.line(VIP, 9000, "hello"))
+    held = asyncio.create_task(kit.line(kit.vip, 9000, "hello"))
     sidecar.begin_checks()
     await sidecar.settled()
     await reaches(sidecar, "cluster.out/shop/echo/80.health_check.success", 2)

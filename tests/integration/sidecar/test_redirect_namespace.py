@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
-import sys
-import uuid
 from collections.abc import Callable, Iterator
 
 import pytest
+
+from clusters.namespace import NetworkNamespace
+from federation.errors import Unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -63,24 +61,12 @@ json.dump(result, sys.stdout)
 @pytest.fixture
 def inside() -> Iterator[Callable[[str], str]]:
     """Runs Python code in a fresh network namespace in which only loopback is up."""
-    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
-        pytest.skip("needs root, ip and nft: apt-get install iproute2 nftables")
-    name = f"isthmus-{uuid.uuid4().hex[:8]}"
-    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no network namespace can be made here: {made.stderr.strip()}")
     try:
-        subprocess.run(["ip", "-n", name, "link", "set", "lo", "up"], check=True)
-
-        def run(code: str) -> str:
-            command = ["ip", "netns", "exec", name, sys.executable, "-c", code]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-            assert done.returncode == 0, done.stderr
-            return done.stdout
-
-        yield run
-    finally:
-        subprocess.run(["ip", "netns", "del", name], check=True)
+        made = NetworkNamespace()
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    yield made.python
+    made.close()
 
 
 def test_one_range_is_redirected_and_nothing_else(inside: Callable[[str], str]) -> None:

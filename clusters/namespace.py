@@ -1,0 +1,86 @@
+"""Network namespaces of this machine, for what needs a network of its own: rules, addresses, listeners everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import secrets
+import shutil
+import subprocess
+import sys
+
+from clusters.network import Claims
+from federation.errors import Unavailable
+
+
+class NetworkNamespace:
+    """A network namespace in which only loopback is up, and with `uplink` a pair of interfaces to this one.
+
+    `wrap` before a command runs it inside. With `uplink`, this side has the address `outside` and the other `inside`.
+    Raises Unavailable where the rights or the tools (ip, nft) are missing.
+    """
+
+    def __init__(self, *, uplink: bool = False) -> None:
+        if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("nft"):
+            raise Unavailable("a network namespace needs root, ip (iproute2) and nft (nftables)")
+        tag = secrets.token_hex(4)
+        self.name, self._link = f"isthmus-{tag}", f"is{tag}"
+        self.wrap = ["ip", "netns", "exec", self.name]
+        self.outside = self.inside = "127.0.0.1"
+        self._claims = Claims()
+        _run(f"ip netns add {self.name}")
+        try:
+            _run(f"ip -n {self.name} link set lo up")
+            if uplink:
+                self._connect()
+        except Unavailable:
+            self.close()
+            raise
+
+    def _connect(self) -> None:
+        net = _free_network(self._claims)
+        self.outside, self.inside = f"{net}.1", f"{net}.2"
+        inner = f"{self._link}i"
+        for command in (
+            f"ip link add {self._link} type veth peer name {inner} netns {self.name}",
+            f"ip addr add {self.outside}/30 dev {self._link}",
+            f"ip link set {self._link} up",
+            f"ip -n {self.name} addr add {self.inside}/30 dev {inner}",
+            f"ip -n {self.name} link set {inner} up",
+        ):
+            _run(command)
+
+    def python(self, code: str, *arguments: str) -> str:
+        """What `code` prints, run inside by this interpreter; raises Unavailable with what it says when it fails."""
+        done = subprocess.run(
+            [*self.wrap, sys.executable, "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        if done.returncode:
+            raise Unavailable(f"inside {self.name}: {done.stderr.strip()}")
+        return done.stdout
+
+    def close(self) -> None:
+        """Remove it; what still runs inside keeps its network until it ends."""
+        for command in (f"ip link del {self._link}", f"ip netns del {self.name}"):
+            with contextlib.suppress(Unavailable):
+                _run(command)
+        self._claims.close()
+
+
+def _free_network(claims: Claims) -> str:
+    """The first three numbers of a /24 of 10.203.0.0/16 which nobody else of ours has."""
+    for number in random.sample(range(256), 256):
+        if claims.take(f"addresses/10.203.{number}"):
+            return f"10.203.{number}"
+    raise Unavailable("every network of 10.203.0.0/16 is claimed")
+
+
+def _run(command: str) -> None:
+    done = subprocess.run(command.split(), check=False, capture_output=True, text=True, timeout=30)
+    if done.returncode:
+        raise Unavailable(f"{command}: {done.stderr.strip()}")
