@@ -17,8 +17,8 @@ from federation.model.service import Locality
 
 MANAGER = "isthmus"
 """Value of the label app.kubernetes.io/managed-by on what we write."""
-SLICE_MANAGER = "isthmus.io/agent"
-"""Value of the label endpointslice.kubernetes.io/managed-by on the EndpointSlices that we write."""
+SLICE_MANAGER = "agent.isthmus.io"
+"""Value of the label endpointslice.kubernetes.io/managed-by on the EndpointSlices that we write; a label has no slash."""
 SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MCS_SERVICE_NAME = "multicluster.kubernetes.io/service-name"
 MCS_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"
@@ -65,10 +65,26 @@ class Service(manifests.Service, _Keyed, frozen=True, tag="Service", tag_field="
     metadata: ObjectMeta
 
 
+class Condition(Struct, frozen=True, rename="camel"):
+    """A meta/v1 Condition. `last_transition_time` stays the text that it is in the API."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class ExportStatus(Struct, frozen=True, omit_defaults=True):
+    conditions: list[Condition] | None = None
+
+
 class ServiceExport(
     manifests.ServiceExport, _Keyed, frozen=True, tag="ServiceExport", tag_field="kind", omit_defaults=True
 ):
     metadata: ObjectMeta
+    status: ExportStatus | None = None
 
 
 class EndpointSlice(
