@@ -247,7 +247,7 @@ class LocalCluster:
 
     async def _apiserver_ready(self) -> None:
         async with self.connect() as client:
-            await client.request("GET", "/readyz", timeout=5)
+            await client.request("GET", "/readyz", timeout=1)
 
     async def _controllers_ready(self) -> None:
         """They serve no port: they work when the first account is there that one of them makes."""

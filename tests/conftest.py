@@ -49,9 +49,10 @@ def testbed() -> dict[str, Path]:
     try:
         return require("etcd", "kube-apiserver", "kube-controller-manager")
     except NotFound as error:
-        if os.environ.get(REQUIRED):
-            pytest.fail(f"the testbed is not whole: {error}", pytrace=False)
-        pytest.skip(str(error))
+        missing = str(error)
+    if os.environ.get(REQUIRED):
+        pytest.fail(f"the testbed is not whole: {missing}", pytrace=False)
+    pytest.skip(missing)
 
 
 @pytest.fixture(scope="session")
