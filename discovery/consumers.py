@@ -68,6 +68,7 @@ class _Saved(msgspec.Struct, frozen=True):
     region: str
     zone: str
     weight: int
+    egress: str = ""
 
 
 class Consumers:
@@ -165,7 +166,7 @@ class Consumers:
         """The gateways, for the next start."""
         return msgspec.json.encode(
             [
-                _Saved(g.name, g.address, g.port, g.locality.region, g.locality.zone, g.weight)
+                _Saved(g.name, g.address, g.port, g.locality.region, g.locality.zone, g.weight, g.egress)
                 for _, g in sorted(self.gateways.value.items())
             ]
         )
@@ -185,6 +186,7 @@ class Consumers:
                 port=one.port,
                 locality=Locality(one.region, one.zone),
                 weight=one.weight,
+                egress=one.egress,
             )
             self._leases.renew(one.name, grace, now)
         self.gateways.set(found)

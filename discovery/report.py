@@ -95,7 +95,8 @@ class Report:
         self.records.put([self.records.claim(Kind.CLUSTER, self._cluster, encode_cluster(cluster))])
 
     def gateways(self, gateways: Mapping[str, Gateway]) -> None:
-        """GATEWAY: exactly these."""
+        """GATEWAY: exactly these, as peers see them."""
+        gateways = {name: replace(gateway, egress="") for name, gateway in gateways.items()}
         gone = self.records.names(Kind.GATEWAY) - gateways.keys()
         self.records.put(
             [

@@ -7,10 +7,10 @@ and only payloads that differ become records.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
 from dataclasses import dataclass, field, replace
 
-from discovery.mcs.imports import Allocations
+from discovery.mcs.imports import Allocator
 from discovery.pins import Pins
 from discovery.report import Records, changed_names
 from federation.aio.clock import Clock
@@ -74,7 +74,7 @@ class ClusterView:
         bundle: Bundle,
         epoch: int,
         pins: Pins,
-        allocations: Allocations,
+        allocations: Allocator,
         single_machine: bool,
         clock: Clock,
         log: Logger,
@@ -87,6 +87,8 @@ class ClusterView:
         self._single_machine, self._clock, self._log = single_machine, clock, log
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change."""
+        self.on_names: Callable[[Collection[ServiceName]], None] = lambda _: None
+        """Called with the names whose import may be another one now."""
         self._own: Mapping[ServiceName, Service] = {}
         self._gateways: Mapping[str, Gateway] = {}
         self._claims: dict[ServiceName, set[str]] = {}
@@ -154,6 +156,10 @@ class ClusterView:
             set(neighbour.services) if concerned else set(), {cluster}, exports=set(self._own) if concerned else ()
         )
 
+    def refresh(self, names: Collection[ServiceName]) -> None:
+        """What the allocator gives these has changed."""
+        self._flush(names, set())
+
     # --- what is asked -----------------------------------------------------------------------------------------------
 
     def problems(self) -> list[Problem]:
@@ -165,6 +171,11 @@ class ClusterView:
             detail = f"{shown}: no ClusterSetIP or gateway port is free; enlarge clusterset.* in the settings"
             found.append(Problem("allocation_exhausted", "clusterset", detail))
         return found
+
+    def settled(self, cluster: str) -> bool:
+        """Whether it is known what `cluster` exports: not of one that is linked and of which nothing was heard yet."""
+        neighbour = self.neighbours.get(cluster)
+        return neighbour is None or neighbour.link is None or neighbour.state is not OriginState.UNKNOWN
 
     @property
     def linked(self) -> list[Neighbour]:
@@ -282,13 +293,15 @@ class ClusterView:
     # --- records -----------------------------------------------------------------------------------------------------
 
     def _flush(
-        self, names: Iterable[ServiceName], peers: Iterable[str], *, exports: Iterable[ServiceName] = ()
+        self, names: Collection[ServiceName], peers: Iterable[str], *, exports: Iterable[ServiceName] = ()
     ) -> None:
         now = self._clock.wall_ns()
         records: list[Record | None] = [self._peer(name) for name in sorted(peers)]
         records += [self._export(name) for name in sorted(exports)]
         records += [self._import(name, now) for name in sorted(names)]
         self.records.put(records)
+        if names:
+            self.on_names(names)
         self.on_change()
 
     def _peer(self, name: str) -> Record | None:

@@ -49,6 +49,10 @@ class Claims:
             self._shown = tuple(p for key in sorted(self._problems) for p in self._problems[key])
         return self._shown
 
+    def problems_of(self, key: Key) -> tuple[Problem, ...]:
+        """What is wrong with one export."""
+        return self._problems.get(key, ())
+
     def build(self, keys: Iterable[Key]) -> frozenset[ServiceName]:
         """Build the exports of `keys`; the names of those that were built anew."""
         put: dict[ServiceName, Claim] = {}

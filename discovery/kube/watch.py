@@ -196,6 +196,11 @@ class Reflector(Generic[T]):
         self._failures = 0
         self._unreadable: dict[Key, str] = {}
 
+    @property
+    def version(self) -> int:
+        """The resourceVersion up to which everything has been seen; 0 before the first list."""
+        return int(self._version) if self._version.isdigit() else 0
+
     async def run(self) -> None:
         """List and watch until cancelled; what goes wrong is a Problem and is tried again."""
         while True:

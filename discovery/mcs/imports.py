@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -17,6 +17,40 @@ from federation.errors import CorruptState
 from federation.model.ids import ServiceName
 
 K = TypeVar("K", bound=str)
+
+
+class Allocator(Protocol):
+    """What gives imports their addresses. `changed`: `dump` would give something new; `exhausted`: see Allocations."""
+
+    @property
+    def changed(self) -> bool: ...
+    @property
+    def exhausted(self) -> set[str]: ...
+    def take(
+        self, name: ServiceName, *, families: Iterable[str], ports: Iterable[int], headless: bool, now_ns: int
+    ) -> tuple[tuple[str, ...], tuple[str, ...], dict[int, int]]:
+        """(ips, their families in the same order, service port → gateway port) of an import."""
+        ...
+
+    def release(self, name: ServiceName, *, now_ns: int) -> None:
+        """The import has ended."""
+        ...
+
+    def expire(self, *, now_ns: int) -> None:
+        """Free what was released long enough ago."""
+        ...
+
+    def end_unused(self, used: Iterable[ServiceName], *, now_ns: int) -> None:
+        """After a start: what was saved for imports that are no longer there ends."""
+        ...
+
+    def dump(self) -> bytes:
+        """For the disk."""
+        ...
+
+    def load(self, data: bytes) -> None:
+        """Take over what `dump` wrote. Raises CorruptState."""
+        ...
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -118,6 +152,21 @@ class Allocations:
                 gateway_ports[port] = number
         (self.exhausted.add if missing else self.exhausted.discard)(key)
         return tuple(ips), tuple(usable if headless else given), gateway_ports
+
+    def adopt(self, name: ServiceName, port: int, gateway_port: int) -> bool:
+        """The port has that gateway port already; False where that cannot be: out of range, or another import's."""
+        key, slot = str(name), f"{name}:{port}"
+        before, number = self._ports.held.get(slot), gateway_port - self._first_port
+        if before == number:
+            return True
+        self._ports.drop(slot)
+        adopted = self._ports.put(slot, number)
+        if not adopted and before is not None:
+            self._ports.put(slot, before)
+        if adopted:
+            self._ports_of.setdefault(key, set()).add(slot)
+            self.changed = True
+        return adopted
 
     def release(self, name: ServiceName, *, now_ns: int) -> None:
         """The import has ended; what it had is free after the delay."""

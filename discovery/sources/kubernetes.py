@@ -85,7 +85,8 @@ class KubernetesSource:
         """Objects of the Gateway API by plural, of the kinds that the server has."""
         self._settings, self._clock, self._log = settings, clock, log
         self._rng = rng or random.Random()
-        self._lists = asyncio.Semaphore(1)
+        self.lists = asyncio.Semaphore(1)
+        """Held by who lists: one list at a time is in memory."""
         self._claims = Claims(locality=locality)
         self._wake = asyncio.Event()
         self._changed: set[ServiceName] = set()
@@ -117,6 +118,17 @@ class KubernetesSource:
         """Every ServiceExport, well or badly made."""
         return self._claims.exports
 
+    @property
+    def live(self) -> bool:
+        """All has been read from the API server, not from the disk; `state` is set again when this comes true."""
+        return self._live
+
+    def refused(self, name: ServiceName) -> Problem | None:
+        """Why an export is not offered; None for one that is, and for what nobody exports."""
+        if name in self.state.value.exports:
+            return None
+        return next(iter(self._claims.problems_of((name.namespace, name.name))), None)
+
     async def run(self) -> None:
         """Follow the API server until cancelled. Raises InvalidSettings when there is neither a configuration that can
         be used nor anything on disk to serve from."""
@@ -138,6 +150,10 @@ class KubernetesSource:
         finally:
             await self._saver.flush()
             await self.client.close()
+
+    async def save(self) -> None:
+        """Write now what is to survive."""
+        await self._saver.flush()
 
     async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
         """Write a ServiceExport for `name`; (where, changed). Raises NotFound, Conflict, and what the server says."""
@@ -207,7 +223,7 @@ class KubernetesSource:
             clock=self._clock,
             rng=self._rng,
             log=self._log,
-            lists=self._lists,
+            lists=self.lists,
             label_selector=selector,
             resolve=resolve,
             page=self._settings.page,

@@ -9,7 +9,10 @@ from federation.model.service import Locality
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """An east-west gateway: where peers reach it. `weight` 1 or more."""
+    """An east-west gateway: where peers reach it. `weight` 1 or more.
+
+    `egress`: where workloads of its own cluster reach it, if at another address; peers do not see it.
+    """
 
     name: str
     address: str
@@ -17,6 +20,7 @@ class Gateway:
     locality: Locality = Locality()
     weight: int = 1
     draining: bool = False
+    egress: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

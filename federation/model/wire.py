@@ -137,6 +137,7 @@ def gateway_to_pb(value: Gateway) -> pb.Gateway:
         locality=locality_to_pb(value.locality),
         weight=value.weight,
         draining=value.draining,
+        egress=value.egress,
     )
 
 
@@ -148,6 +149,7 @@ def gateway_from_pb(message: pb.Gateway) -> Gateway:
         locality=locality_from_pb(message.locality),
         weight=max(1, message.weight),
         draining=message.draining,
+        egress=message.egress,
     )
 
 

@@ -68,6 +68,7 @@ gateway = st.builds(
     locality=locality,
     weight=st.integers(1, 2**31),
     draining=st.booleans(),
+    egress=text,
 )
 
 

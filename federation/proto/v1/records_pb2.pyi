@@ -137,20 +137,22 @@ class Service(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., exported_at_ns: _Optional[int] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., headless: _Optional[bool] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., internal_traffic_policy: _Optional[str] = ..., traffic_distribution: _Optional[str] = ..., ip_families: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., readiness: _Optional[_Iterable[_Union[Readiness, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
 
 class Gateway(_message.Message):
-    __slots__ = ("name", "address", "port", "locality", "weight", "draining")
+    __slots__ = ("name", "address", "port", "locality", "weight", "draining", "egress")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     PORT_FIELD_NUMBER: _ClassVar[int]
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
     WEIGHT_FIELD_NUMBER: _ClassVar[int]
     DRAINING_FIELD_NUMBER: _ClassVar[int]
+    EGRESS_FIELD_NUMBER: _ClassVar[int]
     name: str
     address: str
     port: int
     locality: Locality
     weight: int
     draining: bool
-    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., weight: _Optional[int] = ..., draining: _Optional[bool] = ...) -> None: ...
+    egress: str
+    def __init__(self, name: _Optional[str] = ..., address: _Optional[str] = ..., port: _Optional[int] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., weight: _Optional[int] = ..., draining: _Optional[bool] = ..., egress: _Optional[str] = ...) -> None: ...
 
 class Bundle(_message.Message):
     __slots__ = ("trust_domain", "sequence", "roots", "refresh_hint_seconds", "signature")

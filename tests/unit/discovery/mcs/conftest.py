@@ -1,0 +1,156 @@
+"""An API server in a few lines: what plan gives is carried out on a dictionary, so that decisions are tested alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site
+from discovery.mcs.held import Held, Kind, read
+from discovery.mcs.plan import Actual, Verb, Write, plan
+from federation.model.ids import ServiceName
+from federation.model.service import AppProtocol, Backend, Import, Locality, Port, Protocol, Readiness
+
+ECHO = ServiceName("shop", "echo")
+HTTP = Port(name="http", port=80, app=AppProtocol.HTTP, declared="http")
+DNS = Port(name="dns", port=53, protocol=Protocol.UDP)
+NOW = "2026-01-01T00:00:00Z"
+
+
+def backend(cluster: str, ready: int = 1, *, ports: tuple[int, ...] = (80,), **fields: Any) -> Backend:
+    return Backend(cluster=cluster, ports=ports, readiness=(Readiness(Locality(), ready),), **fields)
+
+
+def imported(*backends: Backend, **fields: Any) -> Import:
+    base: dict[str, Any] = {"name": ECHO, "ports": (HTTP,), "ip_families": ("IPv4",)}
+    return Import(backends=backends or (backend("west"),), **{**base, **fields})
+
+
+class Api:
+    """Objects by (kind, namespace, name); assigns uids, versions and addresses, keeps foreign labels."""
+
+    def __init__(self) -> None:
+        self.objects: dict[tuple[Kind, str, str], dict[str, Any]] = {}
+        self.version = itertools.count(1)
+        self.writes: list[Write] = []
+        self.addresses = itertools.count(1)
+
+    def held(self, kind: Kind, name: str, namespace: str = "shop") -> Held | None:
+        found = self.objects.get((kind, namespace, name))
+        return read(kind, json.dumps(found).encode()) if found is not None else None
+
+    def of(self, kind: Kind) -> dict[str, dict[str, Any]]:
+        return {name: body for (k, _, name), body in self.objects.items() if k is kind}
+
+    def actual(self, name: ServiceName = ECHO) -> Actual:
+        service = next((self.held(Kind.SERVICE, n, name.namespace) for n in self.of(Kind.SERVICE)), None)
+        slices = {n: self.held(Kind.SLICE, n, name.namespace) for n in self.of(Kind.SLICE)}
+        return Actual(
+            import_=self.held(Kind.IMPORT, name.name, name.namespace),
+            service=service,
+            slices={n: h for n, h in slices.items() if h is not None},
+        )
+
+    def do(self, write: Write) -> None:
+        self.writes.append(write)
+        key = (write.kind, write.namespace, write.name)
+        old = self.objects.get(key)
+        if write.verb is Verb.CREATE:
+            assert old is None, f"{write} would overwrite"
+        else:
+            assert old is not None, f"{write}: there is none"
+            assert write.resource_version == old["metadata"]["resourceVersion"], f"{write} is of another version"
+        if write.verb is Verb.DELETE:
+            del self.objects[key]
+            return
+        body = json.loads(json.dumps(write.body))
+        version = str(next(self.version))
+        if write.verb is Verb.STATUS:
+            assert old is not None
+            old["status"] = body["status"]
+            old["metadata"]["resourceVersion"] = version
+            return
+        meta = body["metadata"]
+        meta |= {"resourceVersion": version, "uid": old["metadata"]["uid"] if old else f"uid-{version}"}
+        if old is not None:
+            body["status"] = old.get("status", {})
+            ours = old["metadata"].get("managed", {})
+            for field in ("labels", "annotations"):
+                kept = {k: v for k, v in old["metadata"].get(field, {}).items() if k not in ours.get(field, ())}
+                meta[field] = {**kept, **meta.get(field, {})}
+        meta["managed"] = {f: list(write.body["metadata"].get(f, ())) for f in ("labels", "annotations")}
+        if write.kind is Kind.SERVICE and "clusterIPs" not in body["spec"]:
+            ip = f"10.96.0.{next(self.addresses)}"
+            body["spec"] |= {"clusterIP": ip, "clusterIPs": [ip], "ipFamilies": ["IPv4"]}
+        self.objects[key] = body
+
+    def edit(self, kind: Kind, name: str, change: Any, namespace: str = "shop") -> None:
+        """By hand."""
+        found = self.objects[(kind, namespace, name)]
+        change(found)
+        found["metadata"]["resourceVersion"] = str(next(self.version))
+
+
+class World:
+    """A cluster, what is imported into it, and the loop of plan and apply."""
+
+    def __init__(self) -> None:
+        self.api = Api()
+        self.site = Site(gateways=(LocalGateway("10.1.0.1", "a"),))
+        self.namespace = Namespace.ACTIVE
+        self.settled: frozenset[str] | None = None
+        self.now = NOW
+
+    def round(self, wanted: Import | None) -> tuple[Write, ...]:
+        """One plan, carried out."""
+        actual = self.api.actual()
+        ips: tuple[str, ...] = ()
+        ports = {}
+        if wanted is not None and not wanted.headless:
+            ports = {p.port: 10_000 + p.port for p in wanted.ports if p.protocol is Protocol.TCP}
+            ips = actual.service.ips if actual.service is not None else ()
+            wanted = _with(wanted, ips, ports)
+        desired = Desired(
+            name=ECHO, namespace=self.namespace, import_=wanted, ports=ports, ips=ips, settled=self.settled
+        )
+        writes = plan(desired, actual, self.site, now=self.now)
+        for write in writes:
+            self.api.do(write)
+        return writes
+
+    def settle(self, wanted: Import | None) -> int:
+        """Rounds until there is nothing to do."""
+        for number in range(12):
+            if not self.round(wanted):
+                return number
+        raise AssertionError(f"no end of writes: {[str(w) for w in self.api.writes[-6:]]}")
+
+
+def _with(wanted: Import, ips: tuple[str, ...], ports: dict[int, int]) -> Import:
+    return dataclasses.replace(wanted, ips=ips, gateway_ports=ports)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+@pytest.fixture(scope="session")
+def kit() -> Any:
+    """For tests of many examples."""
+    return SimpleNamespace(World=World, backend=backend, imported=imported)
+
+
+@pytest.fixture(name="imported")
+def _imported() -> Any:
+    return imported
+
+
+@pytest.fixture(name="backend")
+def _backend() -> Any:
+    return backend
