@@ -1,7 +1,7 @@
 """A gateway process: what the agent tells becomes its Envoy's configuration, and the agent learns where it is reached.
 
-Arrive: exports, peers and the imports that are led through the gateway; (SNI, caller) pairs that Envoy asks for. Leave:
-snapshots (by way of gateway.build), Presence.
+Arrive: exports, peers and the imports that are led through the gateway; the names that Envoy asks for. Leave: snapshots
+(by way of gateway.build), Presence.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from federation.registry.edge.runtime import Edge
 from federation.registry.edge.serve import serve as edge_serve
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
+from gateway.asked import Asked
 from gateway.build import Builder, GatewayConfig
-from gateway.pairs import Pairs
 from gateway.settings import GatewaySettings
 
 ANNOUNCE_SECONDS = 1.0
@@ -38,9 +38,13 @@ class GatewayPart:
 
     def __init__(self, settings: GatewaySettings, edge: Edge) -> None:
         self._settings, self._edge = settings, edge
-        self.pairs = Pairs(limit=settings.tcp_pairs_limit)
+        self.asked = asked = Asked(limit=settings.names_limit)
         self._builder: Builder | None = None
-        gauge(edge.registry, "isthmus_gateway_tcp_pairs", "Pairs asked for by Envoy", lambda: float(len(self.pairs)))
+        for name, text, value in (
+            ("isthmus_gateway_names_served", "What Envoy asked for and has", lambda: float(asked.served)),
+            ("isthmus_gateway_names_refused", "What Envoy asked for in vain", lambda: float(asked.refused)),
+        ):
+            gauge(edge.registry, name, text, value)
 
     def update(self, view: View, grant: Grant, changed: Collection[ServiceName] | None) -> Changes:
         """See Part."""
@@ -57,7 +61,9 @@ class GatewayPart:
                 ),
                 finish=Resource.of,
             )
-        return self._builder.update(view, tcp_pairs=self.pairs.names, changed=changed, identity=grant.svid)
+        changes = self._builder.update(view, asked=self.asked.names, changed=changed, identity=grant.svid)
+        self.asked.settle(changes.put.get(TypeUrl.CLUSTER, ()), changes.removed.get(TypeUrl.CLUSTER, ()))
+        return changes
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
         """See Part."""
@@ -115,14 +121,15 @@ class GatewayPart:
         """See Member."""
 
     def demanded(self, kind: TypeUrl, names: frozenset[str]) -> None:
-        """See Part: a pair that is not admitted is refused, and pushed when a grant comes."""
+        """See Part: what is not admitted is refused, and pushed when a grant comes."""
         self._edge.log.debug("wanted on demand", kind=kind.label, names=sorted(names))
         if kind is not TypeUrl.CLUSTER:
             self._edge.server.refuse(kind, names)
             return
-        self.pairs.ask(names)
+        self.asked.ask(names)
         self._edge.publish_now()
-        self._edge.server.refuse(kind, names - self._edge.server.snapshot.names(TypeUrl.CLUSTER))
+        made = self._edge.server.snapshot.table(TypeUrl.CLUSTER)
+        self._edge.server.refuse(kind, [name for name in names if name not in made])
 
 
 async def serve(settings: GatewaySettings, *, clock: Clock | None = None) -> None:

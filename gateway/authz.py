@@ -1,16 +1,15 @@
-"""Who is admitted to what: the reference that Envoy's configuration is tested against, and the decision for TCP.
+"""Who is admitted to what: the decision that the existence of Envoy's clusters carries.
 
 Default deny: an exported port admits the clusters that a grant names, and no others; the own cluster needs one, too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from federation.errors import InvalidName
 from federation.model.cluster import Peer
-from federation.model.ids import ServiceName, SpiffeId
+from federation.model.ids import ServiceName
 from federation.model.service import Export, Port
 from federation.model.view import View
 from gateway.sni import exported_port
@@ -32,16 +31,24 @@ def granted_domains(export: Export, port: int, peers: Mapping[str, Peer]) -> tup
     return tuple(sorted({peers[c].trust_domain for c in clusters if c in peers}))
 
 
-def admitted(view: View, sni: str, uri: str) -> Decision:
-    """Whether the caller with the verified URI SAN `uri` may use what `sni` names."""
+def admitted(view: View, sni: str, trust_domain: str) -> Decision:
+    """Whether callers with a verified identity in `trust_domain` may use what `sni` names."""
     found = exported_port(view, sni)
     if found is None:
         return Decision(False, "not_exported")
     export, port = found
-    try:
-        caller = SpiffeId.parse(uri)
-    except InvalidName:
-        return Decision(False, "no_identity", export.name, port)
-    if caller.trust_domain not in granted_domains(export, port.port, view.peers):
+    if trust_domain not in granted_domains(export, port.port, view.peers):
         return Decision(False, "no_grant", export.name, port)
     return Decision(True, "granted", export.name, port)
+
+
+def host_of(authority: str) -> tuple[str, str]:
+    """(host in lower case, port as it is written or "") of a Host or :authority; a colon can only begin the port."""
+    host, _, port = authority.partition(":")
+    return host.lower(), port
+
+
+def is_name(authority: str, names: Collection[str]) -> bool:
+    """Whether a request for `authority` means one of `names`; case and port do not matter."""
+    host, port = host_of(authority)
+    return host in names and (not port or (port.isascii() and port.isdigit() and len(port) <= 5))

@@ -1,8 +1,9 @@
 """A gateway's Envoy: view → resources. Pure, and incremental where it is asked to be.
 
-What comes in is the view (federation.model.view) and the TCP callers that Envoy asked about; what leaves goes to
-federation.xds by way of gateway.agent. Inbound, a connection's server name, its caller and each request's authority
-have to agree (gateway.inbound); outbound ("egress") the same code runs as in a sidecar (federation.envoy.outbound).
+What comes in is the view (federation.model.view) and the clusters that Envoy asked for; what leaves goes to
+federation.xds by way of gateway.agent. Inbound, a cluster's name holds who calls, the connection's server name and the
+request's authority: it is made when they agree with each other and with a grant, so that nothing is held for an export
+that nobody uses. Outbound ("egress") the same code runs as in a sidecar (federation.envoy.outbound).
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from envoy.config.route.v3.route_pb2 import RouteConfiguration
 from google.protobuf.message import Message
 
 from federation.envoy import cluster, endpoint, listener, names, outbound, tls
 from federation.envoy.ledger import Changes, Ledger, Part, settled
+from federation.envoy.names import Inbound, InboundKind
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
-from federation.model.service import AppProtocol, Export, Import, Locality, Protocol
+from federation.model.service import Import, Locality
 from federation.model.view import View
 from federation.policy import routes
 from federation.policy.locality import place, ready_hosts
 from gateway import inbound
-from gateway.authz import admitted, granted_domains
+from gateway.authz import admitted, host_of, is_name
+
+ODD_NAMES = 8
+"""Ways to write an authority (another port, upper case) that are served for a caller's trust domain and server name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,136 +50,141 @@ class Builder:
     def __init__(self, config: GatewayConfig, *, finish: Callable[[str, Message], Any] | None = None) -> None:
         self._config = config
         self._ledger = Ledger(finish)
-        self._exports: dict[ServiceName, Export] = {}
         self._imports: dict[ServiceName, Import] = {}
         self._peers: dict[str, Peer] = {}
-        self._ports: dict[ServiceName, tuple[inbound.ExportedPort, ...]] = {}
-        self._hosts: dict[ServiceName, tuple[bytes, bytes]] = {}  # virtual hosts, serialised
-        self._generation = 0
-        """Rises when the virtual hosts change."""
+        self._asked: Collection[str] = frozenset()
+        self._named: dict[ServiceName, dict[str, Inbound]] = {}  # what was asked for, by the service that it means
+        self._odd: dict[tuple[str, str], set[str]] = {}
 
     def update(
         self,
         view: View,
         *,
-        tcp_pairs: Collection[str],
+        asked: Collection[str],
         changed: Collection[ServiceName] | None = None,
         identity: tls.Identity | None = None,
     ) -> Changes:
         """Bring the resources up to date and return what differs.
 
-        `tcp_pairs` are the clusters "in-tcp/…" that Envoy asked for: those that are admitted come to exist. `changed`
-        names the services whose export or import may differ from the last update (None: any may). `identity` replaces
-        the one of the configuration (renewal).
+        `asked` are the clusters "in-…" that Envoy asked for (the same object, if none are new): those that are admitted
+        come to exist. `changed` names the services whose export or import may differ from the last update (None: any
+        may). `identity` replaces the one of the configuration (renewal).
         """
-        ledger, config, view = self._ledger, self._config, outbound.believed(view)
-        ledger.keep_secrets(identity or config.identity, view.peers.values())
+        ledger, view = self._ledger, outbound.believed(view)
+        ledger.keep_secrets(identity or self._config.identity, view.peers.values())
         everything = view.peers != self._peers
         if everything:
             self._peers = dict(view.peers)
         if everything or changed is None:
-            changed = {*self._exports, *self._imports, *view.exports, *view.imports}
+            changed = {*self._named, *self._imports, *view.imports}
         for name in changed:
-            self._update_export(view, name, force=everything)
+            for cluster_name, named in self._named.get(name, {}).items():
+                self._update_named(view, cluster_name, named)
             self._update_import(view, name, force=everything)
         for owner in ledger.checks.take_due():
             if isinstance(owner, ServiceName):
                 self._update_import(view, owner, force=True)
-        ledger.write("tcp", self._tcp_parts(view, tcp_pairs))
+        if asked is not self._asked:
+            self._follow(view, asked)
         ledger.write("inbound", self._inbound_parts())
         return ledger.take()
 
-    def _update_export(self, view: View, name: ServiceName, *, force: bool) -> None:
-        export = view.exports.get(name)
-        if export is self._exports.get(name) and not force:
+    def _follow(self, view: View, asked: Collection[str]) -> None:
+        """Envoy asks for these, and for no others any more."""
+        for gone in sorted(set(self._asked).difference(asked)):
+            self._forget(gone)
+        for new in sorted(set(asked).difference(self._asked)):
+            named = names.parse_inbound_cluster(new)
+            service = _service(named)
+            if named is not None and service is not None:
+                self._named.setdefault(service, {})[new] = named
+                self._update_named(view, new, named)
+        self._asked = asked
+
+    def _forget(self, cluster_name: str) -> None:
+        named = names.parse_inbound_cluster(cluster_name)
+        service = _service(named)
+        if named is None or service is None:
             return
-        if export is None:
-            self._exports.pop(name, None)
-            self._ledger.drop(("export", name))
+        self._ledger.drop(cluster_name)
+        self._is_odd(cluster_name, named, served=False)
+        del self._named[service][cluster_name]
+        if not self._named[service]:
+            del self._named[service]
+
+    def _update_named(self, view: View, cluster_name: str, named: Inbound) -> None:
+        parts = tuple(self._named_parts(view, cluster_name, named))
+        if parts:
+            self._ledger.write(cluster_name, parts)
         else:
-            self._exports[name] = export
-            self._ledger.write(("export", name), self._export_parts(export))
-        self._update_hosts(name, export)
+            self._ledger.drop(cluster_name)
 
-    def _export_parts(self, export: Export) -> Iterator[Part]:
-        for port in export.ports:
-            if port.protocol is not Protocol.TCP:
-                continue
-            name, app = names.inbound_cluster(export.name, port.port), port.app
-            if app.is_http:
-                yield Part(names.CLUSTER_TYPE, name, app, partial(cluster.local_cluster, name, app, endpoints=name))
-            hosts = ready_hosts(export.endpoints, port.port)
-            placement = (hosts,) if hosts else ()
-            yield Part(names.ENDPOINT_TYPE, name, hosts, partial(endpoint.assignment, name, placement))
-
-    def _update_hosts(self, name: ServiceName, export: Export | None) -> None:
+    def _named_parts(self, view: View, name: str, named: Inbound) -> Iterator[Part]:
+        """What `name` stands for: the local endpoints, an answer by Envoy itself, or nothing."""
         config = self._config
-        ports = (
-            ()
-            if export is None
-            else tuple(
-                inbound.ExportedPort(
-                    service=name,
-                    port=port.port,
-                    http=port.app.is_http,
-                    sni=names.server_name(name, port.port, config.trust_domain),
-                    admits=granted_domains(export, port.port, self._peers),
-                )
-                for port in export.ports
-                if port.protocol is Protocol.TCP
-            )
-        )
-        if ports == self._ports.get(name, ()):
+        decision = admitted(view, named.sni, named.trust_domain)
+        if decision.service is None or decision.port is None:
+            return  # not exported
+        if named.kind is not InboundKind.HEALTH and decision.port.app.is_http != (named.kind is InboundKind.HTTP):
+            return  # HTTP goes through the header rules, or not at all
+        if named.kind is InboundKind.HTTP and not is_name(
+            named.authority, routes.exported_names(decision.service, config.cluster, suffix=config.suffix)
+        ):
             return
-        self._generation += 1
-        self._ports[name] = ports
-        self._hosts.pop(name, None)
-        if ports:
-            domains = routes.exported_names(name, config.cluster, suffix=config.suffix)
-            self._hosts[name] = (
-                inbound.request_host(name, domains, ports).SerializeToString(deterministic=True),
-                inbound.health_host(name, domains, ports).SerializeToString(deterministic=True),
-            )
-        else:
-            del self._ports[name]
+        if self._is_odd(name, named, served=decision.allowed):
+            return
+        if named.kind is InboundKind.HEALTH or not decision.allowed:
+            if named.kind is not InboundKind.TCP:
+                forbidden = not decision.allowed
+                yield Part(
+                    names.CLUSTER_TYPE,
+                    name,
+                    forbidden,
+                    partial(cluster.answering_cluster, name, forbidden=forbidden),
+                )
+            return
+        port = decision.port
+        endpoints = names.inbound_endpoints(decision.service, port.port)
+        yield Part(
+            names.CLUSTER_TYPE,
+            name,
+            (endpoints, port.app),
+            partial(cluster.local_cluster, name, port.app, endpoints=endpoints),
+        )
+        hosts = ready_hosts(view.exports[decision.service].endpoints, port.port)
+        placement = (hosts,) if hosts else ()
+        yield Part(names.ENDPOINT_TYPE, endpoints, hosts, partial(endpoint.assignment, endpoints, placement))
+
+    def _is_odd(self, name: str, named: Inbound, *, served: bool) -> bool:
+        """Whether the authority is written in too odd a way to be `served`: each way costs a cluster, and there are any
+        number of them. As it stands in the name of the service, alone or with the service's port, is always well."""
+        host, _ = host_of(named.authority)
+        if named.authority in (host, f"{host}:{named.sni[1:].partition('.')[0]}"):
+            return False
+        key = (named.trust_domain, named.sni)
+        known = self._odd.get(key, set())
+        if not served:
+            known.discard(name)
+            if not known:
+                self._odd.pop(key, None)
+            return True
+        if name not in known and len(known) >= ODD_NAMES:
+            return True
+        self._odd.setdefault(key, known).add(name)
+        return False
 
     def _inbound_parts(self) -> Iterator[Part]:
         config = self._config
-        for index, name in enumerate((names.INBOUND, names.HEALTH)):
-            yield Part(
-                names.ROUTE_TYPE,
-                name,
-                self._generation,
-                partial(self._configuration, name, index),
-            )
         yield Part(
             names.LISTENER_TYPE,
             names.INBOUND,
             config,
-            lambda: inbound.inbound_listener(config.address, config.port, cluster=config.cluster),
+            lambda: inbound.inbound_listener(
+                config.address, config.port, cluster=config.cluster, zones=routes.zones(suffix=config.suffix)
+            ),
         )
-
         yield Part(names.LISTENER_TYPE, names.INBOUND_TCP, (), lambda: listener.tcp_to_exported(names.INBOUND_TCP))
         yield Part(names.CLUSTER_TYPE, names.INBOUND_TCP, (), lambda: cluster.internal_cluster(names.INBOUND_TCP))
-
-    def _configuration(self, name: str, index: int) -> RouteConfiguration:
-        return inbound.configuration(name, (self._hosts[service][index] for service in sorted(self._hosts)))
-
-    def _tcp_parts(self, view: View, pairs: Collection[str]) -> Iterator[Part]:
-        for pair in pairs:
-            parsed = names.parse_inbound_tcp_cluster(pair)
-            if parsed is None:
-                continue
-            decision = admitted(view, *parsed)
-            if not decision.allowed or decision.service is None or decision.port is None or decision.port.app.is_http:
-                continue  # HTTP goes through the header rules, or not at all
-            endpoints = names.inbound_cluster(decision.service, decision.port.port)
-            yield Part(
-                names.CLUSTER_TYPE,
-                pair,
-                endpoints,
-                partial(cluster.local_cluster, pair, AppProtocol.OPAQUE, endpoints=endpoints),
-            )
 
     def _update_import(self, view: View, name: ServiceName, *, force: bool) -> None:
         service = view.imports.get(name)
@@ -213,7 +222,13 @@ class Builder:
             )
 
 
-def build(view: View, config: GatewayConfig, *, tcp_pairs: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
+def _service(named: Inbound | None) -> ServiceName | None:
+    """The service that a name means, exported or not; None where it means none."""
+    parsed = names.parse_server_name(named.sni) if named is not None else None
+    return parsed.name if parsed is not None else None
+
+
+def build(view: View, config: GatewayConfig, *, asked: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a gateway's Envoy: type URL → [(name, message)], sorted."""
     builder = Builder(config)
-    return settled(lambda: builder.update(view, tcp_pairs=tcp_pairs))
+    return settled(lambda: builder.update(view, asked=asked))

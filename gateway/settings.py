@@ -22,7 +22,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     egress_bind: str = "127.0.0.1"
     weight: int = 1
     drain_seconds: float = 5.0
-    tcp_pairs_limit: int = 10_000
+    names_limit: int = 10_000
     namespace: str = SYSTEM_NAMESPACE
     account: str = "gateway"
 
@@ -53,8 +53,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
         if not 0 <= self.drain_seconds <= 600:
             raise InvalidSettings(f"drain_seconds {self.drain_seconds} is not 0 to 600")
-        if not 1 <= self.tcp_pairs_limit <= 1_000_000:
-            raise InvalidSettings(f"tcp_pairs_limit {self.tcp_pairs_limit} is not 1 to 1000000")
+        if not 1 <= self.names_limit <= 1_000_000:
+            raise InvalidSettings(f"names_limit {self.names_limit} is not 1 to 1000000")
 
 
 def read(path: Path) -> GatewaySettings:

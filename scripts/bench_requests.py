@@ -26,6 +26,7 @@ from typing import Any
 
 from clusters.network import free_port
 from federation.aio.clock import SystemClock
+from federation.envoy import names as envoy_names
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.process import find_envoy
 from federation.model.cluster import Gateway, Peer
@@ -292,7 +293,7 @@ async def _ours(
     sidecar = sidecar_build.SidecarConfig(way="loopback", cluster="east", identity=trust.client)
     uses = [sidecar_build.Use(name=ECHO, vip=VIP)]
     built = {
-        "gateway": gateway_build.build(gateway_view, config, tcp_pairs=()),
+        "gateway": gateway_build.build(gateway_view, config, asked=_asked(east, west, outside)),
         "sidecar": sidecar_build.build(sidecar_view, uses, sidecar),
     }
     pids = []
@@ -308,6 +309,15 @@ async def _ours(
         path.write_bytes(message.SerializeToString())
         pids.append(_envoy(stack, path, core))
     return Way("isthmus", outside, tuple(pids))
+
+
+def _asked(caller: Peer, callee: Peer, port: int) -> list[str]:
+    """What the gateway's Envoy asks for on the first request, and at the first health check."""
+    sni = envoy_names.server_name(ECHO, port, callee.trust_domain)
+    return [
+        envoy_names.inbound_http_cluster(caller.trust_domain, sni, HOST),
+        envoy_names.inbound_health_cluster(caller.trust_domain, sni),
+    ]
 
 
 def _by_hand(directory: Path, stack: contextlib.ExitStack, trust: Trust, workload: int, core: int) -> Way:

@@ -16,7 +16,7 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoin
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream_pb2 import InternalUpstreamTransport
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions as UpstreamHttp
-from envoy.type.v3.percent_pb2 import Percent
+from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
 
 from federation.envoy import names, tls
 from federation.envoy.endpoint import PLAIN, TLS_KEY
@@ -74,10 +74,28 @@ def service_cluster(
 def local_cluster(cluster_name: str, app: AppProtocol, *, endpoints: str, affinity: bool = False) -> Cluster:
     """An exported port's own endpoints, at a gateway: plain text, readiness from the report."""
     cluster = _cluster(cluster_name, endpoints=endpoints)
+    cluster.alt_stat_name = endpoints  # statistics are the port's, whoever calls
     _balance(cluster, affinity=affinity)
     if app.is_http:
         cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_explicit(app)))
     cluster.outlier_detection.CopyFrom(_outliers(app))
+    return cluster
+
+
+def answering_cluster(name: str, *, forbidden: bool) -> Cluster:
+    """A cluster without endpoints: requests to it are answered by Envoy itself, flag UH, or UDO where `forbidden`."""
+    cluster = Cluster(
+        name=name,
+        alt_stat_name=name.partition("/")[0],
+        type=Cluster.STATIC,
+        connect_timeout=seconds(CONNECT_SECONDS),
+        load_assignment=ClusterLoadAssignment(cluster_name=name),
+    )
+    if forbidden:
+        everything = ClusterLoadAssignment.Policy.DropOverload(
+            category="forbidden", drop_percentage=FractionalPercent(numerator=100)
+        )
+        cluster.load_assignment.policy.drop_overloads.append(everything)
     return cluster
 
 

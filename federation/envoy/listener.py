@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
@@ -45,6 +46,10 @@ ON_DEMAND_SECONDS = 5.0
 _SET_FILTER_STATE = "envoy.filters.network.set_filter_state"
 _CLUSTER_STATE = "envoy.tcp_proxy.cluster"
 _STRING = "envoy.string"
+_CALLER = "%CEL(connection.uri_san_peer_certificate.split('/')[2])%"
+"""The trust domain of the peer's first URI: the one whose bundle its chain was verified with."""
+_LONGEST_AUTHORITY = 260
+"""Characters of it that go into a cluster's name: a DNS name and a port have 259 at most."""
 
 _NOBODY = CidrRange(address_prefix="255.255.255.255", prefix_len=number(32))
 """Internal is no address that can call, so that x-envoy-* headers are never believed. An empty list would mean Envoy's
@@ -52,6 +57,28 @@ default: loopback and private ranges."""
 
 State = Sequence[tuple[str, str]]
 """(filter state key, format)."""
+
+ASK_FOR_DESTINATION = "vip/%DOWNSTREAM_LOCAL_ADDRESS%"
+"""Names the cluster of a request after the address that was dialled."""
+ASK_FOR_EXPORTED = (
+    f"{names.InboundKind.HTTP}/%FILTER_STATE({names.STATE_CALLER}:PLAIN)%|%REQ(:AUTHORITY):{_LONGEST_AUTHORITY}%"
+)
+"""Names it after caller, server name and authority."""
+ASK_FOR_HEALTH = f"{names.InboundKind.HEALTH}/%FILTER_STATE({names.STATE_CALLER}:PLAIN)%"
+"""Names it after caller and server name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What is said instead of Envoy's own words when it answers by itself with the response flag `flag`.
+
+    `status` 0 leaves Envoy's; `not_forwarded` tells a caller's Envoy that any method may be tried elsewhere.
+    """
+
+    flag: str
+    text: str
+    status: int = 0
+    not_forwarded: bool = False
 
 
 def listener(
@@ -117,19 +144,19 @@ def http(
     *,
     gateway: bool = False,
     http1: bool = False,
-    on_demand: bool = False,
-    words: Mapping[str, str] | None = None,
+    on_demand: str = "",
+    replies: Iterable[Reply] = (),
 ) -> Filter:
     """The HTTP connection manager.
 
     `routes` is a configuration or the name of one (RDS). `gateway`: callers come from other clusters by mutual TLS, so
-    their identity is put into x-forwarded-client-cert. `on_demand`: the cluster is
-    named after the connection's destination and asked for. `words` replaces Envoy's own text by response flag.
+    their identity is put into x-forwarded-client-cert. `on_demand` is the format of the name of the cluster that a
+    request is led to (ASK_FOR_…), which is asked for where Envoy has it not.
     """
     manager = HttpConnectionManager(
         stat_prefix=stat_prefix,
         codec_type=HttpConnectionManager.HTTP2 if gateway and not http1 else HttpConnectionManager.AUTO,
-        http_filters=_http_filters(on_demand=on_demand),
+        http_filters=_http_filters(on_demand=bool(on_demand)),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(cluster.IDLE_SECONDS),
             headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST,
@@ -148,7 +175,7 @@ def http(
         merge_slashes=True,
         path_with_escaped_slashes_action=HttpConnectionManager.UNESCAPE_AND_REDIRECT,
         strip_trailing_host_dot=not gateway,
-        local_reply_config=_local_replies(words or {}, gateway=gateway),
+        local_reply_config=_local_replies(replies),
     )
     if gateway:
         manager.set_current_client_cert_details.uri = True
@@ -173,7 +200,7 @@ def tcp_to_destination(stat_prefix: str) -> list[Filter]:
     proxy = _tcp_proxy(stat_prefix, affinity=True)
     _ask(proxy)
     return [
-        connection_state(at_once=[(_CLUSTER_STATE, "vip/%DOWNSTREAM_LOCAL_ADDRESS%")]),
+        connection_state(at_once=[(_CLUSTER_STATE, ASK_FOR_DESTINATION)]),
         Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
     ]
 
@@ -185,7 +212,7 @@ def tcp_of_caller(stat_prefix: str) -> list[Filter]:
     proxy.cluster = names.INBOUND_TCP
     proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE
     proxy.max_early_data_bytes.value = 0  # what comes before there is an upstream stays in the socket
-    name = names.inbound_tcp_cluster("%REQUESTED_SERVER_NAME%", "%DOWNSTREAM_PEER_URI_SAN%")
+    name = names.inbound_tcp_cluster(_CALLER, "%REQUESTED_SERVER_NAME%")
     return [
         connection_state(after_handshake=[(_CLUSTER_STATE, name)]),
         Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy)),
@@ -207,11 +234,20 @@ def tcp_to_exported(name: str) -> Listener:
     )
 
 
+def caller_state() -> Filter:
+    """Keeps the caller's trust domain and the server name, for ASK_FOR_EXPORTED and ASK_FOR_HEALTH."""
+    return connection_state(after_handshake=[(names.STATE_CALLER, f"{_CALLER}|%REQUESTED_SERVER_NAME%")])
+
+
 def _state(key: str, text: str) -> dict[str, Any]:
-    value: dict[str, Any] = {
-        "object_key": key,
-        "format_string": {"text_format_source": {"inline_string": text}},
-    }
+    value: dict[str, Any] = {"object_key": key, "format_string": {"text_format_source": {"inline_string": text}}}
+    if "%CEL(" in text:
+        # Once per connection; a request pays nothing for it.
+        cel = {
+            "@type": "type.googleapis.com/envoy.extensions.formatter.cel.v3.Cel",
+            "cel_config": {"enable_string_functions": True},
+        }
+        value["format_string"]["formatters"] = [{"name": "envoy.formatter.cel", "typed_config": cel}]
     if key == _CLUSTER_STATE:
         value["shared_with_upstream"] = "ONCE"
     else:
@@ -246,7 +282,7 @@ def _http_filters(*, on_demand: bool) -> list[HttpFilter]:
     return filters
 
 
-def _early(*, on_demand: bool) -> TypedExtensionConfig:
+def _early(*, on_demand: str) -> TypedExtensionConfig:
     """Before anything is decided: headers that Envoys say to each other are dropped, whoever sent them."""
     mutations = [
         HeaderMutation(remove_on_match=HeaderMutation.RemoveOnMatch(key_matcher=StringMatcher(prefix=prefix)))
@@ -254,7 +290,7 @@ def _early(*, on_demand: bool) -> TypedExtensionConfig:
     ]
     if on_demand:
         header = HeaderValueOption(
-            header=HeaderValue(key=route.CLUSTER_HEADER, value="vip/%DOWNSTREAM_LOCAL_ADDRESS%"),
+            header=HeaderValue(key=route.CLUSTER_HEADER, value=on_demand),
             append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
         )
         mutations.append(HeaderMutation(append=header))
@@ -263,13 +299,13 @@ def _early(*, on_demand: bool) -> TypedExtensionConfig:
     )
 
 
-def _local_replies(words: Mapping[str, str], *, gateway: bool) -> LocalReplyConfig:
+def _local_replies(replies: Iterable[Reply]) -> LocalReplyConfig:
     config = LocalReplyConfig()
-    for flags, text in words.items():
-        mapper = config.mappers.add(
-            filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=flags.split(",")))
-        )
-        mapper.body.inline_string = f"isthmus: {text}\n"
-        if gateway:
+    for reply in replies:
+        mapper = config.mappers.add(filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=[reply.flag])))
+        mapper.body.inline_string = f"isthmus: {reply.text}\n"
+        if reply.status:
+            mapper.status_code.CopyFrom(number(reply.status))
+        if reply.not_forwarded:
             mapper.headers_to_add.append(HeaderValueOption(header=HeaderValue(key=route.NOT_FORWARDED, value="true")))
     return config

@@ -5,6 +5,7 @@ Parsers are exact: what a builder could not have made is None.
 
 from __future__ import annotations
 
+from enum import StrEnum
 from typing import NamedTuple
 
 from federation.errors import InvalidName
@@ -21,9 +22,7 @@ IDENTITY = "identity"
 PEERS = "peers"
 """Secret: whom a gateway lets call, a SPIFFE validation context with a bundle per linked trust domain and the own."""
 INBOUND = "inbound"
-"""Listener of a gateway for other clusters, and its route configuration."""
-HEALTH = "health"
-"""Route configuration of a gateway that answers active health checks."""
+"""Listener of a gateway for other clusters."""
 INBOUND_TCP = "in-tcp"
 """Internal listener of a gateway that TCP connections pass once their caller is known, and the cluster before it."""
 OUTBOUND = "outbound"
@@ -33,12 +32,21 @@ ALPN_HTTP = "h2"
 ALPN_TCP = "isthmus-tcp"
 ALPN_HEALTH = "isthmus-health"
 
-STATE_SNI = "isthmus.sni"
-"""Filter state: the server name that a connection to a gateway asked for."""
-STATE_PEER = "isthmus.peer"
-"""Filter state: the URI SANs of the peer's verified certificate, comma-joined."""
+STATE_CALLER = "isthmus.caller"
+"""Filter state: whose workload a connection to a gateway belongs to and what it asked for, "<trust domain>|<SNI>"."""
 STATE_DESTINATION = "isthmus.destination"
 """Filter state: the address and port that a redirected connection was made to."""
+
+
+class InboundKind(StrEnum):
+    """What a gateway's Envoy asks a cluster for: the beginning of its name."""
+
+    HTTP = "in-http"
+    TCP = "in-tcp"
+    HEALTH = "in-health"
+
+
+_INBOUND_KINDS = frozenset(InboundKind)
 
 
 def peer_secret(trust_domain: str) -> str:
@@ -56,14 +64,24 @@ def vip_cluster(ip: str, port: int) -> str:
     return f"vip/{host_port(ip, port)}"
 
 
-def inbound_cluster(name: ServiceName, port: int) -> str:
+def inbound_endpoints(name: ServiceName, port: int) -> str:
     """The local endpoints of an exported port, at a gateway."""
     return f"in/{name.namespace}/{name.name}/{port}"
 
 
-def inbound_tcp_cluster(sni: str, uri: str) -> str:
-    """The cluster for TCP connections of one caller to one exported port; it exists iff the caller is admitted."""
-    return f"in-tcp/{sni}|{uri}"
+def inbound_http_cluster(trust_domain: str, sni: str, authority: str) -> str:
+    """Where a gateway sends requests that name `authority`, on connections of `trust_domain` for `sni`."""
+    return f"{InboundKind.HTTP}/{trust_domain}|{sni}|{authority}"
+
+
+def inbound_tcp_cluster(trust_domain: str, sni: str) -> str:
+    """Where a gateway sends TCP connections of `trust_domain` for `sni`."""
+    return f"{InboundKind.TCP}/{trust_domain}|{sni}"
+
+
+def inbound_health_cluster(trust_domain: str, sni: str) -> str:
+    """What tells a gateway's answer to health checks of `trust_domain` for `sni`; nothing is sent there."""
+    return f"{InboundKind.HEALTH}/{trust_domain}|{sni}"
 
 
 def outbound_listener(ip: str, port: int) -> str:
@@ -109,12 +127,29 @@ def parse_server_name(sni: str) -> ServerName | None:
     return ServerName(name, port, parts[4])
 
 
-def parse_inbound_tcp_cluster(cluster: str) -> tuple[str, str] | None:
-    """(SNI, caller's URI) of what `inbound_tcp_cluster` made, None for anything else."""
-    if not cluster.startswith("in-tcp/"):
+class Inbound(NamedTuple):
+    """A parsed name of a cluster that a gateway's Envoy asks for. Only `trust_domain` is verified, the caller chose the
+    rest; `authority` is empty but for HTTP."""
+
+    kind: InboundKind
+    trust_domain: str
+    sni: str
+    authority: str
+
+
+def parse_inbound_cluster(cluster: str) -> Inbound | None:
+    """The parts of what the `inbound_…_cluster` functions made, None for anything else.
+
+    Neither a server name nor an authority with a bar in it can pass for the parts of another name.
+    """
+    prefix, _, rest = cluster.partition("/")
+    parts = rest.split("|")
+    if prefix not in _INBOUND_KINDS or not all(parts):
         return None
-    sni, bar, uri = cluster[len("in-tcp/") :].partition("|")
-    return (sni, uri) if bar and sni and uri else None
+    kind = InboundKind(prefix)
+    if len(parts) != (3 if kind is InboundKind.HTTP else 2):
+        return None
+    return Inbound(kind, parts[0], parts[1], parts[2] if kind is InboundKind.HTTP else "")
 
 
 def parse_vip_cluster(cluster: str) -> tuple[str, int] | None:

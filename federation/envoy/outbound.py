@@ -90,7 +90,7 @@ def target_filters(target: Target) -> list[Filter]:
     if not target.port.app.is_http:
         return [listener.tcp("out", target.cluster, affinity=target.affinity)]
     host = virtual_host(target, route.caller_routes(target.cluster, affinity=target.affinity))
-    return [listener.http("out", route.configuration(target.cluster, [host, stranger()]), words=words())]
+    return [listener.http("out", route.configuration(target.cluster, [host, stranger()]), replies=replies())]
 
 
 def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]], *, checked: bool = True) -> Iterator[Part]:
@@ -124,10 +124,10 @@ def stranger() -> VirtualHost:
     return route.virtual_host("*", ["*"], [route.refusal(421, STRANGER)])
 
 
-def words() -> Mapping[str, str]:
+def replies() -> tuple[listener.Reply, ...]:
     """What callers read when no answer could be had."""
-    return {
-        "UH": "503: no cluster has a ready endpoint of this service",
-        "NC": "503: the service is not, or not any more, imported here",
-        "UF": "503: no endpoint of this service could be connected to",
-    }
+    return (
+        listener.Reply(flag="UH", text="503: no cluster has a ready endpoint of this service"),
+        listener.Reply(flag="NC", text="503: the service is not, or not any more, imported here"),
+        listener.Reply(flag="UF", text="503: no endpoint of this service could be connected to"),
+    )

@@ -67,7 +67,9 @@ def outbound_listener(
                 _HTTP,
                 [
                     listener.connection_state(at_once=[(names.STATE_DESTINATION, "%DOWNSTREAM_LOCAL_ADDRESS%")]),
-                    listener.http("out", names.OUTBOUND, on_demand=True, words=outbound.words()),
+                    listener.http(
+                        "out", names.OUTBOUND, on_demand=listener.ASK_FOR_DESTINATION, replies=outbound.replies()
+                    ),
                 ],
             ),
             listener.chain(_TCP, listener.tcp_to_destination("out")),

@@ -24,7 +24,6 @@ from envoy.type.matcher.v3.filter_state_pb2 import FilterStateMatcher
 from envoy.type.matcher.v3.regex_pb2 import RegexMatcher
 from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
-from federation.envoy import names
 from federation.envoy.message import flag, number, pack, seconds
 
 NOT_FORWARDED = "x-isthmus-not-forwarded"
@@ -92,11 +91,16 @@ def on_demand_routes() -> list[Route]:
     return routes
 
 
-def exported_routes(cluster: str, *, sni: str, trust_domains: Iterable[str]) -> list[Route]:
-    """A gateway's routes to an exported port, for connections that asked for `sni`: one for the callers of each of
-    `trust_domains`, and a refusal for all others."""
-    action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
-    return [*(Route(match=_caller(sni, d), route=action) for d in sorted(set(trust_domains))), _not_granted(sni)]
+def exported_routes() -> list[Route]:
+    """A gateway's routes to exported ports: to the cluster that CLUSTER_HEADER names. Its existence is the decision."""
+    action = RouteAction(cluster_header=CLUSTER_HEADER, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
+    return [Route(match=RouteMatch(prefix="/"), route=action)]
+
+
+def health_routes() -> list[Route]:
+    """To the cluster that CLUSTER_HEADER names, which has no endpoints: what Envoy says to that is the answer."""
+    action = RouteAction(cluster_header=CLUSTER_HEADER, timeout=seconds(0))
+    return [Route(match=RouteMatch(prefix="/"), route=action)]
 
 
 def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
@@ -107,30 +111,6 @@ def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
         match=match,
         direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=f"isthmus: {text}\n")),
     )
-
-
-def health_routes(*, sni: str, trust_domains: Iterable[str]) -> list[Route]:
-    """200 for callers of `trust_domains` whose connection asked for `sni`, a refusal for all others."""
-    ready = refusal(200, "ready").direct_response
-    granted = [Route(match=_caller(sni, d), direct_response=ready) for d in sorted(set(trust_domains))]
-    return [*granted, _not_granted(sni)]
-
-
-def _caller(sni: str, trust_domain: str) -> RouteMatch:
-    """Connections for `sni` by callers whose verified identity lies in `trust_domain`: exact and prefix, no pattern.
-
-    The prefix is compared with the whole, comma-joined list of URI SANs, of which Envoy's SPIFFE validator verified the
-    first one. (As the RBAC filter would, at a tenth of the cost of a request: it writes metadata for each.)
-    """
-    match = RouteMatch(prefix="/")
-    _bind(match, Binding(names.STATE_SNI, sni))
-    prefix = StringMatcher(prefix=f"spiffe://{trust_domain}/")
-    match.filter_state.append(FilterStateMatcher(key=names.STATE_PEER, string_match=prefix))
-    return match
-
-
-def _not_granted(sni: str) -> Route:
-    return refusal(403, "403: your cluster has no grant for this service", bound=Binding(names.STATE_SNI, sni))
 
 
 def _bind(match: RouteMatch, bound: Binding | None) -> None:

@@ -13,6 +13,11 @@ def global_names(name: ServiceName, *, suffix: str) -> tuple[str, ...]:
     return (f"{name.name}.{name.namespace}.{CLUSTERSET}", f"{name.name}.{name.namespace}.{suffix}")
 
 
+def zones(*, suffix: str) -> tuple[str, str]:
+    """What all names of services end with."""
+    return (CLUSTERSET, suffix)
+
+
 def pinned_name(name: ServiceName, cluster: str, *, suffix: str) -> str:
     """The name that means one cluster's copies: `<svc>.<ns>.<cluster>.<suffix>`."""
     return f"{name.name}.{name.namespace}.{cluster}.{suffix}"

@@ -125,11 +125,18 @@ def of_gateway() -> dict[str, list[tuple[str, Any]]]:
     config = gateway_build.GatewayConfig(
         cluster="east", trust_domain="east.example.org", address="127.0.0.1", port=15443, identity=Proof()
     )
-    sni = names.server_name(ECHO, 9000, "east.example.org")
-    pairs = [
-        names.inbound_tcp_cluster(sni, f"spiffe://{cluster}.example.org/ns/shop/sa/web") for cluster in ("west", "edge")
+    web, raw = (names.server_name(ECHO, port, "east.example.org") for port in (80, 9000))
+    asked = [
+        name
+        for domain in ("west.example.org", "edge.example.org", "nobody.example.org")
+        for name in (
+            names.inbound_http_cluster(domain, web, "echo.shop.global"),
+            names.inbound_http_cluster(domain, web, "db.shop.global"),
+            names.inbound_health_cluster(domain, raw),
+            names.inbound_tcp_cluster(domain, raw),
+        )
     ]
-    return gateway_build.build(VIEW, config, tcp_pairs=pairs)
+    return gateway_build.build(VIEW, config, asked=asked)
 
 
 def of_sidecar(way: str) -> dict[str, list[tuple[str, Any]]]:

@@ -1,16 +1,16 @@
-"""What Envoy is told about callers is what the reference decides: exact ALLOW rules, nothing by pattern."""
+"""The clusters that a gateway's Envoy is given are those that the reference admits, and no others."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from envoy.type.matcher.v3.string_pb2 import StringMatcher
+from envoy.config.cluster.v3.cluster_pb2 import Cluster
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from federation.envoy import names
 from federation.model.cluster import Bundle, Peer
-from federation.model.ids import ServiceName, SpiffeId
+from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Endpoint, Export, Grant, Port
 from federation.model.view import View
 from gateway.authz import admitted
@@ -64,64 +64,75 @@ def views(draw: st.DrawFn) -> View:
     )
 
 
-callers = st.sampled_from(
+domains = st.sampled_from([f"{c}.example.org" for c in (*CLUSTERS, "gone")] + ["east.example.org.evil", "-"])
+authorities = st.sampled_from(
     [
-        *(f"spiffe://{c}.example.org/ns/shop/sa/web" for c in CLUSTERS),
-        "spiffe://gone.example.org/ns/shop/sa/web",
-        "spiffe://east.example.org.evil/ns/shop/sa/web",
-        "spiffe://east.example.org/ns/shop/sa/web,spiffe://edge.example.org/ns/shop/sa/web",
-        "https://east.example.org/",
-        "",
+        *(f"{n.name}.{n.namespace}.{zone}" for n in SERVICES for zone in ("global", "svc.clusterset.local")),
+        "echo.shop.west.global",
+        "echo.shop.east.global",
+        "echo.shop.global:80",
+        "Echo.Shop.Global:8080",
+        "echo.shop.global:",
+        "echo.shop.global:x",
+        "echo.shop.global.",
+        "global",
     ]
 )
 
 
-def holds(matcher: StringMatcher, value: str) -> bool:
-    kind = matcher.WhichOneof("match_pattern")
-    assert kind in ("exact", "prefix"), "nothing by pattern"
-    return value == matcher.exact if kind == "exact" else value.startswith(matcher.prefix)
-
-
-def by_routes(resources: dict, configuration: str, host: str, sni: str, uri: str) -> bool:
-    """What Envoy does with a request, by the rules of the route configuration: first match wins, default deny."""
-    for virtual_host in resources[names.ROUTE_TYPE][configuration].virtual_hosts:
-        if host not in virtual_host.domains:
-            continue
-        for candidate in virtual_host.routes:
-            state = {names.STATE_SNI: sni, names.STATE_PEER: uri}
-            if not all(holds(m.string_match, state[m.key]) for m in candidate.match.filter_state):
-                continue
-            return candidate.HasField("route") or candidate.direct_response.status == 200
-    return False
-
-
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(view=views(), name=st.sampled_from(SERVICES), port=st.sampled_from(PORTS), uri=callers, after=views())
-def test_the_configuration_decides_as_the_reference(
-    view: View, name: ServiceName, port: int, uri: str, after: View
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    view=views(),
+    name=st.sampled_from(SERVICES),
+    port=st.sampled_from(PORTS),
+    domain=domains,
+    host=authorities,
+    after=views(),
+)
+def test_the_clusters_that_exist_are_those_that_the_reference_admits(
+    view: View, name: ServiceName, port: int, domain: str, host: str, after: View
 ) -> None:
     sni = names.server_name(name, port, "west.example.org")
-    pair = names.inbound_tcp_cluster(sni, uri)
-    host = f"{name.name}.{name.namespace}.global"
+    http = names.inbound_http_cluster(domain, sni, host)
+    tcp, health = names.inbound_tcp_cluster(domain, sni), names.inbound_health_cluster(domain, sni)
+    asked = frozenset({http, tcp, health})
     builder = Builder(CONFIG)
     resources: dict[str, dict[str, Any]] = {}
     for seen in (view, after):  # the second time incrementally
-        changes = builder.update(seen, tcp_pairs=[pair])
+        changes = builder.update(seen, asked=asked)
         for kind, gone in changes.removed.items():
             for name_of_it in gone:
                 del resources[kind][name_of_it]
         for kind, made in changes.put.items():
             resources.setdefault(kind, {}).update(made)
-        decision = admitted(seen, sni, uri)
-        http = decision.port is not None and decision.port.app.is_http
-        # The comma-joined URIs are no SPIFFE ID. Envoy sees the first one, whose domain its validator has verified.
-        first = uri.partition(",")[0]
-        expected = admitted(seen, sni, first).allowed
-        assert by_routes(resources, names.HEALTH, host, sni, uri) == expected
-        assert by_routes(resources, names.INBOUND, host, sni, uri) == (expected and http)
-        assert (pair in resources[names.CLUSTER_TYPE]) == (decision.allowed and not http)
-        fresh = build(seen, CONFIG, tcp_pairs=[pair])
+        decision = admitted(seen, sni, domain)
+        exported = decision.port is not None
+        is_http = decision.port is not None and decision.port.app.is_http
+        own = {f"{name.name}.{name.namespace}.{z}" for z in ("global", "svc.clusterset.local", "west.global")}
+        spelt, _, digits = host.partition(":")
+        fits = spelt.lower() in own and (not digits or digits.isdigit())
+        clusters = resources[names.CLUSTER_TYPE]
+        assert leads_to(clusters.get(tcp)) == ("endpoints" if decision.allowed and not is_http else None)
+        assert leads_to(clusters.get(health)) == (("ready" if decision.allowed else "forbidden") if exported else None)
+        if is_http and fits and decision.allowed:
+            assert leads_to(clusters.get(http)) == "endpoints"
+        elif is_http and fits:
+            odd = host != host.lower() or digits not in ("", str(port)) or host.endswith(":")
+            assert leads_to(clusters.get(http)) == (None if odd else "forbidden")
+        else:
+            assert leads_to(clusters.get(http)) is None
+        fresh = build(seen, CONFIG, asked=asked)
         assert {k: dict(v) for k, v in fresh.items()} == {k: v for k, v in resources.items() if v}
+
+
+def leads_to(cluster: Cluster | None) -> str | None:
+    """What Envoy does with a request to it."""
+    if cluster is None:
+        return None
+    if cluster.type == Cluster.EDS:
+        return "endpoints"
+    assert not cluster.load_assignment.endpoints
+    return "forbidden" if cluster.load_assignment.policy.drop_overloads else "ready"
 
 
 def test_reasons_are_named() -> None:
@@ -129,10 +140,8 @@ def test_reasons_are_named() -> None:
     offered = export(name, (Port(port=80),), (Grant("east", (80,)),))
     view = View(cluster="west", peers={c: peer(c) for c in ("west", "east", "edge")}, exports={name: offered})
     sni = names.server_name(name, 80, "west.example.org")
-    caller = str(SpiffeId.workload("east.example.org", "shop", "web"))
-    assert admitted(view, sni, caller).reason == "granted"
-    assert admitted(view, sni.replace("p80", "p81"), caller).reason == "not_exported"
-    assert admitted(view, sni.replace("west.example", "east.example"), caller).reason == "not_exported"
-    assert admitted(view, sni, caller.replace("east", "edge")).reason == "no_grant"
-    assert admitted(view, sni, "spiffe://east.example.org").reason == "no_identity"
-    assert admitted(View(cluster="west"), sni, caller).reason == "not_exported"
+    assert admitted(view, sni, "east.example.org").reason == "granted"
+    assert admitted(view, sni.replace("p80", "p81"), "east.example.org").reason == "not_exported"
+    assert admitted(view, sni.replace("west.example", "east.example"), "east.example.org").reason == "not_exported"
+    assert admitted(view, sni, "edge.example.org").reason == "no_grant"
+    assert admitted(View(cluster="west"), sni, "east.example.org").reason == "not_exported"

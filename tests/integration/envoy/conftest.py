@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from clusters.network import free_port, virtual_ranges
+from clusters.waiting import until
 from federation.aio.clock import SystemClock
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.ledger import Changes
@@ -37,15 +38,6 @@ from sidecar.build import outbound as sidecar_build
 
 FEDERATION = "test.internal"
 SHOP_ECHO = ServiceName("shop", "echo")
-
-
-async def until(condition: Callable[[], bool], *, seconds: float = 10.0, what: str = "") -> None:
-    """Poll until `condition` holds."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not condition():
-        if asyncio.get_running_loop().time() > deadline:
-            raise AssertionError(f"not within {seconds} s: {what or condition}")
-        await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -167,20 +159,18 @@ class Proxy:
         await self.ads.start()
         self.publish()
         await self.envoy.start()
-        await self.settled(seconds=20)
-        deadline = asyncio.get_running_loop().time() + 20
-        while not await self.envoy.ready():  # listeners of the first configuration open when all of it is there
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.02)
+        await self.settled()
+        await until(self.envoy.ready)  # listeners of the first configuration open when all of it is there
         self.begin_checks()
         await self.settled()
-        while "pending_active_hc" in await self.clusters():
-            assert asyncio.get_running_loop().time() < deadline
-            await asyncio.sleep(0.02)
+        await until(self._checked)
 
-    async def settled(self, *, seconds: float = 5.0) -> None:
+    async def _checked(self) -> bool:
+        return "pending_active_hc" not in await self.clusters()
+
+    async def settled(self) -> None:
         """Wait until Envoy has taken all that was published."""
-        await until(lambda: self.ads.synced, seconds=seconds, what=f"synced, nacks {dict(self.ads.nacks)}")
+        await until(lambda: self.ads.synced, what=f"synced, nacks {dict(self.ads.nacks)}")
         assert not self.ads.nacks, dict(self.ads.nacks)
 
     def publish(self) -> None:
@@ -289,7 +279,7 @@ class World:
         )
         proxy = Proxy(
             self.sub(),
-            lambda asked: builder.update(self.view(cluster, strangers=strangers), tcp_pairs=asked),
+            lambda asked: builder.update(self.view(cluster, strangers=strangers), asked=asked),
             name=f"{cluster}-gateway",
         )
         known = self.gateways.get(cluster, ())
@@ -396,7 +386,7 @@ def kit() -> SimpleNamespace:
         remote=remote,
         replace=dataclasses.replace,
         until=until,
-        # Every Envoy here is the only one of this suite, and other suites have other addresses.
+        # A virtual address of this suite, and of no other one that runs on this machine.
         vip=next(virtual_ranges(random.Random())).replace(".0/22", ".1"),
     )
 

@@ -133,6 +133,7 @@ async def test_one_endpoint_change_is_one_small_push(world: Any, kit: Any, pair:
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
     assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "west-1"
+    assert await kit.line(kit.vip, 9000, "hello") == "west-1:hello"
     before = gateway.snapshot
     world.exports["west"][ECHO] = kit.export_of(ECHO, {80: (HTTP, second.port), 9000: (TCP, second.port)}, to=["east"])
     gateway.publish()

@@ -50,7 +50,7 @@ def test_peers_may_reach_it_at_another_address_and_port(tmp_path: Path) -> None:
         ({"egress_bind": ""}, "egress_bind"),
         ({"weight": 0}, "weight"),
         ({"drain_seconds": -1}, "drain_seconds"),
-        ({"tcp_pairs_limit": 0}, "tcp_pairs_limit"),
+        ({"names_limit": 0}, "names_limit"),
         ({"surprise": 1}, "surprise"),
     ],
 )

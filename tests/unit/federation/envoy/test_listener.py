@@ -46,7 +46,12 @@ def state(found: Any) -> dict[str, list[tuple[str, str]]]:
     ("options", "codec", "xfcc", "mutations"),
     [
         ({}, Manager.AUTO, Manager.SANITIZE, []),
-        ({"on_demand": True}, Manager.AUTO, Manager.SANITIZE, ["-x-envoy-", "-x-isthmus-", f"+{route.CLUSTER_HEADER}"]),
+        (
+            {"on_demand": listener.ASK_FOR_DESTINATION},
+            Manager.AUTO,
+            Manager.SANITIZE,
+            ["-x-envoy-", "-x-isthmus-", f"+{route.CLUSTER_HEADER}"],
+        ),
         ({"gateway": True}, Manager.HTTP2, Manager.SANITIZE_SET, ["-x-envoy-", "-x-isthmus-"]),
         ({"gateway": True, "http1": True}, Manager.AUTO, Manager.SANITIZE_SET, ["-x-envoy-", "-x-isthmus-"]),
     ],
@@ -64,20 +69,27 @@ def test_which_headers_are_believed(options: dict[str, bool], codec: int, xfcc: 
     assert (nobody.address_prefix, nobody.prefix_len.value) == ("255.255.255.255", 32)
 
 
-def test_only_a_gateway_says_that_it_did_not_forward() -> None:
-    for gateway, headers in ((True, [route.NOT_FORWARDED]), (False, [])):
-        found = manager(gateway=gateway, words={"UH,UF": "nothing is ready"})
-        (mapper,) = found.local_reply_config.mappers
-        assert list(mapper.filter.response_flag_filter.flags) == ["UH", "UF"]
-        assert mapper.body.inline_string == "isthmus: nothing is ready\n"
-        assert [h.header.key for h in mapper.headers_to_add] == headers
+@pytest.mark.parametrize(
+    ("more", "status", "headers"),
+    [({}, 0, []), ({"status": 421}, 421, []), ({"not_forwarded": True}, 0, [route.NOT_FORWARDED])],
+)
+def test_what_envoy_says_by_itself_is_replaced(more: dict[str, Any], status: int, headers: list[str]) -> None:
+    found = manager(replies=[listener.Reply(flag="UH", text="nothing is ready", **more)])
+    (mapper,) = found.local_reply_config.mappers
+    assert list(mapper.filter.response_flag_filter.flags) == ["UH"]
+    assert mapper.body.inline_string == "isthmus: nothing is ready\n"
+    assert mapper.status_code.value == status
+    assert [h.header.key for h in mapper.headers_to_add] == headers
 
 
 def test_the_caller_is_known_before_its_cluster_is_named() -> None:
     wait, proxy = listener.tcp_of_caller("s")
     assert state(wait) == {
         "on_downstream_tls_handshake": [
-            ("envoy.tcp_proxy.cluster", "in-tcp/%REQUESTED_SERVER_NAME%|%DOWNSTREAM_PEER_URI_SAN%")
+            (
+                "envoy.tcp_proxy.cluster",
+                "in-tcp/%CEL(connection.uri_san_peer_certificate.split('/')[2])%|%REQUESTED_SERVER_NAME%",
+            )
         ]
     }
     found = TcpProxy()

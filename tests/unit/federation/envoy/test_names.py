@@ -13,7 +13,7 @@ ECHO = ServiceName("shop", "echo")
 def test_each_name_has_one_form() -> None:
     assert names.outbound_cluster(ECHO, 80) == "out/shop/echo/80"
     assert names.outbound_cluster(ECHO, 80, "west") == "out/shop/echo/80/west"
-    assert names.inbound_cluster(ECHO, 80) == "in/shop/echo/80"
+    assert names.inbound_endpoints(ECHO, 80) == "in/shop/echo/80"
     assert names.vip_cluster("240.64.0.1", 80) == "vip/240.64.0.1:80"
     assert names.vip_cluster("fd00::1", 80) == "vip/[fd00::1]:80"
     assert names.outbound_listener("127.128.0.1", 80) == "out/127.128.0.1:80"
@@ -67,13 +67,21 @@ def test_clusters_of_virtual_addresses(cluster: str, parsed: tuple[str, int] | N
 @pytest.mark.parametrize(
     ("cluster", "parsed"),
     [
-        (names.inbound_tcp_cluster("a.b", "spiffe://c/d"), ("a.b", "spiffe://c/d")),
-        ("in-tcp/a.b|", None),
-        ("in-tcp/|spiffe://c/d", None),
-        ("in-tcp/a.b", None),
+        (names.inbound_tcp_cluster("west.test", "p1.a.b"), ("in-tcp", "west.test", "p1.a.b", "")),
+        (names.inbound_health_cluster("west.test", "p1.a.b"), ("in-health", "west.test", "p1.a.b", "")),
+        (names.inbound_http_cluster("west.test", "p1.a.b", "a.b"), ("in-http", "west.test", "p1.a.b", "a.b")),
+        (names.inbound_http_cluster("west.test", "p1.a.b|a.b", "x"), None),
+        (names.inbound_http_cluster("west.test", "p1.a.b", "a.b|x"), None),
+        (names.inbound_tcp_cluster("west.test", "p1.a.b|c"), None),
+        ("in-http/west.test|p1.a.b", None),
+        ("in-http/west.test|p1.a.b|", None),
+        ("in-tcp/west.test|", None),
+        ("in-tcp/|p1.a.b", None),
+        ("in-tcp/p1.a.b", None),
         ("in-tcp", None),
         ("in/a|b", None),
+        ("vip/a|b", None),
     ],
 )
-def test_clusters_of_tcp_callers(cluster: str, parsed: tuple[str, str] | None) -> None:
-    assert names.parse_inbound_tcp_cluster(cluster) == parsed
+def test_clusters_that_a_gateway_asks_for(cluster: str, parsed: tuple[str, ...] | None) -> None:
+    assert names.parse_inbound_cluster(cluster) == parsed

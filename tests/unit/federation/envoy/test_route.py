@@ -56,25 +56,18 @@ def test_on_demand_goes_to_what_the_header_names() -> None:
         assert found.route.cluster_header == route.CLUSTER_HEADER
 
 
-@pytest.mark.parametrize("domains", [(), ("north.test",), ("north.test", "east.test", "north.test")])
-def test_an_exported_port_admits_each_granted_domain_and_refuses_the_rest(domains: tuple[str, ...]) -> None:
-    for found in (
-        route.exported_routes("in", sni=SNI, trust_domains=domains),
-        route.health_routes(sni=SNI, trust_domains=domains),
-    ):
-        *granted, refused = found
-        assert [conditions(g) for g in granted] == [
-            {"isthmus.sni": SNI, "isthmus.peer": f"spiffe://{d}/…"} for d in sorted(set(domains))
-        ]
-        assert refused.direct_response.status == 403
-        assert conditions(refused) == {"isthmus.sni": SNI}
-
-
 def test_a_gateway_tries_other_endpoints_of_its_cluster_and_repeats_nothing_that_was_seen() -> None:
-    granted, _ = route.exported_routes("in", sni=SNI, trust_domains=["east.test"])
-    assert retried_on(granted) == OTHERS - {"retriable-headers"}
-    assert not granted.route.retry_policy.HasField("retry_priority")
-    assert not granted.route.retry_policy.retriable_headers
+    (exported,) = route.exported_routes()
+    assert exported.route.cluster_header == route.CLUSTER_HEADER
+    assert retried_on(exported) == OTHERS - {"retriable-headers"}
+    assert not exported.route.retry_policy.HasField("retry_priority")
+    assert not exported.route.retry_policy.retriable_headers
+
+
+def test_a_check_is_answered_once() -> None:
+    (check,) = route.health_routes()
+    assert check.route.cluster_header == route.CLUSTER_HEADER
+    assert not check.route.HasField("retry_policy")
 
 
 def test_what_envoys_say_to_each_other_reaches_no_workload() -> None:
