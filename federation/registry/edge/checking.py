@@ -16,10 +16,12 @@ POLL = 0.1
 """Seconds between two looks at whether Envoy has new sets of endpoints."""
 QUIET = 0.25
 """Seconds since somebody last waited for Envoy: look-ups come in bursts."""
-PATIENCE = 5.0
-"""Seconds for which look-ups that keep coming can hold checks back."""
+PATIENCE = 10.0
+"""Seconds for which look-ups that keep coming can hold checks back wholly."""
 PAUSE = 0.05
 """Seconds between two beginnings, at least: 20 names a second, whatever waits."""
+BUSY_PAUSE = 0.5
+"""The same while look-ups keep coming and patience is over."""
 SHARE = 4
 """Of the time that an acknowledgement took, this many times as long is left to others."""
 LIMIT = 1.0
@@ -55,7 +57,8 @@ class Checking:
             elif self._begin(1):
                 began = self._clock.monotonic()
                 await self._acknowledged(self._publish(), LIMIT)
-                await self._clock.sleep(max(PAUSE, SHARE * (self._clock.monotonic() - began)))
+                pause = PAUSE if self._held_since is None else BUSY_PAUSE
+                await self._clock.sleep(max(pause, SHARE * (self._clock.monotonic() - began)))
             else:
                 await self._clock.sleep(POLL)
 
