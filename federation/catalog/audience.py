@@ -30,6 +30,7 @@ class Audience:
         self.removed: dict[Key, int] = {}  # when a key that was visible went away
         self.memo: dict[Any, Any] = {}  # steps of sessions at the present revision
         self.memo_revision = -1
+        self.last: tuple[Any, int, int, Any] | None = None  # the newest of them: (cursor, revision, frame size, step)
         self._bits = bytearray(log.slots // 8 + 1)
         self._sums: dict[str, list[int]] = {}  # origin -> [digest, count]
         self._total: tuple[int, int, int] = (-1, 0, 0)

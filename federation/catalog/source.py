@@ -119,14 +119,20 @@ class Source:
         if self._names or self._todo or self._unanswered:
             frame, self._cursor = self._step(self._audience, cursor)
             return frame
-        memo, audience = self._audience.memo, self._audience
-        if audience.memo_revision != self._log.revision:
-            memo.clear()
-            audience.memo_revision = self._log.revision
-        key = (cursor, self._frame_bytes)
-        found = memo.get(key)
-        if found is None:
-            found = memo[key] = self._step(audience, cursor)
+        audience = self._audience
+        last = audience.last
+        if last is not None and last[0] is cursor and last[1] == self._log.revision and last[2] == self._frame_bytes:
+            found = last[3]  # the step that the session before has made, too
+        else:
+            memo = audience.memo
+            if audience.memo_revision != self._log.revision:
+                memo.clear()
+                audience.memo_revision = self._log.revision
+            key = (cursor, self._frame_bytes)
+            found = memo.get(key)
+            if found is None:
+                found = memo[key] = self._step(audience, cursor)
+            audience.last = (cursor, self._log.revision, self._frame_bytes, found)
         frame, self._cursor = found
         return frame
 

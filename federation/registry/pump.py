@@ -63,11 +63,13 @@ class Pump:
         "_error",
         "_farewell",
         "_heartbeat",
+        "_loop",
         "_next_beat",
         "_slow",
         "_source",
         "_task",
-        "_wake",
+        "_waiter",
+        "_woken",
         "_write",
         "_write_timeout",
         "beat",
@@ -87,31 +89,38 @@ class Pump:
         self._write = write
         self._heartbeat = heartbeat
         self._write_timeout = write_timeout
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._woken = False
+        self._waiter: asyncio.Future[None] | None = None  # an Event would cost more: there are thousands of pumps
         self._farewell: bytes | None = None
         self._error: Exception | None = None
         self._task: asyncio.Task[None] | None = None
         self._deadline: float | None = None  # while a frame is in flight
         self._slow = False
         self._due = False  # a heartbeat
-        self._next_beat = asyncio.get_running_loop().time() + heartbeat
+        self._next_beat = self._loop.time() + heartbeat
         self.reason = ""  # the code that `close` was given
         self.beat = beat  # called at each heartbeat; may raise to end the stream
 
     def wake(self) -> None:
-        self._wake.set()
+        self._woken = True
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
 
     def close(self, code: str, detail: str = "", *, retry_after_ms: int = 0) -> None:
         """End the stream with a Goodbye as soon as the frame in flight is written."""
         if self._farewell is None:
             self.reason = code
             self._farewell = goodbye_frame(code, detail, retry_after_ms=retry_after_ms)
-            self._wake.set()
+            self.wake()
 
     def fail(self, error: Exception) -> None:
         """Let `run` raise `error` as soon as the frame in flight is written."""
         self._error = error
-        self._wake.set()
+        self.wake()
 
     def tick(self, now: float) -> None:
         """Cut off a write that lasts too long; begin a heartbeat that is due."""
@@ -122,31 +131,33 @@ class Pump:
         elif now >= self._next_beat:
             self._next_beat = now + self._heartbeat
             self._due = True
-            self._wake.set()
+            self.wake()
 
     async def run(self) -> None:
         """Until `close`; raises SlowConsumer, and what `write` and `beat` raise."""
         self._task = asyncio.current_task()
+        source = self._source
         while True:
-            self._wake.clear()
+            self._woken = False
             if self._error is not None:
                 raise self._error
             if self._farewell is not None:
                 await self._send(self._farewell)
                 return
-            frame = self._source.next_update()
+            frame = source.next_update()
             if frame is None and self._due:
                 self._due = False
                 if self.beat is not None:
                     self.beat()
-                frame = self._source.progress()
+                frame = source.progress()
             if frame is not None:
                 await self._send(frame)
-            elif self._source.caught_up or not self._source.subscribed:
-                await self._wake.wait()
+            if not self._woken and not self._due and (source.caught_up or not source.subscribed):
+                self._waiter = self._loop.create_future()
+                await self._waiter
 
     async def _send(self, frame: bytes) -> None:
-        self._deadline = asyncio.get_running_loop().time() + self._write_timeout
+        self._deadline = self._loop.time() + self._write_timeout
         try:
             await self._write(frame)
         except asyncio.CancelledError:
