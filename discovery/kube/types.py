@@ -18,7 +18,7 @@ from federation.model.service import Locality
 MANAGER = "isthmus"
 """Value of the label app.kubernetes.io/managed-by on what we write."""
 SLICE_MANAGER = "agent.isthmus.io"
-"""Value of the label endpointslice.kubernetes.io/managed-by on the EndpointSlices that we write; a label has no slash."""
+"""Value of the label endpointslice.kubernetes.io/managed-by on the EndpointSlices that we write."""
 SLICE_MANAGED_BY = "endpointslice.kubernetes.io/managed-by"
 MCS_SERVICE_NAME = "multicluster.kubernetes.io/service-name"
 MCS_SOURCE_CLUSTER = "multicluster.kubernetes.io/source-cluster"

