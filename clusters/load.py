@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from clusters.waiting import ANSWER
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
@@ -40,7 +42,7 @@ class HttpLoad:
         clients: int = 4,
         rate: float = 40.0,
         fresh_every: int = 25,
-        timeout: float = 5.0,
+        timeout: float = ANSWER,
     ) -> None:
         self._host, self._port, self._authority = host, port, authority
         self._rate, self._fresh_every, self._timeout = rate, fresh_every, timeout

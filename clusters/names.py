@@ -11,10 +11,13 @@ import dns.query
 import dns.rcode
 import dns.rdatatype
 
+from clusters.waiting import ANSWER
 from federation.errors import Unavailable
 
 
-def lookup(server: str, port: int, name: str, kind: str = "A", *, tcp: bool = False, timeout: float = 5.0) -> list[str]:
+def lookup(
+    server: str, port: int, name: str, kind: str = "A", *, tcp: bool = False, timeout: float = ANSWER
+) -> list[str]:
     """The answers of type `kind`, sorted; empty when the name does not exist. Raises Unavailable."""
     query = dns.message.make_query(name, kind)
     ask = dns.query.tcp if tcp else dns.query.udp
@@ -28,7 +31,7 @@ def lookup(server: str, port: int, name: str, kind: str = "A", *, tcp: bool = Fa
     return sorted(item.to_text() for rrset in reply.answer if rrset.rdtype == wanted for item in rrset)
 
 
-def timed_lookup(server: str, port: int, name: str, *, timeout: float = 5.0) -> float:
+def timed_lookup(server: str, port: int, name: str, *, timeout: float = ANSWER) -> float:
     """Milliseconds from sending an A query to having its answer; raises Unavailable unless there is an address."""
     query = dns.message.make_query(name, "A").to_wire()
     with socket.socket(socket.AF_INET6 if ":" in server else socket.AF_INET, socket.SOCK_DGRAM) as client:

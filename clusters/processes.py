@@ -26,6 +26,7 @@ from clusters import manifests
 from clusters.children import start_child
 from clusters.network import free_port, loopback_addresses, virtual_ranges
 from clusters.topology import ClusterSpec, Topology
+from clusters.waiting import START
 from federation.cli.home import Home
 from federation.errors import TimedOut, Unavailable
 
@@ -279,7 +280,7 @@ class ProcessFederation:
             raise Unavailable(f"{name} runs already")
         self._spawn(running)
 
-    async def wait_ready(self, *names: str, timeout: float = 30.0) -> None:
+    async def wait_ready(self, *names: str, timeout: float = START) -> None:
         """Wait until each process says that it is ready; raises Unavailable when one ends, TimedOut."""
         await asyncio.gather(*(self._wait_one(self.running[name], timeout) for name in names))
 

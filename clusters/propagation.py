@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from clusters import manifests
 from clusters.processes import HTTP_SERVICE, NAMESPACE, ProcessFederation
+from clusters.waiting import DEADLINE
 from federation.errors import TimedOut
 
 EVENT = "envoy acknowledged"
@@ -75,7 +76,7 @@ async def measure(
     consumer: str,
     changes: int,
     services: Sequence[str] = (HTTP_SERVICE,),
-    timeout: float = 5.0,
+    timeout: float = DEADLINE,
 ) -> Propagation:
     """Change the HTTP `services` of `origin` one after the other, `changes` times, and wait for `consumer`'s Envoy.
 

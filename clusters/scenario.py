@@ -17,6 +17,7 @@ from clusters.load import Account, HttpLoad, account
 from clusters.names import lookup
 from clusters.processes import HTTP_PORT, HTTP_SERVICE, NAMESPACE, TCP_PORT, TCP_SERVICE, ProcessFederation
 from clusters.propagation import Propagation, measure
+from clusters.waiting import ANSWER, DEADLINE, START
 from federation.cli.link import link_clusters
 from federation.cli.status import assess, look
 from federation.errors import TimedOut, Unavailable
@@ -65,7 +66,7 @@ class Result:
         }
 
 
-async def build(federation: ProcessFederation, teller: Teller, *, timeout: float = 30.0) -> None:
+async def build(federation: ProcessFederation, teller: Teller, *, timeout: float = START) -> None:
     """Start a registry and every cluster of the topology, join them, and link them; returns when all is whole."""
     names = [spec.name for spec in federation.topology.clusters]
     teller.step("starting the registry and the workloads")
@@ -92,7 +93,7 @@ async def build(federation: ProcessFederation, teller: Teller, *, timeout: float
     await wait_whole(federation, timeout=timeout)
 
 
-async def wait_whole(federation: ProcessFederation, *, timeout: float = 30.0) -> None:
+async def wait_whole(federation: ProcessFederation, *, timeout: float = START) -> None:
     """Wait until `fedctl status` would say that everything is as it should be; raises TimedOut naming what is not."""
     deadline = time.monotonic() + timeout
     while findings := assess(await look(federation.home)):
@@ -133,7 +134,7 @@ async def _look_up(federation: ProcessFederation) -> dict[str, list[str]]:
     return names
 
 
-def greeting(address: str, port: int, *, timeout: float = 5.0) -> str:
+def greeting(address: str, port: int, *, timeout: float = ANSWER) -> str:
     """The cluster whose TCP workload answers at `address`:`port`; raises Unavailable."""
     try:
         with socket.create_connection((address, port), timeout=timeout) as connection:
@@ -198,14 +199,14 @@ class _Story:
         self._close()
         began = await asyncio.to_thread(begin)
         self._open = (name, began, None if name in ("steady", "registry_down") else expect, told)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + DEADLINE
         settled: float | None = None
         while settled is None or time.monotonic() < settled + self.hold:
             outcomes = self.load.outcomes(self._cut)
             if settled is None and any(o.cluster == expect and o.begin >= began for o in outcomes):
                 settled = time.monotonic()
             if settled is None and time.monotonic() > deadline:
-                raise TimedOut(f"phase {name}: {expect} has not answered within 20 s: {self._last_error()}")
+                raise TimedOut(f"phase {name}: {expect} has not answered within {DEADLINE:g} s: {self._last_error()}")
             self.teller.live(name, len(outcomes), sum(1 for o in outcomes if o.error))
             await asyncio.sleep(0.05)
 

@@ -7,7 +7,6 @@ import http.client
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from clusters.names import lookup
 from clusters.processes import HTTP_PORT, ProcessFederation
 from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
+from clusters.waiting import ANSWER, START, until_now
 from federation.cli.status import Finding, assess, look
 from federation.model.service import Locality
 
@@ -53,7 +53,7 @@ class Fedctl:
 
     home: Path
 
-    def __call__(self, *words: str, timeout: float = 60) -> Done:
+    def __call__(self, *words: str, timeout: float = START) -> Done:
         done = subprocess.run(
             [Path(sys.executable).with_name("fedctl"), "--home", self.home, *words],
             capture_output=True,
@@ -94,7 +94,7 @@ class Silent:
 @pytest.fixture(scope="module")
 def running(federation: ProcessFederation) -> ProcessFederation:
     """The same two clusters, running, linked and whole."""
-    asyncio.run(build(federation, Silent(), timeout=60))
+    asyncio.run(build(federation, Silent()))
     return federation
 
 
@@ -111,7 +111,7 @@ class Caller:
         (address,) = lookup(place.address, place.dns_port, name)
         return address
 
-    def get(self, name: str, *, timeout: float = 5.0) -> str:
+    def get(self, name: str, *, timeout: float = ANSWER) -> str:
         """The cluster that answers a GET for `name`."""
         connection = http.client.HTTPConnection(self.address(name), HTTP_PORT, timeout=timeout)
         try:
@@ -138,12 +138,4 @@ def findings(federation: ProcessFederation) -> Callable[[], list[Finding]]:
 @pytest.fixture
 def eventually() -> Callable[..., Any]:
     """The first true result of a condition, asked again and again until a deadline."""
-
-    def wait(condition: Callable[[], object], *, seconds: float = 30, what: str) -> Any:
-        deadline = time.monotonic() + seconds
-        while not (result := condition()):
-            assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-            time.sleep(0.05)
-        return result
-
-    return wait
+    return until_now

@@ -99,7 +99,7 @@ def unharmed(whole: ProcessFederation, east: Any, eventually: Any, findings: Any
     assert [name for name, process in whole.running.items() if not process.alive] == []
     assert east.get("echo.shop.global") == "east"
     assert east.get("echo.shop.west.global") == "west"
-    eventually(lambda: not findings(), what="a whole federation", seconds=30)
+    eventually(lambda: not findings(), what="a whole federation")
     assert known(whole) == before
     assert tracebacks(whole.directory) == []
 

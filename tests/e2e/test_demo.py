@@ -9,10 +9,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from clusters.waiting import until_now
+from federation.errors import TimedOut
 
 pytestmark = pytest.mark.e2e
 
@@ -32,13 +35,6 @@ def processes_of(directory: Path) -> list[str]:
             if str(directory) in line or log.startswith(str(directory / "logs")):
                 found.append(line)
     return found
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {seconds} s"
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -85,9 +81,9 @@ def demo(directory: Path, *, until: str) -> Iterator[subprocess.Popen[bytes]]:
             stderr=stderr,
         )
     try:
-        wait_for(lambda: until in log.read_text(), seconds=90, what=until)
+        until_now(lambda: until in log.read_text(), seconds=90, what=until)
         yield running
-    except AssertionError:
+    except (AssertionError, TimedOut):
         print(log.read_text())
         raise
     finally:
@@ -111,4 +107,4 @@ def test_a_demo_that_is_killed_leaves_nothing_behind(short_dir: Path):
         assert any("envoy" in line for line in processes_of(short_dir))
         running.kill()
         running.wait()
-        wait_for(lambda: not processes_of(short_dir), seconds=30, what="the end of all that it has started")
+        until_now(lambda: not processes_of(short_dir), what="the end of all that it has started")

@@ -146,7 +146,7 @@ def test_a_whole_cluster_stands_still(
                 goes_on(requests, eventually, cluster="edge")
                 eventually(lambda: ("agent_unreachable", "west") in of(findings()), what="the truth about west")
                 goes_on(requests, eventually, cluster="edge")
-                assert time.monotonic() - paused < 15
+                assert time.monotonic() - paused < 60  # the longest that a silent peer may pass for a live one
             finally:
                 running.resume("west")
             goes_on(requests, eventually, cluster="west")

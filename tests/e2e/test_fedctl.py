@@ -89,7 +89,7 @@ def test_04_a_link_makes_exports_visible(federation: ProcessFederation, fedctl):
     unknown = fedctl("link", "east", "moon", "-o", "json")
     assert (unknown.status, unknown.error["code"]) == (3, "unknown_cluster")
     fedctl.ok("link", "east", "west")
-    fedctl.ok("status", "--wait", "--timeout", "30")
+    fedctl.ok("status", "--wait", "--timeout", "60")
     (link,) = fedctl.ok("get", "links", "-o", "json").json
     assert (link["a"], link["b"], link["state"]) == ("east", "west", "live")
     assert len(fedctl.ok("get", "gateways", "-o", "json").json) == 2
@@ -124,11 +124,11 @@ def test_06_names_are_answered_and_called(federation: ProcessFederation, fedctl)
 
 def test_07_status_tells_the_truth_about_what_is_gone(federation: ProcessFederation, fedctl, eventually):
     federation.kill("west-gateway")
-    done = eventually(lambda: (s := fedctl("status", "-o", "json")).status == 6 and s, what="a finding", seconds=30)
+    done = eventually(lambda: (s := fedctl("status", "-o", "json")).status == 6 and s, what="a finding")
     assert any("west" in f["subject"] for f in done.json["findings"]), done.out
     federation.restart("west-gateway")
     asyncio.run(federation.wait_ready("west-gateway"))
-    fedctl.ok("status", "--wait", "--timeout", "30")
+    fedctl.ok("status", "--wait", "--timeout", "60")
 
 
 def test_08_a_malformed_manifest_is_named_and_the_last_good_state_stays(
@@ -140,7 +140,7 @@ def test_08_a_malformed_manifest_is_named_and_the_last_good_state_stays(
     assert any("bad.yaml:" in f["subject"] for f in done.json["findings"]), done.out
     assert len(fedctl.ok("get", "services", "--cluster", "east", "-o", "json").json) == 2
     bad.unlink()
-    fedctl.ok("status", "--wait", "--timeout", "30")
+    fedctl.ok("status", "--wait", "--timeout", "60")
 
 
 def test_09_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedctl, eventually):

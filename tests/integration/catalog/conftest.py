@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from clusters.network import free_port
+from clusters.waiting import until
 from federation.aio.backoff import Backoff
 from federation.catalog.replica import Log
 from federation.model.record import Key, Kind, Record, Version
@@ -26,13 +27,8 @@ def record() -> Callable[..., Record]:
     return make_record
 
 
-@pytest.fixture
-def until() -> Callable[..., Awaitable[None]]:
-    async def until(predicate: Callable[[], Any], seconds: float = 15) -> None:
-        async with asyncio.timeout(seconds):
-            while not predicate():
-                await asyncio.sleep(0.01)
-
+@pytest.fixture(name="until")
+def _until() -> Callable[..., Awaitable[None]]:
     return until
 
 

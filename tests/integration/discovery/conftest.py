@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import msgspec
 import pytest
 
 from clusters.network import free_port
+from clusters.waiting import until
 from discovery.agent import Agent
 from discovery.client import AgentClient
 from discovery.join import join
@@ -35,19 +35,6 @@ from federation.trust.grpc_credentials import agent_server_name, channel_credent
 from federation.trust.workload import WorkloadIdentity
 
 FEDERATION = "fed.example"
-
-
-async def until(condition: Callable[[], Any], *, timeout: float = 15.0) -> Any:
-    """The first true value of `condition`; fails when there is none in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "this did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 def manifest(name: str, *addresses: str, consumers: str = "", created: str = "2026-01-02T03:04:05Z") -> str:

@@ -54,7 +54,7 @@ async def test_a_file_change_reaches_the_other_cluster(federation: Any, manifest
     ips = west.seen("shop/echo").ips
 
     (east.folder / "echo.yaml").write_text("# gone\n")
-    await until(lambda: west.clusters("shop/echo") == {"west": 1}, timeout=20)
+    await until(lambda: west.clusters("shop/echo") == {"west": 1})
     assert west.seen("shop/echo").ips == ips
 
 
@@ -114,7 +114,7 @@ async def test_the_registry_goes_and_comes_back(federation: Any, manifest: Any, 
     await until(lambda: east.clusters("shop/echo") == {"east": 2})
     assert west.clusters("shop/echo") == {"east": 1}
     await federation.start_registry()
-    await until(lambda: west.clusters("shop/echo") == {"east": 2}, timeout=30)
+    await until(lambda: west.clusters("shop/echo") == {"east": 2})
 
 
 async def test_a_restart_without_the_registry_serves_from_the_disk(
@@ -133,7 +133,7 @@ async def test_a_restart_without_the_registry_serves_from_the_disk(
     assert west.agent.epoch > epoch
     await federation.start_registry()
     east.write("echo.yaml", manifest("echo", "127.0.0.1", "127.0.0.2"))
-    await until(lambda: west.clusters("shop/echo") == {"east": 2, "west": 1}, timeout=30)
+    await until(lambda: west.clusters("shop/echo") == {"east": 2, "west": 1})
 
 
 async def test_a_damaged_last_view_is_rebuilt(federation: Any, manifest: Any, until: Until) -> None:

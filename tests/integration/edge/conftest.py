@@ -13,7 +13,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ import yaml
 
 from clusters.namespace import NetworkNamespace
 from clusters.network import free_port, virtual_ranges
+from clusters.waiting import ANSWER, DEADLINE, START, until
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from federation import log
@@ -45,17 +46,6 @@ from federation.trust.authority import Authority
 from federation.trust.grpc_credentials import agent_server_name, server_credentials
 
 FEDERATION = "test.isthmus"
-
-
-async def until(condition: Callable[[], Any], *, limit: float = 15.0, what: str = "") -> Any:
-    """Poll until `condition()` is true; its value."""
-    deadline = asyncio.get_running_loop().time() + limit
-    while True:
-        value = condition()
-        if value:
-            return value
-        assert asyncio.get_running_loop().time() < deadline, f"not within {limit} s: {what or condition}"
-        await asyncio.sleep(0.02)
 
 
 class Agent:
@@ -182,23 +172,23 @@ class Process:
             sys.executable,
             "-c",
             "import sys,urllib.request,urllib.error\n"
-            "try: r=urllib.request.urlopen(sys.argv[1],timeout=5)\n"
+            "try: r=urllib.request.urlopen(sys.argv[1],timeout=15)\n"
             "except urllib.error.HTTPError as e: r=e\n"
             "print(r.status); print(r.read().decode())",
             f"http://127.0.0.1:{self.ports['metrics']}{path}",
         ]
         if self.wrap:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=START, check=True)
             status, _, body = done.stdout.partition("\n")
             return int(status), body
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}{path}", timeout=5) as reply:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}{path}", timeout=ANSWER) as reply:
                 return reply.status, reply.read().decode()
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode()
 
-    async def ready(self, limit: float = 30.0) -> None:
+    async def ready(self, limit: float = START) -> None:
         deadline = asyncio.get_running_loop().time() + limit
         detail: object = "no ports.json"
         while True:
@@ -217,7 +207,7 @@ class Process:
                 return float(line.rpartition(" ")[2])
         raise KeyError(name)
 
-    async def stop(self, number: int = signal.SIGTERM, limit: float = 20.0) -> int:
+    async def stop(self, number: int = signal.SIGTERM, limit: float = DEADLINE) -> int:
         assert self.child is not None
         if self.child.poll() is None:
             self.child.send_signal(number)
@@ -228,7 +218,7 @@ class Process:
             self.child.wait()
             raise
 
-    def lookup(self, name: str, kind: str = "A", *, tcp: bool = False, wait: float = 5.0) -> dns.message.Message:
+    def lookup(self, name: str, kind: str = "A", *, tcp: bool = False, wait: float = ANSWER) -> dns.message.Message:
         query = dns.message.make_query(name, kind, use_edns=0)
         ask = dns.query.tcp if tcp else dns.query.udp
         return ask(query, "127.0.0.1", port=self.ports["dns"], timeout=wait)
@@ -243,7 +233,7 @@ class Process:
 
 GET = """
 import sys, http.client
-connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=10)
+connection = http.client.HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=15)
 connection.request("GET", "/", headers={"host": sys.argv[3]})
 reply = connection.getresponse()
 print(reply.status, reply.read().decode())
@@ -251,7 +241,7 @@ print(reply.status, reply.read().decode())
 
 SAY = """
 import sys, socket
-with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=10) as connection:
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=15) as connection:
     connection.sendall(b"x\\n")
     print(connection.recv(100).decode().strip())
 """
@@ -380,7 +370,7 @@ class World:
         """(status, body) of a GET on a connection of its own; status 0 where the connection just ended."""
         async with self.connection(address, port) as (reader, writer):
             writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
-            raw = (await asyncio.wait_for(reader.read(), 10)).decode()
+            raw = (await asyncio.wait_for(reader.read(), ANSWER)).decode()
         head, _, body = raw.partition("\r\n\r\n")
         return (int(head.split(" ")[1]) if head else 0), body
 

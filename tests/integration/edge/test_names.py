@@ -81,7 +81,7 @@ async def test_names_that_nobody_uses_are_released(world: Any, shop: Any) -> Non
     assert sidecar.metric("isthmus_sidecar_names_absent") == 1
     assert await world.get(address) == (200, "west-1")
     await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_absent") == 0)
-    await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_present") == 0, limit=30)
+    await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_present") == 0)
     assert await sidecar.address("echo.shop.global") == address
 
 

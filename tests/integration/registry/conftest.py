@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from clusters.network import free_port
+from clusters.waiting import until
 from federation.aio.backoff import Backoff
 from federation.aio.clock import SystemClock
 from federation.catalog.replica import Changes, Log, Sink
@@ -35,15 +36,6 @@ from federation.trust.grpc_credentials import channel_credentials, channel_optio
 from federation.trust.svid import Svid
 
 FEDERATION = "demo.test"
-
-
-async def eventually(check: Callable[[], Any], *, seconds: float = 10.0) -> Any:
-    """The first true result of `check`; fails after a while."""
-    deadline = asyncio.get_running_loop().time() + seconds
-    while not (found := check()):
-        assert asyncio.get_running_loop().time() < deadline, "it did not happen in time"
-        await asyncio.sleep(0.01)
-    return found
 
 
 @dataclass
@@ -210,7 +202,7 @@ class World:
             member.report(member.service())
             self.follow(member)
         await self.link("east", "west")
-        await eventually(lambda: len(east.view) == 4 and len(west.view) == 4)
+        await until(lambda: len(east.view) == 4 and len(west.view) == 4)
         return east, west
 
     async def close(self) -> None:
@@ -254,4 +246,4 @@ async def world(make_world: Callable[..., World]) -> AsyncIterator[World]:
 
 @pytest.fixture
 def wait() -> Callable[..., Any]:
-    return eventually
+    return until

@@ -18,6 +18,7 @@ from envoy.extensions.filters.network.set_filter_state.v3 import set_filter_stat
 from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2
 from google.protobuf import any_pb2
 
+from clusters.waiting import DEADLINE, until
 from federation.envoy.bootstrap import ADS_CLUSTER, bootstrap
 from federation.envoy.process import EnvoyProcess
 from federation.xds.server import AdsServer
@@ -92,21 +93,16 @@ class Pair:
     envoy: EnvoyProcess
     demanded: list[str] = field(default_factory=list)
 
-    async def acked(self, generation: int, *, seconds: float = 15.0) -> None:
+    async def acked(self, generation: int, *, seconds: float = DEADLINE) -> None:
         async with asyncio.timeout(seconds):
             version = self.ads.acked.version
             while self.ads.acked.value < generation:
                 version, _ = await self.ads.acked.newer(version)
 
 
-@pytest.fixture
-async def until() -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    async def wait(condition: Callable[[], Awaitable[bool]], seconds: float = 15.0) -> None:
-        async with asyncio.timeout(seconds):
-            while not await condition():
-                await asyncio.sleep(0.02)
-
-    return wait
+@pytest.fixture(name="until")
+def _until() -> Callable[..., Awaitable[None]]:
+    return until
 
 
 @pytest.fixture

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from clusters.waiting import until
 
 
 def manifest(name: str, *addresses: str, export: bool = True, port: int = 80, ready: bool = True) -> str:
@@ -37,19 +37,6 @@ def write(folder: Path, name: str, text: str) -> None:
     beside = folder.parent / f".{name}.tmp"
     beside.write_text(text)
     beside.replace(folder / name)
-
-
-async def until(condition: Callable[[], Any], *, timeout: float = 10.0) -> Any:
-    """The first true value of `condition`; fails when there is none in time."""
-    deadline = time.monotonic() + timeout
-    while True:
-        value = condition()
-        if isinstance(value, Awaitable):
-            value = await value
-        if value:
-            return value
-        assert time.monotonic() < deadline, "this did not come true in time"
-        await asyncio.sleep(0.005)
 
 
 @pytest.fixture(name="manifest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from clusters.waiting import until
 from federation.aio.clock import FakeClock
 from federation.aio.files import read_state
 from federation.aio.tasks import cancel
@@ -13,10 +14,7 @@ from federation.registry.edge.saver import PAUSE, Saver
 
 
 async def written(path: Path, data: bytes) -> None:
-    deadline = asyncio.get_running_loop().time() + 5
-    while read_state(path) != data:
-        assert asyncio.get_running_loop().time() < deadline
-        await asyncio.sleep(0.005)
+    await until(lambda: read_state(path) == data, what=str(path))
 
 
 async def test_what_changed_is_written_with_pauses(tmp_path: Path) -> None:
