@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 _UNUSED = ("ssl", "http.server", "socketserver", "urllib.error", "urllib.request", "wsgiref.simple_server")
-_OPTIONAL = ("_hashlib",)
+_OPTIONAL = ("_hashlib", "bz2", "lzma")
 """Whoever imports these does without them where they are missing."""
 
 
