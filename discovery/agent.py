@@ -27,7 +27,9 @@ from discovery.consumers import Consumers
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
-from discovery.mcs.imports import Allocations
+from discovery.mcs.derived import DerivedAllocations
+from discovery.mcs.imports import Allocations, Allocator
+from discovery.mcs.writer import make_writer
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
 from discovery.report import Report, changed_names, next_epoch
@@ -48,8 +50,8 @@ from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle, Cluster, Problem
-from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
-from federation.model.record import Kind
+from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId
+from federation.model.record import Key, Kind
 from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import catalog_pb2, records_pb2
 from federation.registry.client import CHANNEL_OPTIONS, PublishClient, Rejection, WatchClient
@@ -132,6 +134,19 @@ class Agent:
         self.view.on_change = self._view_changed
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
+        self.writer = make_writer(
+            settings,
+            self.source,
+            self.view,
+            self.allocations,
+            gateways=self.consumers.gateways,
+            published=self.published,
+            on_problems=lambda found: self.problems.set("writer", found),
+            clock=self.clock,
+            log=log,
+        )
+        if self.writer is not None and self.sink.replica.origins:
+            self.writer.view_known()
         self.report.gateways(self.consumers.gateways.value)
         self.watch = WatchClient(
             connect=self._connect,
@@ -165,6 +180,7 @@ class Agent:
             log=log,
             heartbeat=settings.heartbeat,
             write_timeout=settings.write_timeout,
+            addressed=self.writer is not None,
         )
         self.identity = IdentityServer(
             self.path / "identity.sock",
@@ -209,6 +225,7 @@ class Agent:
                 "via-gateway": self.server.follow_via_gateway(),
                 "watch": self.watch.run(),
                 "publish": self._publish_when_complete(),
+                **({"writer": self.writer.run()} if self.writer is not None else {}),
                 **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
             }.items():
                 tasks.create_task(work, name=f"agent-{name}")
@@ -316,6 +333,8 @@ class Agent:
     def _changes(self, changes: Changes) -> None:
         if changes:
             self.view.apply(changes)
+        if self.writer is not None and changes.revision:
+            self.writer.view_known()
         if changes or changes.complete:  # a revision alone is not worth a write: it costs the next start a resume
             self._savers[VIEW].touch()
 
@@ -337,6 +356,16 @@ class Agent:
             self.problems.set("registry", self._rejections.values())
         self._just_rejected = set()
         self._acknowledged = revision
+        if self.writer is not None:
+            self.writer.acknowledged()
+
+    def published(self, name: ServiceName) -> bool | Problem:
+        """Whether the registry has the export as it is now, or why it does not take it."""
+        rejected = self._rejections.get((Kind.SERVICE, str(name)))
+        if rejected is not None:
+            return rejected
+        entry = self.report.records.log.entry(Key(self.settings.cluster, Kind.SERVICE, str(name)))
+        return entry is not None and entry.live and entry.revision <= self._acknowledged
 
     # --- what the cluster says of itself -----------------------------------------------------------------------------
 
@@ -398,11 +427,15 @@ class Agent:
             set_aside(self.path / VIEW, self.log, error)
             return Replica()
 
-    def _allocations(self) -> Allocations:
+    def _allocations(self) -> Allocator:
         wanted = self.settings.clusterset
-        allocations = Allocations(
-            v4=wanted.v4, v6=wanted.v6, gateway_ports=wanted.gateway_ports, release_seconds=wanted.release
-        )
+        allocations: Allocator
+        if self.settings.kubernetes is not None:
+            allocations = DerivedAllocations(gateway_ports=wanted.gateway_ports, release_seconds=wanted.release)
+        else:
+            allocations = Allocations(
+                v4=wanted.v4, v6=wanted.v6, gateway_ports=wanted.gateway_ports, release_seconds=wanted.release
+            )
         data = read_or_none(self.path / ALLOCATIONS, self.log)
         if data is not None:
             try:

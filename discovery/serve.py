@@ -23,6 +23,7 @@ from federation.model.cluster import Bundle
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind, Record
 from federation.proto.v1 import catalog_pb2 as pb
+from federation.proto.v1 import records_pb2
 from federation.registry.watch import SERVER_OPTIONS, CatalogServicer, Offer
 from federation.trust.grpc_credentials import peer_identity, server_credentials
 from federation.trust.svid import Svid, utc
@@ -35,14 +36,24 @@ def sidecar_sees(record: Record) -> bool:
     return record.key.kind in (Kind.PEER, Kind.IMPORT)
 
 
-def gateway_sees(via: frozenset[str]) -> Visible:
-    """Peers, exports, and those imports that some sidecar leads through the gateways."""
+def gateway_sees(via: frozenset[str], *, addressed: bool = False) -> Visible:
+    """Peers, exports, and those imports that some sidecar leads through the gateways.
+
+    `addressed`: those with a ClusterSetIP, too, because the cluster routes it to the gateways (discovery.mcs.desired).
+    """
 
     def sees(record: Record) -> bool:
         kind = record.key.kind
-        return kind in (Kind.PEER, Kind.EXPORT) or (kind is Kind.IMPORT and record.key.name in via)
+        if kind is not Kind.IMPORT:
+            return kind in (Kind.PEER, Kind.EXPORT)
+        return record.key.name in via or (addressed and _addressed(record))
 
     return sees
+
+
+def _addressed(record: Record) -> bool:
+    found = records_pb2.Import.FromString(record.payload or b"")
+    return bool(found.ips and found.gateway_ports)
 
 
 def role_of(identity: SpiffeId) -> Role:
@@ -68,10 +79,13 @@ class ViewServer:
         log: Logger,
         heartbeat: float,
         write_timeout: float,
+        addressed: bool = False,
     ) -> None:
+        """`addressed`: see gateway_sees."""
         self._records, self._consumers, self._bundle, self._svid = log_, consumers, bundle, svid
         self._clock, self._log = clock, log
-        self._gateway_view: Latest[Visible] = Latest(gateway_sees(consumers.via_gateway.value))
+        self._addressed = addressed
+        self._gateway_view: Latest[Visible] = Latest(self._gateway_sees(consumers.via_gateway.value))
         self.catalog = CatalogServicer(offer=self._offer, clock=clock, write_timeout=write_timeout, heartbeat=heartbeat)
         self._server: Any = None
         self._stopping = False
@@ -106,7 +120,10 @@ class ViewServer:
         version = self._consumers.via_gateway.version - 1
         while True:
             version, via = await self._consumers.via_gateway.newer(version)
-            self._gateway_view.set(gateway_sees(via))
+            self._gateway_view.set(self._gateway_sees(via))
+
+    def _gateway_sees(self, via: frozenset[str]) -> Visible:
+        return gateway_sees(via, addressed=self._addressed)
 
     async def _offer(self, context: Any) -> Offer:
         identity = peer_identity(context, {self._bundle.trust_domain: self._bundle}, now=utc(self._clock))

@@ -21,6 +21,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     watch: float = 45.0
     """The server is asked to end a watch after this time; it is resumed where it ended. One that has not ended 15
     seconds later is taken for broken, so that a half-open connection is noticed within a minute."""
+    create_namespaces: bool = False
+    """Create the namespaces that imports need and the cluster lacks; otherwise those services are not imported."""
     confirm: float = 2.0
     """When more than half of what is known is missing from a list, it is asked for again after this time."""
 

@@ -64,6 +64,7 @@ class Held:
     service: str = ""
     ips: tuple[str, ...] = ()
     ports: Mapping[int, int] = field(default_factory=dict)
+    selects: bool = False
 
     @property
     def version(self) -> int:
@@ -145,6 +146,7 @@ def read(kind: Kind, data: bytes | msgspec.Raw) -> Held:
         service=sys.intern(meta.name if kind in (Kind.IMPORT, Kind.EXPORT) else labels.get(MCS_SERVICE_NAME, "")),
         ips=tuple(_addresses(spec)) if of_service else (),
         ports=_targets(spec) if of_service else _NO_PORTS,
+        selects=of_service and bool(spec.get("selector")),
     )
 
 

@@ -148,6 +148,10 @@ def _writes(desired: Desired, imported: Import, actual: Actual, held: Held, site
 def _one(wanted: Wanted, held: Held | None) -> Iterator[Write]:
     if held is None:
         yield _create(wanted)
+    elif held.selects and not held.deleting:
+        # Somebody gave it a selector, and Kubernetes made EndpointSlices for that, which stay without it: they go with
+        # the Service only. The next one is given the same address.
+        yield _delete(held)
     elif not held.deleting and not held.facts.covers(wanted.facts):
         yield _apply(wanted, held)
 

@@ -28,8 +28,11 @@ from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site, usable
 from discovery.mcs.families import service_families
 from discovery.mcs.held import Held, Kind
-from discovery.mcs.plan import HeldExport, Write, foreign, plan, plan_export
+from discovery.mcs.imports import Allocator
+from discovery.mcs.plan import HeldExport, Verb, Write, foreign, plan, plan_export
 from discovery.mcs.queue import WorkQueue
+from discovery.settings import AgentSettings
+from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.view import ClusterView
 from federation.aio.backoff import Backoff
@@ -79,6 +82,7 @@ class Writer:
         self._rounds: dict[ServiceName, int] = {}
         self._unpublished: set[ServiceName] = set()
         self._known = asyncio.Event()
+        self._begun = False
         self.actuals = Actuals(
             source.client,
             on_change=lambda names: self._queue.add(names, hurry=False),
@@ -91,6 +95,16 @@ class Writer:
         view.on_names = self.names_changed
         source.exports_seen.listen(self._exports_changed)
         source.namespaces.listen(self._namespaces_changed)
+
+    @property
+    def begun(self) -> bool:
+        """Everything is known, and what differs is being written."""
+        return self._begun
+
+    @property
+    def idle(self) -> bool:
+        """There is nothing left to write."""
+        return self._begun and not len(self._queue)
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -138,10 +152,11 @@ class Writer:
     async def _begin(self, tasks: asyncio.TaskGroup) -> None:
         await self._known.wait()
         await self.actuals.synced()
-        while not self._source.live:
-            await self._source.state.newer(self._source.state.version)
+        while not self._source.live.value:
+            await self._source.live.newer(self._source.live.version)
         await self._find_families()
         self._queue.add(self._all())
+        self._begun = True
         tasks.create_task(self._queue.run(), name="kube-writer-queue")
         tasks.create_task(self._follow_gateways(), name="kube-writer-gateways")
         tasks.create_task(self._follow_leader(), name="kube-writer-leader")
@@ -233,6 +248,10 @@ class Writer:
                 self._view.refresh([name])
                 return None
             return error
+        except NotFound as error:
+            if error.kind_missing or write.verb is Verb.CREATE:
+                return error
+            return await self._outdated(write, error)
         except IsthmusError as error:
             if _terminating(error):
                 return None  # the namespace is going, with all that is in it
@@ -245,9 +264,9 @@ class Writer:
         return None
 
     async def _outdated(self, write: Write, error: IsthmusError) -> IsthmusError | None:
-        """It was changed since it was looked at: what it is now decides."""
+        """It was changed, or is gone, since it was looked at: what it is now decides."""
         if write.kind in (Kind.EXPORT, Kind.NAMESPACE):
-            return error if write.kind is Kind.EXPORT else None
+            return None  # the watch is about to tell
         try:
             held = await self._applier.look(write.kind, write.namespace, write.name, self.actuals.version)
         except IsthmusError as failed:
@@ -363,3 +382,33 @@ def _each(problems: Iterable[Problem]) -> Iterable[Problem]:
 
 def _terminating(error: IsthmusError) -> bool:
     return "because it is being terminated" in error.message
+
+
+def make_writer(
+    settings: AgentSettings,
+    source: Source,
+    view: ClusterView,
+    allocations: Allocator,
+    *,
+    gateways: Latest[Mapping[str, Gateway]],
+    published: Callable[[ServiceName], bool | Problem],
+    on_problems: Callable[[list[Problem]], None],
+    clock: Clock,
+    log: Logger,
+    leader: Latest[int | None] | None = None,
+) -> Writer | None:
+    """The writer of an agent whose source is Kubernetes; other sources have nothing to write to."""
+    if not isinstance(source, KubernetesSource) or not isinstance(allocations, DerivedAllocations):
+        return None
+    return Writer(
+        source,
+        view,
+        allocations,
+        gateways=gateways,
+        published=published,
+        leader=leader or Latest(1),
+        on_problems=on_problems,
+        create_namespaces=settings.kubernetes is not None and settings.kubernetes.create_namespaces,
+        clock=clock,
+        log=log.bind(part="writer"),
+    )

@@ -105,6 +105,7 @@ class World:
         self.namespace = Namespace.ACTIVE
         self.settled: frozenset[str] | None = None
         self.now = NOW
+        self.ips: tuple[str, ...] = ()
 
     def round(self, wanted: Import | None) -> tuple[Write, ...]:
         """One plan, carried out."""
@@ -113,7 +114,8 @@ class World:
         ports = {}
         if wanted is not None and not wanted.headless:
             ports = {p.port: 10_000 + p.port for p in wanted.ports if p.protocol is Protocol.TCP}
-            ips = actual.service.ips if actual.service is not None else ()
+            self.ips = actual.service.ips if actual.service is not None else self.ips
+            ips = self.ips
             wanted = _with(wanted, ips, ports)
         desired = Desired(
             name=ECHO, namespace=self.namespace, import_=wanted, ports=ports, ips=ips, settled=self.settled
