@@ -31,7 +31,7 @@ FIELD_MANAGER = "isthmus"
 _JSON = "application/json"
 _APPLY = "application/apply-patch+yaml"  # JSON is YAML
 _CONNECT_SECONDS, _READ_SECONDS, _TOTAL_SECONDS = 5.0, 15.0, 60.0
-_WATCH_GRACE_SECONDS = 15.0
+_MOST_GRACE_SECONDS = 15.0
 _RELOAD_SECONDS = 5.0
 _SERVED_SECONDS = 10.0
 
@@ -175,7 +175,7 @@ class KubeClient:
         if label_selector:
             query["labelSelector"] = label_selector
         lines = Lines()
-        total = timeout_seconds + _WATCH_GRACE_SECONDS
+        total = timeout_seconds + min(_MOST_GRACE_SECONDS, max(2.0, timeout_seconds / 3))
         async with self._request("GET", "watch", resource, namespace, query=query, total=total, read=total) as response:
             yield b""
             async for chunk in response.content.iter_any():

@@ -18,7 +18,7 @@ from typing import Generic, Protocol, TypeAlias, TypeVar
 import msgspec
 
 from discovery.kube.client import Page
-from discovery.kube.errors import Forbidden, Gone, NotFound, TooMany, parse_status, translate
+from discovery.kube.errors import Forbidden, Gone, NotFound, ServerFailed, TooMany, parse_status, translate
 from discovery.kube.resources import Resource
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
@@ -321,43 +321,40 @@ class Reflector(Generic[T]):
             await self._clock.sleep(self._backoff.next())  # a server that ends every watch at once
 
     def _take(self, line: bytes) -> None:
-        """One event of a watch."""
+        """One event of a watch. Raises Gone, and what an ERROR says."""
         try:
             event = _event.decode(line)
             if event.type == "ERROR":
                 raise self._error(event.object)
             if event.type == "BOOKMARK":
-                version = _any.decode(event.object).metadata.resource_version
-                if older(version, self._version):  # etcd was restored: what happened since would never be told
-                    raise Gone(f"watch {self.resource}: the server is at {version}, we are at {self._version}")
-                self._version = version or self._version
-                return
-        except msgspec.MsgspecError as error:
-            raise translate(500, str(error).encode(), verb="watch", resource=self.resource, what="watch") from error
-        if event.type == "DELETED":
-            meta = _any.decode(event.object).metadata
-            version = meta.resource_version
-            if not older(version, self._version):
-                self._unreadable.pop((meta.namespace, meta.name), None)
-                self._handler.delete(meta.namespace, meta.name)
-        else:
-            obj = self._decode(event.object)
-            if obj is None:
-                version = self._version_of(event.object)
+                self._bookmark(_any.decode(event.object).metadata.resource_version)
+            elif event.type == "DELETED":
+                self._deleted(_any.decode(event.object).metadata)
             else:
-                version = obj.resource_version
-                if not older(version, self._version):
-                    if self._unreadable:
-                        self._unreadable.pop((obj.namespace, obj.name), None)
-                    self._handler.put(obj)
-        if not older(version, self._version):
-            self._version = version or self._version
+                self._changed(event.object)
+        except msgspec.MsgspecError as error:
+            raise ServerFailed(f"no event of a watch of {self.resource}: {error}") from error
 
-    def _version_of(self, raw: msgspec.Raw) -> str:
-        try:
-            return _any.decode(raw).metadata.resource_version
-        except msgspec.MsgspecError:
-            return ""
+    def _bookmark(self, version: str) -> None:
+        if older(version, self._version):  # etcd was restored: what happened since would never be told
+            raise Gone(f"watch {self.resource}: the server is at {version}, we are at {self._version}")
+        self._version = version or self._version
+
+    def _deleted(self, meta: _Meta) -> None:
+        if not older(meta.resource_version, self._version):
+            self._unreadable.pop((meta.namespace, meta.name), None)
+            self._handler.delete(meta.namespace, meta.name)
+            self._version = meta.resource_version or self._version
+
+    def _changed(self, raw: msgspec.Raw) -> None:
+        obj = self._decode(raw)
+        version = _any.decode(raw).metadata.resource_version if obj is None else obj.resource_version
+        if not older(version, self._version):
+            if obj is not None:
+                if self._unreadable:
+                    self._unreadable.pop((obj.namespace, obj.name), None)
+                self._handler.put(obj)
+            self._version = version or self._version
 
     def _error(self, raw: msgspec.Raw) -> IsthmusError:
         code = parse_status(raw).code or 500
