@@ -300,8 +300,11 @@ class World:
                 **{"way": "loopback", **config},
             )
         )
-        given = sidecar_build.by_service(uses)
-        proxy = Proxy(self.sub(), lambda _: builder.update(self.view(cluster), given), name=f"{cluster}-sidecar")
+
+        def update(_: frozenset[str]) -> Changes:  # tests add to `uses` meanwhile
+            return builder.update(self.view(cluster), sidecar_build.by_service(uses))
+
+        proxy = Proxy(self.sub(), update, name=f"{cluster}-sidecar")
         self.stack.push_async_callback(proxy.stop)
         await proxy.start()
         return proxy
