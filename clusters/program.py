@@ -1,7 +1,6 @@
 """A program of the harness that is no Python of ours: started, broken, healed and ended by its process id.
 
-It dies with this process however this process ends, where the system can arrange for that (Linux, setpriv of
-util-linux); elsewhere only `end` ends it.
+It dies with this process however this process ends: see `clusters.children`.
 """
 
 from __future__ import annotations
@@ -10,17 +9,12 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from clusters.children import start_child
 from federation.errors import Unavailable
-
-# The kernel ends such a program when the *thread* that started it ends. A worker of asyncio.to_thread would
-# take its programs along when its loop is closed; this thread lives as long as we do.
-_STARTER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="clusters-starter")
 
 
 class Program:
@@ -46,21 +40,12 @@ class Program:
         """Start it without waiting for anything; raises Unavailable when it runs already or is no program."""
         if self.alive:
             raise Unavailable(f"{self.name} runs already")
-        self.log.parent.mkdir(parents=True, exist_ok=True)
+        if shutil.which(self.command[0]) is None:
+            raise Unavailable(f"{self.name} cannot be started: there is no program {self.command[0]}")
         try:
-            self._process = _STARTER.submit(self._spawn).result()
+            self._process = start_child(self.command, self.log)
         except OSError as error:
             raise Unavailable(f"{self.name} cannot be started: {error}") from error
-
-    def _spawn(self) -> subprocess.Popen[bytes]:
-        with self.log.open("ab") as log:
-            return subprocess.Popen(
-                [*dies_with_us(), *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
 
     def kill(self) -> float:
         """SIGKILL; returns the monotonic time of it (s). Raises Unavailable when it does not run."""
@@ -91,9 +76,3 @@ class Program:
         """Bytes of memory that it holds now (RSS)."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-def dies_with_us() -> tuple[str, ...]:
-    """What to put before a command so that the kernel kills it when we are gone; empty where nothing does that."""
-    setpriv = shutil.which("setpriv") if sys.platform == "linux" else None
-    return (setpriv, "--pdeathsig", "KILL", "--") if setpriv else ()
