@@ -38,7 +38,7 @@ class GatewayPart:
 
     def __init__(self, settings: GatewaySettings, edge: Edge) -> None:
         self._settings, self._edge = settings, edge
-        self.asked = asked = Asked(limit=settings.names_limit)
+        self.asked = asked = Asked(limit=settings.names_limit, refused_limit=settings.refused_limit)
         self._builder: Builder | None = None
         for name, text, value in (
             ("isthmus_gateway_names_served", "What Envoy asked for and has", lambda: float(asked.served)),
@@ -62,7 +62,7 @@ class GatewayPart:
                 finish=Resource.of,
             )
         changes = self._builder.update(view, asked=self.asked.names, changed=changed, identity=grant.svid)
-        self.asked.settle(changes.put.get(TypeUrl.CLUSTER, ()), changes.removed.get(TypeUrl.CLUSTER, ()))
+        self.asked.settle(self._builder.take_moved())
         return changes
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
@@ -121,7 +121,7 @@ class GatewayPart:
         """See Member."""
 
     def demanded(self, kind: TypeUrl, names: frozenset[str]) -> None:
-        """See Part: what is not admitted is refused, and pushed when a grant comes."""
+        """See Part. Only what could be no name is refused here; the builder answers for all others."""
         self._edge.log.debug("wanted on demand", kind=kind.label, names=sorted(names))
         if kind is not TypeUrl.CLUSTER:
             self._edge.server.refuse(kind, names)

@@ -1,44 +1,42 @@
 """The names of clusters that a gateway's Envoy asked for: what is exported, on demand.
 
-Without I/O. A name stays known after it was refused, because Envoy does not ask again: when a grant comes later, the
-builder makes it and it is pushed. The number of names is bounded, for what is served and for what is refused, so that
-who invents names displaces no good one. A caller's own authority vouches for its trust domain, and server names and
+Without I/O. A name stays known after it was refused, because Envoy does not ask again: when a grant comes later, it is
+changed and pushed. The number of names is bounded, for what is served and for what is refused, so that who invents
+names displaces no good one. A caller's own authority vouches for its trust domain, and server names and
 authorities are what callers invent: so it is the trust domain with the most names that makes room, with its oldest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from federation.envoy.names import parse_inbound_cluster
 
 
 class Asked:
-    """The names that are served and those that are refused, at most `limit` of each."""
+    """The names that are served, at most `limit`, and those that are refused, at most `refused_limit`."""
 
-    def __init__(self, *, limit: int) -> None:
-        self._served, self._refused = _Bounded(limit), _Bounded(limit)
+    def __init__(self, *, limit: int, refused_limit: int) -> None:
+        self._served, self._refused = _Bounded(limit), _Bounded(refused_limit)
         self._names: frozenset[str] | None = None
 
     def ask(self, names: Iterable[str]) -> None:
-        """Envoy asks for `names`; what could be no cluster's name is not kept."""
+        """Envoy asks for `names`; what could be no cluster's name is not kept. The limits apply once it is settled."""
         for name in names:
             if name in self._served:
                 self._served.put(name)
             elif parse_inbound_cluster(name) is not None:
-                known = name in self._refused
-                self._changed(self._refused.put(name) or not known)
+                self._changed(name not in self._refused)
+                self._refused.put(name)
 
-    def settle(self, served: Iterable[str], refused: Iterable[str]) -> None:
-        """Some names have become clusters, some are clusters no more; others than those asked for do not matter."""
-        for name in served:
-            if name in self._refused:
-                self._refused.discard(name)
-                self._changed(self._served.put(name))
-        for name in refused:
-            if name in self._served:
-                self._served.discard(name)
-                self._changed(self._refused.put(name))
+    def settle(self, moved: Mapping[str, bool]) -> None:
+        """Which names are served now, and which are not. What is too much is forgotten."""
+        for name, served in moved.items():
+            old, new = (self._refused, self._served) if served else (self._served, self._refused)
+            if name in old:
+                old.discard(name)
+                new.put(name)
+        self._changed(self._served.trim() | self._refused.trim())
 
     def _changed(self, changed: bool) -> None:
         if changed:
@@ -68,16 +66,20 @@ class _Bounded:
         self._size = 0
         self._by_domain: dict[str, dict[str, None]] = {}
 
-    def put(self, name: str) -> bool:
-        """Add it as the newest; at the limit the domain with the most names gives up its oldest: whether one did."""
+    def put(self, name: str) -> None:
+        """Add it as the newest."""
         self.discard(name)
         self._by_domain.setdefault(_domain(name), {})[name] = None
         self._size += 1
-        if self._size <= self._limit:
-            return False
-        largest = max(self._by_domain, key=lambda domain: len(self._by_domain[domain]))
-        self.discard(next(iter(self._by_domain[largest])))
-        return True
+
+    def trim(self) -> bool:
+        """Above the limit the domain with the most names gives up its oldest. Whether one did."""
+        trimmed = False
+        while self._size > self._limit:
+            largest = max(self._by_domain, key=lambda domain: len(self._by_domain[domain]))
+            self.discard(next(iter(self._by_domain[largest])))
+            trimmed = True
+        return trimmed
 
     def discard(self, name: str) -> None:
         domain = _domain(name)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from federation.model.cluster import Peer
-from federation.model.ids import ServiceName
 from federation.model.service import Export, Port
 from federation.model.view import View
 from gateway.sni import exported_port
@@ -21,7 +20,7 @@ class Decision:
 
     allowed: bool
     reason: str
-    service: ServiceName | None = None
+    export: Export | None = None
     port: Port | None = None
 
 
@@ -38,8 +37,8 @@ def admitted(view: View, sni: str, trust_domain: str) -> Decision:
         return Decision(False, "not_exported")
     export, port = found
     if trust_domain not in granted_domains(export, port.port, view.peers):
-        return Decision(False, "no_grant", export.name, port)
-    return Decision(True, "granted", export.name, port)
+        return Decision(False, "no_grant", export, port)
+    return Decision(True, "granted", export, port)
 
 
 def host_of(authority: str) -> tuple[str, str]:

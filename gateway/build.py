@@ -2,13 +2,14 @@
 
 What comes in is the view (federation.model.view) and the clusters that Envoy asked for; what leaves goes to
 federation.xds by way of gateway.agent. Inbound, a cluster's name holds who calls, the connection's server name and the
-request's authority: it is made when they agree with each other and with a grant, so that nothing is held for an export
-that nobody uses. Outbound ("egress") the same code runs as in a sidecar (federation.envoy.outbound).
+request's authority: it leads to the endpoints when they agree with each other and with a grant, and to a refusal
+otherwise. Nothing is held for an export that nobody uses. Outbound ("egress") the same code runs as in a sidecar
+(federation.envoy.outbound).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,11 +17,12 @@ from typing import Any
 from google.protobuf.message import Message
 
 from federation.envoy import cluster, endpoint, listener, names, outbound, tls
+from federation.envoy.cluster import Answer
 from federation.envoy.ledger import Changes, Ledger, Part, settled
 from federation.envoy.names import Inbound, InboundKind
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
-from federation.model.service import Import, Locality
+from federation.model.service import Export, Import, Locality, Port
 from federation.model.view import View
 from federation.policy import routes
 from federation.policy.locality import place, ready_hosts
@@ -53,7 +55,8 @@ class Builder:
         self._imports: dict[ServiceName, Import] = {}
         self._peers: dict[str, Peer] = {}
         self._asked: Collection[str] = frozenset()
-        self._named: dict[ServiceName, dict[str, Inbound]] = {}  # what was asked for, by the service that it means
+        self._named: dict[ServiceName | None, dict[str, Inbound]] = {}  # what was asked for, by the service it means
+        self._moved: dict[str, bool] = {}
         self._odd: dict[tuple[str, str], set[str]] = {}
 
     def update(
@@ -66,20 +69,20 @@ class Builder:
     ) -> Changes:
         """Bring the resources up to date and return what differs.
 
-        `asked` are the clusters "in-…" that Envoy asked for (the same object, if none are new): those that are admitted
-        come to exist. `changed` names the services whose export or import may differ from the last update (None: any
-        may). `identity` replaces the one of the configuration (renewal).
+        `asked` are the clusters "in-…" that Envoy asked for (the same object if none are new): each comes to exist, and
+        says by what it is whether its caller is admitted. `changed` names the services whose export or import may
+        differ from the last update (None: any may). `identity` replaces the one of the configuration (renewal).
         """
         ledger, view = self._ledger, outbound.believed(view)
         ledger.keep_secrets(identity or self._config.identity, view.peers.values())
-        everything = view.peers != self._peers
+        everything, regrouped = view.peers != self._peers, _domains(view.peers) != _domains(self._peers)
         if everything:
             self._peers = dict(view.peers)
-        if everything or changed is None:
-            changed = {*self._named, *self._imports, *view.imports}
-        for name in changed:
+        all_imports = {*self._imports, *view.imports} if everything or changed is None else changed
+        for name in list(self._named) if regrouped or changed is None else changed:
             for cluster_name, named in self._named.get(name, {}).items():
                 self._update_named(view, cluster_name, named)
+        for name in all_imports:
             self._update_import(view, name, force=everything)
         for owner in ledger.checks.take_due():
             if isinstance(owner, ServiceName):
@@ -89,71 +92,75 @@ class Builder:
         ledger.write("inbound", self._inbound_parts())
         return ledger.take()
 
+    def take_moved(self) -> dict[str, bool]:
+        """What was asked for and came to be served (or is not any more) since this was last called."""
+        moved, self._moved = self._moved, {}
+        return moved
+
     def _follow(self, view: View, asked: Collection[str]) -> None:
         """Envoy asks for these, and for no others any more."""
         for gone in sorted(set(self._asked).difference(asked)):
             self._forget(gone)
         for new in sorted(set(asked).difference(self._asked)):
             named = names.parse_inbound_cluster(new)
-            service = _service(named)
-            if named is not None and service is not None:
-                self._named.setdefault(service, {})[new] = named
+            if named is not None:
+                self._named.setdefault(_service(named), {})[new] = named
                 self._update_named(view, new, named)
         self._asked = asked
 
     def _forget(self, cluster_name: str) -> None:
         named = names.parse_inbound_cluster(cluster_name)
-        service = _service(named)
-        if named is None or service is None:
+        if named is None:
             return
         self._ledger.drop(cluster_name)
+        self._moved.pop(cluster_name, None)
         self._is_odd(cluster_name, named, served=False)
+        service = _service(named)
         del self._named[service][cluster_name]
         if not self._named[service]:
             del self._named[service]
 
-    def _update_named(self, view: View, cluster_name: str, named: Inbound) -> None:
-        parts = tuple(self._named_parts(view, cluster_name, named))
-        if parts:
-            self._ledger.write(cluster_name, parts)
-        else:
-            self._ledger.drop(cluster_name)
+    def _update_named(self, view: View, name: str, named: Inbound) -> None:
+        """`name` stands for the local endpoints of an exported port, or for an answer by Envoy itself.
 
-    def _named_parts(self, view: View, name: str, named: Inbound) -> Iterator[Part]:
-        """What `name` stands for: the local endpoints, an answer by Envoy itself, or nothing."""
-        config = self._config
-        decision = admitted(view, named.sni, named.trust_domain)
-        if decision.service is None or decision.port is None:
-            return  # not exported
-        if named.kind is not InboundKind.HEALTH and decision.port.app.is_http != (named.kind is InboundKind.HTTP):
-            return  # HTTP goes through the header rules, or not at all
-        if named.kind is InboundKind.HTTP and not is_name(
-            named.authority, routes.exported_names(decision.service, config.cluster, suffix=config.suffix)
-        ):
+        It always exists: once xDS has refused a name, Envoy asks no more, and each request waits until its time is up.
+        """
+        decided = self._decide(view, name, named)
+        if isinstance(decided, Answer):
+            self._moved[name] = decided is Answer.READY
+            made = partial(cluster.answering_cluster, name, decided)
+            self._ledger.write(name, [Part(names.CLUSTER_TYPE, name, decided, made)])
             return
-        if self._is_odd(name, named, served=decision.allowed):
-            return
-        if named.kind is InboundKind.HEALTH or not decision.allowed:
-            if named.kind is not InboundKind.TCP:
-                forbidden = not decision.allowed
-                yield Part(
-                    names.CLUSTER_TYPE,
-                    name,
-                    forbidden,
-                    partial(cluster.answering_cluster, name, forbidden=forbidden),
-                )
-            return
-        port = decision.port
-        endpoints = names.inbound_endpoints(decision.service, port.port)
-        yield Part(
-            names.CLUSTER_TYPE,
-            name,
-            (endpoints, port.app),
-            partial(cluster.local_cluster, name, port.app, endpoints=endpoints),
-        )
-        hosts = ready_hosts(view.exports[decision.service].endpoints, port.port)
+        self._moved[name] = True
+        export, port = decided
+        endpoints = names.inbound_endpoints(export.name, port.port)
+        hosts = ready_hosts(export.endpoints, port.port)
         placement = (hosts,) if hosts else ()
-        yield Part(names.ENDPOINT_TYPE, endpoints, hosts, partial(endpoint.assignment, endpoints, placement))
+        local = partial(cluster.local_cluster, name, port.app, endpoints=endpoints)
+        self._ledger.write(
+            name,
+            [
+                Part(names.CLUSTER_TYPE, name, (endpoints, port.app), local),
+                Part(names.ENDPOINT_TYPE, endpoints, hosts, partial(endpoint.assignment, endpoints, placement)),
+            ],
+        )
+
+    def _decide(self, view: View, name: str, named: Inbound) -> tuple[Export, Port] | Answer:
+        decision = admitted(view, named.sni, named.trust_domain)
+        export, port = decision.export, decision.port
+        if export is None or port is None:
+            return Answer.MISDIRECTED
+        if named.kind is InboundKind.HEALTH:
+            return Answer.READY if decision.allowed else Answer.FORBIDDEN
+        if port.app.is_http != (named.kind is InboundKind.HTTP):
+            return Answer.MISDIRECTED  # HTTP goes through the header rules, or not at all
+        if named.kind is InboundKind.HTTP and not is_name(
+            named.authority, routes.exported_names(export.name, self._config.cluster, suffix=self._config.suffix)
+        ):
+            return Answer.MISDIRECTED
+        if not decision.allowed:
+            return Answer.FORBIDDEN
+        return Answer.MISDIRECTED if self._is_odd(name, named, served=True) else (export, port)
 
     def _is_odd(self, name: str, named: Inbound, *, served: bool) -> bool:
         """Whether the authority is written in too odd a way to be `served`: each way costs a cluster, and there are any
@@ -222,9 +229,13 @@ class Builder:
             )
 
 
-def _service(named: Inbound | None) -> ServiceName | None:
+def _domains(peers: Mapping[str, Peer]) -> dict[str, str]:
+    return {name: peer.trust_domain for name, peer in peers.items()}
+
+
+def _service(named: Inbound) -> ServiceName | None:
     """The service that a name means, exported or not; None where it means none."""
-    parsed = names.parse_server_name(named.sni) if named is not None else None
+    parsed = names.parse_server_name(named.sni)
     return parsed.name if parsed is not None else None
 
 

@@ -15,18 +15,22 @@ from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_components_pb2 import Route
 
 from federation.envoy import listener, names, route, tls
+from federation.envoy.cluster import Answer
 from federation.envoy.listener import Reply
 
 _MISDIRECTED = "421: the authority, the server name and the service do not agree"
-_FORBIDDEN = Reply(flag="UDO", status=403, text="403: your cluster has no grant for this service")
+_REFUSALS = (
+    Reply(answer=Answer.FORBIDDEN, status=403, text="403: your cluster has no grant for this service"),
+    Reply(answer=Answer.MISDIRECTED, status=421, text=_MISDIRECTED),
+    # Envoy was not told in time, or has forgotten. The caller's Envoy may look elsewhere.
+    Reply(flag="NC", status=421, text=_MISDIRECTED, not_forwarded=True),
+)
 
 
 def inbound_listener(ip: str, port: int, *, cluster: str, zones: Sequence[str]) -> Listener:
     """The listener `inbound`; no service has a name outside `zones`."""
-    # Nothing was forwarded, so a caller's Envoy may look elsewhere, as it may after any other refusal to try.
     requests = (
-        Reply(flag="NC", status=421, text=_MISDIRECTED, not_forwarded=True),
-        _FORBIDDEN,
+        *_REFUSALS,
         Reply(flag="UH", text=f"503: cluster {cluster} has no ready endpoint of this service", not_forwarded=True),
         Reply(
             flag="UF",
@@ -34,11 +38,7 @@ def inbound_listener(ip: str, port: int, *, cluster: str, zones: Sequence[str]) 
             not_forwarded=True,
         ),
     )
-    checks = (
-        Reply(flag="UH", status=200, text="ready"),
-        Reply(flag="NC", status=421, text=_MISDIRECTED),
-        _FORBIDDEN,
-    )
+    checks = (Reply(answer=Answer.READY, status=200, text="ready"), *_REFUSALS)
     http = _http("in", listener.ASK_FOR_EXPORTED, zones, route.exported_routes(), requests)
     health = _http("health", listener.ASK_FOR_HEALTH, zones, route.health_routes(), checks, http1=True)
     return listener.listener(

@@ -23,6 +23,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     weight: int = 1
     drain_seconds: float = 5.0
     names_limit: int = 10_000
+    refused_limit: int = 1_000
     namespace: str = SYSTEM_NAMESPACE
     account: str = "gateway"
 
@@ -55,6 +56,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"drain_seconds {self.drain_seconds} is not 0 to 600")
         if not 1 <= self.names_limit <= 1_000_000:
             raise InvalidSettings(f"names_limit {self.names_limit} is not 1 to 1000000")
+        if not 1 <= self.refused_limit <= 1_000_000:
+            raise InvalidSettings(f"refused_limit {self.refused_limit} is not 1 to 1000000")
 
 
 def read(path: Path) -> GatewaySettings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from envoy.config.cluster.v3.circuit_breaker_pb2 import CircuitBreakers
 from envoy.config.cluster.v3.cluster_pb2 import Cluster, UpstreamConnectionOptions
@@ -16,7 +17,7 @@ from envoy.config.endpoint.v3.endpoint_components_pb2 import Endpoint, LbEndpoin
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.extensions.transport_sockets.internal_upstream.v3.internal_upstream_pb2 import InternalUpstreamTransport
 from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpProtocolOptions as UpstreamHttp
-from envoy.type.v3.percent_pb2 import FractionalPercent, Percent
+from envoy.type.v3.percent_pb2 import Percent
 
 from federation.envoy import names, tls
 from federation.envoy.endpoint import PLAIN, TLS_KEY
@@ -28,7 +29,18 @@ BUFFER_BYTES = 32 * 1024
 CONNECT_SECONDS = 1.0
 IDLE_SECONDS = 3600.0
 MAX_CONCURRENT = 65_536
+METADATA = "isthmus"
+"""Namespace of our own metadata of clusters."""
+ANSWER = "answer"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+
+
+class Answer(StrEnum):
+    """What a gateway says about an exported port without asking any endpoint."""
+
+    READY = "ready"
+    FORBIDDEN = "forbidden"
+    MISDIRECTED = "misdirected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +94,8 @@ def local_cluster(cluster_name: str, app: AppProtocol, *, endpoints: str, affini
     return cluster
 
 
-def answering_cluster(name: str, *, forbidden: bool) -> Cluster:
-    """A cluster without endpoints: requests to it are answered by Envoy itself, flag UH, or UDO where `forbidden`."""
+def answering_cluster(name: str, answer: Answer) -> Cluster:
+    """A cluster without endpoints: Envoy answers requests to it by itself, as its metadata say (listener.Reply)."""
     cluster = Cluster(
         name=name,
         alt_stat_name=name.partition("/")[0],
@@ -91,11 +103,7 @@ def answering_cluster(name: str, *, forbidden: bool) -> Cluster:
         connect_timeout=seconds(CONNECT_SECONDS),
         load_assignment=ClusterLoadAssignment(cluster_name=name),
     )
-    if forbidden:
-        everything = ClusterLoadAssignment.Policy.DropOverload(
-            category="forbidden", drop_percentage=FractionalPercent(numerator=100)
-        )
-        cluster.load_assignment.policy.drop_overloads.append(everything)
+    cluster.metadata.filter_metadata[METADATA].fields[ANSWER].string_value = answer
     return cluster
 
 

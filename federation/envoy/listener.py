@@ -8,6 +8,7 @@ from typing import Any
 
 from envoy.config.accesslog.v3.accesslog_pb2 import (
     AccessLogFilter,
+    ExtensionFilter,
     ResponseFlagFilter,
 )
 from envoy.config.common.mutation_rules.v3.mutation_rules_pb2 import HeaderMutation
@@ -19,6 +20,7 @@ from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
+from envoy.extensions.access_loggers.filters.cel.v3.cel_pb2 import ExpressionFilter
 from envoy.extensions.filters.http.on_demand.v3.on_demand_pb2 import OnDemand, OnDemandCds
 from envoy.extensions.filters.http.router.v3.router_pb2 import Router
 from envoy.extensions.filters.listener.original_dst.v3.original_dst_pb2 import OriginalDst
@@ -70,13 +72,15 @@ ASK_FOR_HEALTH = f"{names.InboundKind.HEALTH}/%FILTER_STATE({names.STATE_CALLER}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What is said instead of Envoy's own words when it answers by itself with the response flag `flag`.
+    """What is said instead of Envoy's own words when it answers by itself, and what for: the response flag `flag`, or
+    a cluster that is there for the `answer` (cluster.answering_cluster).
 
     `status` 0 leaves Envoy's; `not_forwarded` tells a caller's Envoy that any method may be tried elsewhere.
     """
 
-    flag: str
     text: str
+    flag: str = ""
+    answer: str = ""
     status: int = 0
     not_forwarded: bool = False
 
@@ -299,10 +303,23 @@ def _early(*, on_demand: str) -> TypedExtensionConfig:
     )
 
 
+def _by_flag(flag: str) -> AccessLogFilter:
+    return AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=[flag]))
+
+
+def _by_answer(answer: str) -> AccessLogFilter:
+    """Looked at when Envoy answers by itself only; a cluster without our metadata is no match."""
+    expression = f"xds.cluster_metadata.filter_metadata['{cluster.METADATA}']['{cluster.ANSWER}'] == '{answer}'"
+    config = pack(ExpressionFilter(expression=expression))
+    return AccessLogFilter(
+        extension_filter=ExtensionFilter(name="envoy.access_loggers.extension_filters.cel", typed_config=config)
+    )
+
+
 def _local_replies(replies: Iterable[Reply]) -> LocalReplyConfig:
     config = LocalReplyConfig()
     for reply in replies:
-        mapper = config.mappers.add(filter=AccessLogFilter(response_flag_filter=ResponseFlagFilter(flags=[reply.flag])))
+        mapper = config.mappers.add(filter=_by_answer(reply.answer) if reply.answer else _by_flag(reply.flag))
         mapper.body.inline_string = f"isthmus: {reply.text}\n"
         if reply.status:
             mapper.status_code.CopyFrom(number(reply.status))

@@ -112,27 +112,21 @@ def test_the_clusters_that_exist_are_those_that_the_reference_admits(
         spelt, _, digits = host.partition(":")
         fits = spelt.lower() in own and (not digits or digits.isdigit())
         clusters = resources[names.CLUSTER_TYPE]
-        assert leads_to(clusters.get(tcp)) == ("endpoints" if decision.allowed and not is_http else None)
-        assert leads_to(clusters.get(health)) == (("ready" if decision.allowed else "forbidden") if exported else None)
-        if is_http and fits and decision.allowed:
-            assert leads_to(clusters.get(http)) == "endpoints"
-        elif is_http and fits:
-            odd = host != host.lower() or digits not in ("", str(port)) or host.endswith(":")
-            assert leads_to(clusters.get(http)) == (None if odd else "forbidden")
-        else:
-            assert leads_to(clusters.get(http)) is None
+        refused = "forbidden" if exported else "misdirected"
+        assert leads_to(clusters[health]) == ("ready" if decision.allowed else refused)
+        admits = "endpoints" if decision.allowed else refused
+        assert leads_to(clusters[tcp]) == ("misdirected" if is_http else admits)
+        assert leads_to(clusters[http]) == (admits if is_http and fits else "misdirected")
         fresh = build(seen, CONFIG, asked=asked)
         assert {k: dict(v) for k, v in fresh.items()} == {k: v for k, v in resources.items() if v}
 
 
-def leads_to(cluster: Cluster | None) -> str | None:
+def leads_to(cluster: Cluster) -> str:
     """What Envoy does with a request to it."""
-    if cluster is None:
-        return None
     if cluster.type == Cluster.EDS:
         return "endpoints"
     assert not cluster.load_assignment.endpoints
-    return "forbidden" if cluster.load_assignment.policy.drop_overloads else "ready"
+    return str(cluster.metadata.filter_metadata["isthmus"]["answer"])
 
 
 def test_reasons_are_named() -> None:

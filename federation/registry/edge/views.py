@@ -1,12 +1,13 @@
 """What the agent told this process, decoded: the immutable View that configuration is built from.
 
 Arrive: Changes of the replica. Leaves: View. A record that cannot be decoded keeps what was held before and is
-reported: one bad record must not take the others with it.
+reported: one bad record must not take the others with it. Exports are many, and few are in use at a time: they are kept
+as the bytes that the replica has, and decoded when they are looked at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
 from federation.errors import InvalidInput
@@ -21,6 +22,25 @@ from federation.registry.edge.problems import Problems
 T = TypeVar("T")
 
 
+class Exports(Mapping[ServiceName, Export]):
+    """Exports that are decoded anew whenever they are looked at, from whole payloads by the name of the record."""
+
+    def __init__(self, payloads: Mapping[str, bytes]) -> None:
+        self._payloads = payloads
+
+    def __getitem__(self, name: ServiceName) -> Export:
+        return decode_export(self._payloads[str(name)])
+
+    def __contains__(self, name: object) -> bool:
+        return str(name) in self._payloads
+
+    def __iter__(self) -> Iterator[ServiceName]:
+        return map(ServiceName.parse, self._payloads)
+
+    def __len__(self) -> int:
+        return len(self._payloads)
+
+
 class Views:
     """The decoded state. `put` and `delete` tell the names of the imports that changed."""
 
@@ -28,7 +48,7 @@ class Views:
         self.cluster = cluster
         self._problems = problems
         self._imports: dict[ServiceName, Import] = {}
-        self._exports: dict[ServiceName, Export] = {}
+        self._exports: dict[str, bytes] = {}
         self._peers: dict[str, Peer] = {}
         self._view: View | None = None
         self._changed: set[ServiceName] = set()
@@ -40,7 +60,7 @@ class Views:
             self._view = View(
                 cluster=self.cluster,
                 imports=dict(self._imports),
-                exports=dict(self._exports),
+                exports=Exports(dict(self._exports)),
                 peers=dict(self._peers),
             )
         return self._view
@@ -67,7 +87,7 @@ class Views:
             elif record.key.kind is Kind.EXPORT:
                 export = self._decode(record, decode_export)
                 if export is not None:
-                    self._exports[export.name] = export
+                    self._exports[record.key.name] = record.payload
                     self._changed.add(export.name)
             elif record.key.kind is Kind.PEER:
                 peer = self._decode(record, decode_peer)
@@ -87,7 +107,7 @@ class Views:
                 name = ServiceName.parse(key.name)
                 self._changed.add(name)
                 if key.kind is Kind.EXPORT:
-                    self._exports.pop(name, None)
+                    self._exports.pop(key.name, None)
                 elif self._imports.pop(name, None) is not None:
                     touched.add(name)
             self._problems.clear("record_malformed", _subject(key))

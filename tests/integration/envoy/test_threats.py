@@ -7,9 +7,10 @@ The callers here are no Envoys: they say what no sidecar of ours would say.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -107,6 +108,40 @@ def client_context(certificate: Path | None) -> ssl.SSLContext:
     return context
 
 
+class Kept:
+    """Requests one after the other on one HTTP/2 connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        # Without a table of headers (SETTINGS_HEADER_TABLE_SIZE 0) each answer can be read by itself.
+        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x01\x00\x00\x00\x00"))
+        self._stream = -1
+
+    async def ask(self, headers: list[tuple[str, str]], body: bytes = b"") -> tuple[int, str]:
+        """Status and body; a reset is 599."""
+        self._stream += 2
+        block = b"".join(b"\x10" + _text(k) + _text(v) for k, v in headers)
+        self._writer.write(_frame(1, 4 if body else 5, self._stream, block))
+        if body:
+            self._writer.write(_frame(0, 1, self._stream, body))
+        status, text = 0, b""
+        async with asyncio.timeout(30):
+            while True:
+                head = await self._reader.readexactly(9)
+                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
+                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+                if stream != self._stream:
+                    continue
+                if kind == 3:
+                    return 599, ""
+                if kind == 1 and not status:
+                    status = _status(payload.lstrip(b" "))  # 0x20: the table has the size 0
+                if kind == 0:
+                    text += payload
+                if kind in (0, 1) and flags & 1:
+                    return status, text.decode()
+
+
 @dataclass
 class Scene:
     port: int
@@ -116,6 +151,8 @@ class Scene:
     raw: Any
     kit: SimpleNamespace
     idle: Forger
+    world: Any
+    gateway: Any
 
     def untouched(self) -> bool:
         return bool(self.web.connections == self.raw.connections == 0)
@@ -138,6 +175,22 @@ class Scene:
     async def line(self, context: ssl.SSLContext, *, sni: str = RAW_SNI, alpn: str = "isthmus-tcp") -> str:
         context.set_alpn_protocols([alpn])
         return (await self._talk(context, sni, b"hello\n", lambda raw: (1, raw.decode(errors="replace"))))[1]
+
+    @contextlib.asynccontextmanager
+    async def kept(self, context: ssl.SSLContext, *, sni: str = WEB_SNI) -> AsyncIterator[Kept]:
+        """A connection for several requests."""
+        context.set_alpn_protocols(["h2"])
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=sni)
+        try:
+            yield Kept(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    def export(self, name: ServiceName, *, to: Sequence[str]) -> None:
+        """From now on `name` is exported to `to`."""
+        ports = {80: (HTTP, self.web.port), 9000: (TCP, self.raw.port)}
+        self.world.exports["west"][name] = self.kit.export_of(name, ports, to=to)
+        self.gateway.publish()
 
     async def _talk(
         self, context: ssl.SSLContext, sni: str | None, data: bytes, read: Callable[[bytes], tuple[int, str]]
@@ -236,8 +289,8 @@ async def scene(world: Any, kit: Any, short_directory: Path) -> Scene:
         ECHO: kit.export_of(ECHO, {80: (HTTP, web.port), 9000: (TCP, raw.port)}, to=["member"]),
         OTHERS: kit.export_of(OTHERS, {80: (HTTP, web.port), 9000: (TCP, raw.port)}, to=[]),
     }
-    await world.gateway("west")
-    return Scene(world.gateways["west"][0].port, member, stranger, web, raw, kit, idle)
+    gateway = await world.gateway("west")
+    return Scene(world.gateways["west"][0].port, member, stranger, web, raw, kit, idle, world, gateway)
 
 
 async def test_who_is_admitted_gets_through(scene: Scene) -> None:
@@ -317,6 +370,91 @@ async def test_another_authority_is_misdirected(scene: Scene) -> None:
     for host in ("others.shop.global", "hidden.shop.global", "evil.example", "echo.shop.east.global", "*", WEB_SNI):
         assert (await scene.request(scene.caller(), headers=_headers(host)))[0] == 421, host
     assert scene.untouched()
+
+
+async def test_every_request_of_a_connection_is_bound(scene: Scene) -> None:
+    async with scene.kept(scene.caller()) as connection:
+        for host, expected in (
+            (HOST, 200),
+            ("others.shop.global", 421),
+            ("evil.example", 421),
+            ("echo.shop.svc.clusterset.local", 200),
+            ("Echo.Shop.Global:8080", 200),
+            (HOST, 200),
+        ):
+            assert (await connection.ask(_headers(host)))[0] == expected, host
+
+
+async def test_a_first_request_with_a_body_is_served(scene: Scene) -> None:
+    async with scene.kept(scene.caller()) as connection:
+        headers = [*_headers(HOST, "POST"), ("content-length", "10000")]
+        assert await connection.ask(headers, b"x" * 10_000) == (200, "web")
+    assert scene.web.requests[-1].body == b"x" * 10_000
+
+
+async def test_a_grant_counts_from_the_next_request_on(scene: Scene) -> None:
+    """Given, taken and given again, while the connection stays; Envoy asks once only."""
+    idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")
+    async with scene.kept(scene.caller()) as member, scene.kept(idle) as connection:
+        assert (await member.ask(_headers()))[0] == 200
+        assert (await connection.ask(_headers()))[0] == 403
+        for to, expected in ((["member", "idle"], 200), (["member"], 403), (["idle"], 200)):
+            scene.export(ECHO, to=to)
+            await scene.gateway.settled()
+            assert (await connection.ask(_headers()))[0] == expected, to
+            assert (await member.ask(_headers()))[0] == (200 if "member" in to else 403), to
+
+
+async def test_what_is_exported_no_more_is_gone_at_once_and_comes_back(scene: Scene) -> None:
+    async with scene.kept(scene.caller()) as connection:
+        assert (await connection.ask(_headers()))[0] == 200
+        assert (await scene.health(scene.caller()))[0] == 200
+        assert await scene.line(scene.caller()) == "raw:hello\n"
+        del scene.world.exports["west"][ECHO]
+        scene.gateway.publish()
+        await scene.gateway.settled()
+        assert (await connection.ask(_headers()))[0] == 421
+        assert (await scene.health(scene.caller()))[0] == 421
+        assert await scene.line(scene.caller()) == ""
+        scene.export(ECHO, to=["member"])
+        await scene.gateway.settled()
+        assert (await connection.ask(_headers()))[0] == 200
+        assert (await scene.health(scene.caller()))[0] == 200
+        assert await scene.line(scene.caller()) == "raw:hello\n"
+
+
+async def test_what_did_not_exist_when_it_was_asked_for_is_pushed_later(scene: Scene) -> None:
+    sni = "p80.hidden.shop.svc.west.test.internal"
+    async with scene.kept(scene.caller(), sni=sni) as connection:
+        assert (await connection.ask(_headers("hidden.shop.global")))[0] == 421
+        scene.export(HIDDEN, to=["member"])
+        await scene.gateway.settled()
+        assert (await connection.ask(_headers("hidden.shop.global")))[0] == 200
+
+
+async def test_what_was_refused_is_refused_again(scene: Scene) -> None:
+    """Envoy knows the refusals: to a name that it was told not to exist it would ask no more, and wait in vain."""
+    others = "p9000.others.shop.svc.west.test.internal"
+    async with scene.kept(scene.caller()) as connection:
+        for _ in range(5):
+            assert (await connection.ask(_headers("others.shop.global")))[0] == 421
+            assert await scene.line(scene.caller(), sni=others) == ""
+            assert (await scene.health(scene.caller(), sni=others))[0] == 403
+    assert scene.gateway.asked < scene.gateway.snapshot.names(scene.kit.TypeUrl.CLUSTER)
+
+
+async def test_invented_authorities_cost_little(scene: Scene) -> None:
+    """What cannot be a service's name is not asked for; ways to write one that is are served, but not without end."""
+    async with scene.kept(scene.caller()) as connection:
+        for number in range(50):
+            assert (await connection.ask(_headers(f"x{number}.evil.example")))[0] == 421
+        assert scene.gateway.asked == set()
+        odd = [(await connection.ask(_headers(f"{HOST}:{port}")))[0] for port in range(1000, 1050)]
+        assert set(odd) == {200, 421}
+        assert odd.count(200) == 8
+        assert (await connection.ask(_headers(f"{HOST}:80")))[0] == 200
+        assert (await connection.ask(_headers("x" * 5000 + ".global")))[0] == 421
+    assert max(map(len, scene.gateway.asked)) < 600
 
 
 async def test_a_gateway_is_no_relay(scene: Scene) -> None:
