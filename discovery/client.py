@@ -5,10 +5,9 @@ Arrives: the state directory. Leaves: replies of federation/proto/v1/agent.proto
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 
@@ -19,17 +18,16 @@ from federation.model.wire import grants_to_pb
 from federation.proto.v1 import agent_pb2 as pb
 from federation.proto.v1 import agent_pb2_grpc as rpc
 from federation.proto.v1 import records_pb2, registry_pb2
-from federation.registry.status import from_rpc_error
+from federation.registry.unaryclient import UnaryClient
 
 SOCKET = "agent.sock"
-Reply = TypeVar("Reply")
 
 
-class AgentClient:
+class AgentClient(UnaryClient):
     """What an operator asks of one agent. Methods raise the agent's IsthmusError, Unavailable, TimedOut."""
 
     def __init__(self, channel: grpc.aio.Channel, *, what: str, timeout: float = 10.0) -> None:
-        self._channel, self._what, self._timeout = channel, what, timeout
+        super().__init__(channel, what=what, timeout=timeout)
         self._stub: Any = rpc.AgentStub(channel)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -56,17 +54,6 @@ class AgentClient:
             options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)],
         )
         return cls(channel, what=f"the agent in {directory}", timeout=timeout)
-
-    async def __aenter__(self) -> AgentClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self._channel.close()
 
     async def identity(self) -> pb.AgentIdentity:
         """The cluster, its trust domain, bundle and fingerprint."""
@@ -99,12 +86,6 @@ class AgentClient:
 
     async def status(self) -> pb.AgentStatus:
         return await self._ask(self._stub.Status, registry_pb2.Empty())
-
-    async def _ask(self, call: Callable[..., Awaitable[Reply]], request: object) -> Reply:
-        try:
-            return await call(request, timeout=self._timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, what=self._what) from error
 
 
 def _request(name: ServiceName | str, grants: Iterable[Grant]) -> pb.ExportRequest:

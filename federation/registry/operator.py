@@ -6,11 +6,10 @@ that is another machine). Leaves: replies of federation/proto/v1/registry.proto,
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import grpc
 import msgspec
@@ -22,12 +21,11 @@ from federation.model.cluster import Link, LinkGrant
 from federation.proto.v1 import registry_pb2 as pb
 from federation.proto.v1 import registry_pb2_grpc as rpc
 from federation.registry.join import Invitation, Joined, join, look_up
-from federation.registry.status import from_rpc_error
+from federation.registry.unaryclient import UnaryClient
 from federation.trust.grpc_credentials import channel_options, registry_server_name
 
 __all__ = ["Invitation", "IssuedToken", "Joined", "OperatorClient", "OperatorFile", "join", "look_up"]
 
-Reply = TypeVar("Reply")
 _MAX_REPLY = 256 << 20
 
 CREDENTIAL_FILES = ("operator.yaml", "operator.pem", "operator.key", "ca.pem")
@@ -48,12 +46,12 @@ class IssuedToken:
     expires_ns: int
 
 
-class OperatorClient:
+class OperatorClient(UnaryClient):
     """What an operator asks of the registry. Methods raise the registry's IsthmusError, Unavailable, TimedOut."""
 
     def __init__(self, channel: grpc.aio.Channel, *, address: str, federation: str, timeout: float = 10.0) -> None:
+        super().__init__(channel, what=f"the registry at {address}", timeout=timeout)
         self.address, self.federation = address, federation
-        self._channel, self._timeout = channel, timeout
         self._stub: Any = rpc.OperatorStub(channel)  # type: ignore[no-untyped-call]
 
     @classmethod
@@ -80,17 +78,6 @@ class OperatorClient:
             ],
         )
         return cls(channel, address=where.registry, federation=where.federation, timeout=timeout)
-
-    async def __aenter__(self) -> OperatorClient:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        await self._channel.close()
 
     async def issue_token(self, cluster: str, *, ttl_seconds: int = 900) -> IssuedToken:
         """A join token for `cluster`, valid once and for at most 900 s; replaces an unused one for the same name."""
@@ -144,9 +131,3 @@ class OperatorClient:
 
     async def status(self) -> pb.RegistryStatus:
         return await self._ask(self._stub.Status, pb.Empty())
-
-    async def _ask(self, call: Callable[..., Awaitable[Reply]], request: object) -> Reply:
-        try:
-            return await call(request, timeout=self._timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, what=f"the registry at {self.address}") from error
