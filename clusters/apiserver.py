@@ -28,6 +28,7 @@ from clusters.network import free_port, loopback_addresses
 from clusters.processes import last_line
 from clusters.program import Program
 from clusters.testbed.components import require
+from clusters.waiting import START
 from discovery.kube import crds
 from federation.aio.files import write_atomic
 from federation.errors import IsthmusError, TimedOut, Unavailable
@@ -224,7 +225,7 @@ class LocalCluster:
         self.parts[part].start()
         await self.wait_ready(part)
 
-    async def wait_ready(self, part: Part = "apiserver", *, timeout: float = 90.0) -> None:
+    async def wait_ready(self, part: Part = "apiserver", *, timeout: float = START) -> None:
         """Wait until the part does its work; raises Unavailable when it ends, TimedOut after `timeout` (s)."""
         checks: dict[Part, Callable[[], Awaitable[object]]] = {
             "etcd": lambda: self._etcd("version"),

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +22,7 @@ import yaml
 from kubernetes_asyncio.client import ApiClient
 from kubernetes_asyncio.config import new_client_from_config
 
+from clusters.waiting import DEADLINE, START, until
 from federation.errors import (
     AlreadyExists,
     Conflict,
@@ -226,24 +226,25 @@ class KubeClient:
 
     # --- waiting and watching ----------------------------------------------------------------------------------------
 
-    async def until(self, condition: Callable[[], Any], *, timeout: float = 30.0, interval: float = 0.02) -> Any:
-        """Call and await `condition` until what it returns is true; NotFound and Unavailable are not yet.
+    async def until(self, condition: Callable[[], Awaitable[Any]], *, timeout: float = DEADLINE, what: str = "") -> Any:
+        """As `clusters.waiting.until`, but NotFound and Unavailable count as not yet; the last of them is the hint."""
+        last: IsthmusError | None = None
 
-        Returns what it returned; raises TimedOut.
-        """
-        deadline = time.monotonic() + timeout
-        seen: object = None
-        while time.monotonic() < deadline:
+        async def tolerant() -> Any:
+            nonlocal last
             try:
-                if seen := await condition():
-                    return seen
+                return await condition()
             except (NotFound, Unavailable) as error:
-                seen = error
-            await asyncio.sleep(interval)
-        raise TimedOut(f"not so after {timeout:g} s; last: {seen}")
+                last = error
+                return None
+
+        try:
+            return await until(tolerant, seconds=timeout, what=what)
+        except TimedOut as error:
+            raise TimedOut(error.message, hint=last.message if last else "") from last
 
     async def gone(
-        self, version: str, kind: str, name: str, namespace: str | None = None, *, timeout: float = 60
+        self, version: str, kind: str, name: str, namespace: str | None = None, *, timeout: float = START
     ) -> None:
         """Wait until the object does not exist; raises TimedOut."""
 
@@ -254,7 +255,7 @@ class KubeClient:
                 return True
             return False
 
-        await self.until(missing, timeout=timeout)
+        await until(missing, seconds=timeout, what=f"the end of {kind} {name}")
 
 
 @asynccontextmanager

@@ -6,11 +6,12 @@ import socket
 import socketserver
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from clusters.faultproxy import FaultProxy
+from clusters.waiting import until_now
 
 WAIT = 30.0
 QUIET = 0.2
@@ -69,13 +70,6 @@ def receive(client: socket.socket, count: int) -> bytes:
     return got
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def nothing_comes(client: socket.socket) -> bool:
     client.settimeout(QUIET)
     try:
@@ -95,7 +89,7 @@ def test_it_passes_bytes_both_ways(proxy: FaultProxy) -> None:
         assert receive(client, len(data)) == data
         writer.join()
         assert (proxy.accepted, proxy.open) == (1, 1)
-    until(lambda: proxy.open == 0)
+    until_now(lambda: proxy.open == 0)
 
 
 def test_an_end_is_passed_on(proxy: FaultProxy) -> None:

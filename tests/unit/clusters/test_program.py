@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from clusters.program import Program
+from clusters.waiting import until_now
 from federation.errors import Unavailable
 
 
@@ -23,11 +24,8 @@ def sleeper(tmp_path: Path) -> Iterator[Program]:
     program.end()
 
 
-def until_gone(pid: int) -> None:
-    deadline = time.monotonic() + 30
-    while Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists() or " Z " in Path(f"/proc/{pid}/stat").read_text()
 
 
 def test_it_is_started_killed_and_started_again(sleeper: Program) -> None:
@@ -53,7 +51,7 @@ def test_a_paused_one_is_alive_and_can_be_ended(sleeper: Program) -> None:
     assert sleeper.alive
     sleeper.end()
     assert not sleeper.alive
-    until_gone(pid)
+    until_now(lambda: gone(pid))
     sleeper.end()
 
 
@@ -68,6 +66,7 @@ def test_it_dies_with_us_and_not_with_the_thread_that_asked_for_it(tmp_path: Pat
 import sys, threading, time
 from pathlib import Path
 from clusters.program import Program
+from clusters.waiting import until_now
 program = Program("sleeper", ["sleep", "600"], Path({str(tmp_path / "log")!r}))
 thread = threading.Thread(target=program.start)
 thread.start()
@@ -80,4 +79,4 @@ time.sleep(600)
         pid = int(parent.stdout.readline())
         os.kill(pid, 0)
         parent.send_signal(signal.SIGKILL)
-    until_gone(pid)
+    until_now(lambda: gone(pid))

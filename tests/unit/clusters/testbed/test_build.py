@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ import pytest
 from clusters.testbed import build
 from clusters.testbed.build import Builder, BuildFailed, Progress, failure, go_environment, parse_go_version
 from clusters.testbed.components import COMPONENTS
+from clusters.waiting import START, until_now
 from federation.errors import StorageFailed, Unavailable
 
 ETCD = COMPONENTS["etcd"]
@@ -114,11 +114,7 @@ def test_an_interrupted_build_leaves_nothing_half(
         stderr=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 30
-    while not started.exists():
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.02)
+    until_now(started.exists, seconds=START)
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
     assert process.returncode != 0
