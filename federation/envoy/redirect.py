@@ -43,15 +43,41 @@ class Bound:
         return names.host_port(self.vip, self.target.port.port)
 
 
-def routes(bound: Sequence[Bound]) -> RouteConfiguration:
+@dataclass(frozen=True, slots=True)
+class Fragment:
+    """What one use adds to the routes, serialised: with hundreds of names in use, only the new one is made."""
+
+    hosts: bytes
+    refusals: bytes
+    mixed: tuple[tuple[str, int], ...]
+    """Its opaque ports (address, port) in the HTTP range."""
+
+
+def fragment(bound: Sequence[Bound]) -> Fragment:
+    """The part of `bound`, which are all targets under their names."""
+    http = [b for b in bound if b.target.port.app.is_http]
+    refused = [route.refusal(421, outbound.STRANGER, bound=_binding(b)) for b in http]
+    return Fragment(
+        RouteConfiguration(virtual_hosts=_hosts(http)).SerializeToString(deterministic=True),
+        VirtualHost(routes=refused).SerializeToString(deterministic=True),
+        mixed(bound),
+    )
+
+
+def routes(fragments: Iterable[Fragment]) -> RouteConfiguration:
     """The route configuration `outbound`: per service its names, and per port the destination that it is bound to.
 
     A destination that is not known yet is asked for; a known one under a foreign name is refused.
     """
-    http = [b for b in bound if b.target.port.app.is_http]
-    refused = [route.refusal(421, outbound.STRANGER, bound=_binding(b)) for b in http]
-    rest = route.virtual_host("*", ["*"], [*refused, *route.on_demand_routes()])
-    return route.configuration(names.OUTBOUND, [*_hosts(http), rest])
+    fragments = tuple(fragments)
+    made = route.configuration(names.OUTBOUND, ())
+    # Protocol buffers: messages put end to end are their fields put end to end.
+    made.MergeFromString(b"".join(f.hosts for f in fragments))
+    rest = route.virtual_host("*", ["*"], ())
+    rest.MergeFromString(b"".join(f.refusals for f in fragments))
+    rest.routes.extend(route.on_demand_routes())
+    made.virtual_hosts.append(rest)
+    return made
 
 
 def outbound_listener(

@@ -8,6 +8,7 @@ Fields that cannot lead to a reference are skipped by a plan made once per messa
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -87,6 +88,9 @@ _FOUND: dict[str, Callable[[Any], Iterator[Reference]]] = {
     "envoy.extensions.clusters.aggregate.v3.ClusterConfig": _of_clusters,
 }
 _ANY = "google.protobuf.Any"
+_HOST = "envoy.config.route.v3.VirtualHost"
+_ROUTE = "envoy.config.route.v3.Route"
+_REMEMBERED_BYTES = 16 * 1024
 
 _worth: dict[str, bool] = {}
 _plans: dict[str, tuple[tuple[str, bool], ...]] = {}
@@ -95,11 +99,30 @@ _plans: dict[str, tuple[tuple[str, bool], ...]] = {}
 def _walk(message: Any) -> Iterator[Reference]:
     name = message.DESCRIPTOR.full_name
     if name == _ANY:
-        inner = _unpacked(message)
-        if inner is not None:
+        descriptor = _descriptor(message.type_url)
+        if descriptor is not None and _is_worth(descriptor, set()):
+            inner = message_factory.GetMessageClass(descriptor)()
+            inner.ParseFromString(message.value)
             yield from _walk(inner)
         return
-    found = _FOUND.get(name)
+    if name == _HOST and message.ByteSize() <= _REMEMBERED_BYTES:
+        yield from _of_host(message.SerializeToString(deterministic=True))
+        return
+    if name == _ROUTE and message.HasField("direct_response") and not message.typed_per_filter_config:
+        return
+    yield from _walk_fields(message)
+
+
+@functools.lru_cache(maxsize=2048)
+def _of_host(body: bytes) -> tuple[Reference, ...]:
+    """Of a virtual host. Hundreds stand together in one route configuration, and one changes at a time."""
+    host = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(_HOST))()
+    host.ParseFromString(body)
+    return tuple(_walk_fields(host))
+
+
+def _walk_fields(message: Any) -> Iterator[Reference]:
+    found = _FOUND.get(message.DESCRIPTOR.full_name)
     if found is not None:
         yield from found(message)
     for field, repeated in _plan(message.DESCRIPTOR):
@@ -111,14 +134,13 @@ def _walk(message: Any) -> Iterator[Reference]:
             yield from _walk(getattr(message, field))
 
 
-def _unpacked(message: Any) -> Any | None:
+@functools.cache
+def _descriptor(url: str) -> Any | None:
+    """Of the type that an Any holds; None for an unknown one."""
     try:
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(message.type_url.rpartition("/")[2])
+        return descriptor_pool.Default().FindMessageTypeByName(url.rpartition("/")[2])
     except KeyError:
         return None
-    inner = message_factory.GetMessageClass(descriptor)()
-    inner.ParseFromString(message.value)
-    return inner
 
 
 def _plan(descriptor: Any) -> tuple[tuple[str, bool], ...]:

@@ -56,7 +56,8 @@ class Builder:
         self._peers: dict[str, Peer] = {}
         self._given: dict[ServiceName, tuple[Use, ...]] = {}
         self._bound: dict[Use, tuple[redirect.Bound, ...]] = {}
-        self._all_bound: tuple[redirect.Bound, ...] | None = None
+        self._fragments: dict[Use, redirect.Fragment] = {}
+        self._bound_anew = True
 
     def update(
         self,
@@ -111,11 +112,11 @@ class Builder:
     def _bind(self, use: Use, bound: tuple[redirect.Bound, ...]) -> None:
         if self._bound.get(use, ()) == bound:
             return
-        self._all_bound = None
+        self._bound_anew = True
         if bound:
-            self._bound[use] = bound
+            self._bound[use], self._fragments[use] = bound, redirect.fragment(bound)
         else:
-            del self._bound[use]
+            del self._bound[use], self._fragments[use]
 
     def _parts(self, view: View, use: Use, service: Import) -> Iterator[Part]:
         config = self._config
@@ -133,15 +134,15 @@ class Builder:
 
     def _write_redirect(self) -> None:
         config = self._config
-        if self._all_bound is not None:
+        if not self._bound_anew:
             return
-        bound = tuple(b for use in sorted(self._bound, key=_order) for b in self._bound[use])
-        self._all_bound = bound
-        mixed = redirect.mixed(bound)
+        self._bound_anew = False
+        fragments = tuple(self._fragments[use] for use in sorted(self._fragments, key=_order))
+        mixed = tuple(sorted(port for f in fragments for port in f.mixed))
         self._ledger.write(
             "outbound",
             [
-                Part(names.ROUTE_TYPE, names.OUTBOUND, bound, lambda: redirect.routes(bound)),
+                Part(names.ROUTE_TYPE, names.OUTBOUND, fragments, lambda: redirect.routes(fragments)),
                 Part(
                     names.LISTENER_TYPE,
                     names.OUTBOUND,
