@@ -2,7 +2,7 @@
 
 Arrive: look-ups that the table could not answer, clusters that Envoy asks for, the agent's answers. Leave:
 subscriptions, records, uses. A name gets its records when Envoy has acknowledged its listener, so that the first
-connection finds it.
+connection finds it; in the redirect way the one listener of all names will do, and Envoy asks for the rest.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ from sidecar.vip import Range, VirtualAddresses
 
 ACKNOWLEDGE_LIMIT = 0.5
 """Seconds for which an answer waits for Envoy: without Envoy, the address alone is still better than an error."""
+
+FIRST = 1
+"""The ticket of the first push of all: with it the listener of the redirect way stands."""
 
 START_LIMIT = 1.5
 """The same for what is held from before a start, when Envoy starts as well; below the time that a look-up may take."""
@@ -274,11 +277,19 @@ class Keeper:
         added = bool(set(new.uses) - set(old.uses))
         ticket = self._outside.publish(urgent=added)  # a look-up waits behind it
         if added:
-            self._introduce(service, ticket)
+            self._introduce(service, ticket if self._prepared(imp) else FIRST)
         elif service not in self._introductions:
             self._put(new)
         if (new.clash, new.via) != (old.clash, old.via):
             self._tell()
+
+    def _prepared(self, imp: Import) -> bool:
+        """Whether Envoy has to be ready for the service before anybody connects.
+
+        In the redirect way it asks for what it lacks when a connection arrives; but whether a port is opaque, where
+        others are HTTP, the listener has to know.
+        """
+        return not self._config.redirect or (is_http(imp) and any(not p.app.is_http for p in tcp_ports(imp)))
 
     def _address(self, imp: Import, cluster: str | None) -> str:
         """The virtual address, checked for clashes on the ports that are new."""

@@ -36,6 +36,7 @@ class Scripted:
         self.subscribed: set[ServiceName] = set()
         self.ticket = 0
         self.urgent = False
+        self.acked = -1
         self.acknowledging = asyncio.Event()
         self.acknowledging.set()
         self.clashes: dict[str, str] = {}
@@ -60,7 +61,8 @@ class Scripted:
         return self.ticket
 
     async def acknowledged(self, ticket: int, limit: float) -> bool:
-        await self.acknowledging.wait()
+        if ticket > self.acked:
+            await self.acknowledging.wait()
         return True
 
     def clash(self, address: str, ports: Sequence[int]) -> str:
@@ -144,6 +146,30 @@ async def test_a_look_up_subscribes_and_is_answered_when_envoy_is_ready(rig: Rig
     assert await asking is True
     assert rig.address() == (rig.keeper.uses()[0].vip,)
     assert rig.address("echo.shop.svc.clusterset.local") == rig.address()
+
+
+@pytest.mark.parametrize(
+    ("ports", "waits"),
+    [
+        ((AppProtocol.HTTP,), False),
+        ((AppProtocol.OPAQUE,), False),
+        ((AppProtocol.HTTP, AppProtocol.OPAQUE), True),  # the listener has to know which is which
+    ],
+)
+async def test_in_the_redirect_way_envoy_asks_for_what_it_lacks(ports: tuple[AppProtocol, ...], waits: bool) -> None:
+    rig = Rig(redirect=True)
+    rig.outside.acknowledging.clear()
+    rig.outside.acked = 1  # the listener stands
+    rig.outside.ticket = 5
+    running = asyncio.create_task(rig.keeper.run(), name="keeper")
+    asking = asyncio.create_task(rig.look_up(), name="asking")
+    await turns()
+    rig.tell(replace(IMPORT, ports=tuple(Port(name=f"p{n}", port=80 + n, app=app) for n, app in enumerate(ports))))
+    await turns()
+    assert asking.done() is not waits
+    rig.outside.acknowledging.set()
+    assert await asking is True
+    await cancel(running)
 
 
 async def test_a_name_that_is_absent_is_explained_and_put_when_it_comes_to_exist(rig: Rig) -> None:
