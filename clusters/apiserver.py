@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import random
+import shutil
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -255,10 +256,15 @@ class LocalCluster:
         async with self.connect() as client:
             await client.get("v1", "ServiceAccount", "default", "default")
 
-    def stop(self) -> None:
-        """End every part, in whatever state it is. Nothing is asked to finish: its data outlives it as it is."""
+    def stop(self, *, discard: bool = False) -> None:
+        """End every part, in whatever state it is. Nothing is asked to finish: its data outlives it as it is.
+
+        `discard` removes what etcd holds (its log alone takes 120 MB), and keeps logs and keys.
+        """
         for part in reversed(self.parts):
             self.parts[part].end()
+        if discard:
+            shutil.rmtree(self.place.directory / "etcd", ignore_errors=True)
 
     # --- use ---------------------------------------------------------------------------------------------------------
 
@@ -394,20 +400,20 @@ async def start_all(clusters: Iterable[LocalCluster], *, install: Iterable[str] 
         raise
 
 
-def stop_all(clusters: Iterable[LocalCluster]) -> None:
-    """End every part of every cluster."""
+def stop_all(clusters: Iterable[LocalCluster], *, discard: bool = False) -> None:
+    """End every part of every cluster; see `LocalCluster.stop`."""
     for one in clusters:
-        one.stop()
+        one.stop(discard=discard)
 
 
 @asynccontextmanager
 async def running(
     directory: Path, *names: str, controllers: bool = True, install: Iterable[str] | None = None
 ) -> AsyncIterator[tuple[LocalCluster, ...]]:
-    """Clusters that run while the context is open."""
+    """Clusters that run while the context is open; of what they held, logs and keys remain."""
     clusters = local_clusters(directory, names, controllers=controllers)
     await start_all(clusters, install=install)
     try:
         yield clusters
     finally:
-        stop_all(clusters)
+        stop_all(clusters, discard=True)

@@ -64,7 +64,7 @@ def _kube_session(
     east, west = local_clusters(tmp_path_factory.mktemp("kube"), ("east", "west"))
     _complete(start_all((east, west)))
     yield east, west
-    stop_all((east, west))
+    stop_all((east, west), discard=True)
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ async def start_kube(
         return made
 
     yield start
-    stop_all(started)
+    stop_all(started, discard=True)
 
 
 def _complete(work: Coroutine[Any, Any, None]) -> None:

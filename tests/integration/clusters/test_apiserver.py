@@ -354,4 +354,6 @@ class TestLife:
         one.pause("apiserver")
         await asyncio.to_thread(one.stop)
         assert not any(program.alive for program in one.parts.values())
-        one.stop()
+        assert (one.place.directory / "etcd").exists()
+        one.stop(discard=True)
+        assert not (one.place.directory / "etcd").exists()
