@@ -16,94 +16,15 @@ newest snapshot alone, so what was overtaken is never sent. `_may_put` and `_may
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
-from federation.xds import wire
+from federation.xds.exchange import Nack, Request, Response
+from federation.xds.held import UNKNOWN, Held
 from federation.xds.snapshot import Resource, Snapshot, TypeUrl
-from federation.xds.subscription import Subscription
 
 _MOST_SUSPECTS = 16
-_UNKNOWN = object()
 _REUNION = 0.5  # seconds: a client that comes back says all it has within milliseconds
 _UNCERTAIN = ""  # the version of what the client may have
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Nack:
-    """A resource that the client refuses in this version."""
-
-    kind: TypeUrl
-    name: str
-    version: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """The parts of a DeltaDiscoveryRequest that matter."""
-
-    kind: TypeUrl
-    subscribe: Sequence[str] = ()
-    unsubscribe: Sequence[str] = ()
-    initial_versions: Mapping[str, str] = field(default_factory=dict)
-    nonce: str = ""
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
-    """What is to be written to the stream next."""
-
-    kind: TypeUrl
-    nonce: str
-    put: tuple[Resource, ...] = ()
-    removed: tuple[str, ...] = ()
-    generation: int = 0
-
-    def encode(self) -> bytes:
-        """The DeltaDiscoveryResponse."""
-        return wire.response(
-            kind=self.kind,
-            nonce=self.nonce,
-            put=self.put,
-            removed=self.removed,
-            system_version=str(self.generation),
-        )
-
-
-class _Type:
-    """What a session knows of one resource type."""
-
-    def __init__(self, kind: TypeUrl, *, only_named: tuple[str, ...]) -> None:
-        self.kind = kind
-        self.subscription = Subscription(kind, only_named=only_named)
-        # What the client has acknowledged: the version, or None where it was told that there is none.
-        self.known: dict[str, str | None] = {}
-        # The resources behind `known`, as far as this session sent them.
-        self.good: dict[str, Resource] = {}
-        self.puts: set[str] = set()
-        self.removes: set[str] = set()
-        self.urgent: set[str] = set()  # asked for by name and not yet answered
-        self.again: set[str] = set()  # to be sent although the client has them
-        self.reply = False  # a first wildcard request is answered even when there is nothing
-        self.flight: Response | None = None
-        self.probes: deque[frozenset[str]] = deque()
-        self.quarantine: dict[str, Nack] = {}
-        self.held: dict[str, float] = {}  # named, missing, and the owner may still make it: since when
-        self.covered = 0  # newest generation that everything sent so far amounts to
-        self.level = 0  # newest generation that everything acknowledged so far amounts to
-
-    def sent(self, name: str) -> object:
-        """The version that the client has or is about to have, None if it was told there is none."""
-        if self.flight is not None:
-            for resource in self.flight.put:
-                if resource.name == name:
-                    return resource.version
-            if name in self.flight.removed:
-                return None
-        return self.known.get(name, _UNKNOWN)
 
 
 class Session:
@@ -123,14 +44,14 @@ class Session:
         heir_of: Session | None = None,
     ) -> None:
         self._types = {
-            kind: _Type(kind, only_named=tuple(on_demand) if kind is TypeUrl.CLUSTER else ()) for kind in TypeUrl
+            kind: Held(kind, only_named=tuple(on_demand) if kind is TypeUrl.CLUSTER else ()) for kind in TypeUrl
         }
         self._snapshot: Snapshot | None = None
         self._generation = 0
         self._nonce = 0
         self._hold, self._patience = hold, patience
         self._awaited: dict[tuple[TypeUrl, str], float] = {}
-        # Endpoints that the client asks for once it has the clusters in flight; _UNKNOWN: only an answer will tell.
+        # Endpoints that the client asks for once it has the clusters in flight; UNKNOWN: only an answer will tell.
         self._unproven: set[object] = set()
         self._acked = 0
         # A client that comes back says type by type what it has; until then nobody knows what still leads to a cluster.
@@ -247,7 +168,7 @@ class Session:
                 return self._send(state, response)
         return None
 
-    def _put(self, state: _Type) -> Response | None:
+    def _put(self, state: Held) -> Response | None:
         if state.flight is not None:
             return None
         names = self._group(state) if self._may_put(state.kind) else state.puts & state.urgent
@@ -257,13 +178,13 @@ class Session:
         table = self._table(state)
         return self._response(state, [table[name] for name in sorted(names)], sorted(absent))
 
-    def _remove(self, state: _Type) -> Response | None:
+    def _remove(self, state: Held) -> Response | None:
         if state.flight is not None or not state.removes or not self._may_remove(state.kind):
             return None
         names = state.removes - self._pinned(state.kind)
         return self._response(state, (), sorted(names)) if names else None
 
-    def _response(self, state: _Type, put: Iterable[Resource], removed: Iterable[str]) -> Response:
+    def _response(self, state: Held, put: Iterable[Resource], removed: Iterable[str]) -> Response:
         self._nonce += 1
         return Response(
             kind=state.kind,
@@ -273,7 +194,7 @@ class Session:
             generation=self._generation,
         )
 
-    def _send(self, state: _Type, response: Response) -> Response:
+    def _send(self, state: Held, response: Response) -> Response:
         state.flight = response
         state.reply = False
         for name in (*(r.name for r in response.put), *response.removed):
@@ -295,10 +216,10 @@ class Session:
                 self._types[TypeUrl.ENDPOINT].subscription.named(name) or (TypeUrl.ENDPOINT, name) in self._awaited
                 for name in needs
             )
-            proofs |= {_UNKNOWN} if asked or not needs or needs & proofs else needs
+            proofs |= {UNKNOWN} if asked or not needs or needs & proofs else needs
         return proofs
 
-    def _group(self, state: _Type) -> set[str]:
+    def _group(self, state: Held) -> set[str]:
         """What to put together: after a rejection its divisions one by one, otherwise everything."""
         while state.probes:
             group = state.puts & state.probes[0]
@@ -367,7 +288,7 @@ class Session:
 
     # Transitions.
 
-    def _acknowledged(self, state: _Type, flight: Response, now: float) -> None:
+    def _acknowledged(self, state: Held, flight: Response, now: float) -> None:
         for resource in flight.put:
             state.known[resource.name] = resource.version
             state.good[resource.name] = resource
@@ -380,7 +301,7 @@ class Session:
         for name in (*(r.name for r in flight.put), *flight.removed):
             self._classify(state, name)
 
-    def _removed(self, state: _Type, flight: Response) -> None:
+    def _removed(self, state: Held, flight: Response) -> None:
         for name in flight.removed:
             gone = state.good.pop(name, None)
             state.quarantine.pop(name, None)
@@ -394,7 +315,7 @@ class Session:
             # A listener may have been refused because one that is gone now held its address.
             self.release(TypeUrl.LISTENER)
 
-    def _rejected(self, state: _Type, flight: Response, detail: str) -> None:
+    def _rejected(self, state: Held, flight: Response, detail: str) -> None:
         self._removed(state, flight)  # a removal cannot fail
         names = sorted(r.name for r in flight.put)
         if len(names) == 1:
@@ -410,7 +331,7 @@ class Session:
         for name in (*names, *flight.removed):
             self._classify(state, name)
 
-    def _subscribe(self, state: _Type, request: Request, now: float) -> frozenset[str]:
+    def _subscribe(self, state: Held, request: Request, now: float) -> frozenset[str]:
         first = not state.subscription.begun
         if first:
             if request.initial_versions and all(not s.subscription.begun for s in self._types.values()):
@@ -451,7 +372,7 @@ class Session:
             state.covered = state.level = min(state.level, self._acked)
         return frozenset(missing)
 
-    def _recall(self, state: _Type, versions: Mapping[str, str]) -> None:
+    def _recall(self, state: Held, versions: Mapping[str, str]) -> None:
         """The client has these from an earlier stream."""
         state.known.update(versions)
         inherited = self._inherited.pop(state.kind, {})
@@ -461,7 +382,7 @@ class Session:
                 if resource is not None and resource.version == version:
                     state.good[name] = resource
 
-    def _forget(self, state: _Type, name: str) -> None:
+    def _forget(self, state: Held, name: str) -> None:
         """The client is no longer interested in `name`, and has dropped it by itself."""
         state.known.pop(name, None)
         state.good.pop(name, None)
@@ -472,7 +393,7 @@ class Session:
         state.puts.discard(name)
         state.removes.discard(name)
 
-    def _classify(self, state: _Type, name: str) -> None:
+    def _classify(self, state: Held, name: str) -> None:
         """Put `name` where it belongs: to be put, to be removed, or neither."""
         state.puts.discard(name)
         state.removes.discard(name)
@@ -489,7 +410,7 @@ class Session:
                 nack = None
             if nack is None and (again or sent != wanted.version):
                 state.puts.add(name)
-        elif name not in state.held and (again or isinstance(sent, str) or (sent is _UNKNOWN and named)):
+        elif name not in state.held and (again or isinstance(sent, str) or (sent is UNKNOWN and named)):
             state.removes.add(name)
         if wanted is None and not isinstance(sent, str):
             state.quarantine.pop(name, None)
@@ -511,7 +432,7 @@ class Session:
         if begun and not self._awaited:
             self._acked = max(self._acked, min(state.level for state in self._types.values()))
 
-    def _table(self, state: _Type) -> Mapping[str, Resource]:
+    def _table(self, state: Held) -> Mapping[str, Resource]:
         return self._snapshot.table(state.kind) if self._snapshot is not None else {}
 
 

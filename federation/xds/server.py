@@ -26,7 +26,8 @@ from federation.aio.tasks import cancel
 from federation.errors import InvalidInput, Unavailable
 from federation.log import Logger, get
 from federation.xds.consistency import ON_DEMAND, check
-from federation.xds.delta import Nack, Request, Session
+from federation.xds.delta import Session
+from federation.xds.exchange import Nack, Request
 from federation.xds.metrics import XdsMetrics
 from federation.xds.snapshot import InconsistentSnapshot, Snapshot, TypeUrl
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from federation.xds.consistency import check
-from federation.xds.delta import Request, Response, Session
+from federation.xds.delta import Session
+from federation.xds.exchange import Request, Response
 from federation.xds.references import Reference
 from federation.xds.snapshot import InconsistentSnapshot, Resource, Snapshot, TypeUrl
 

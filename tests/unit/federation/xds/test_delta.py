@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from federation.xds.delta import Request, Response, Session
+from federation.xds.delta import Session
+from federation.xds.exchange import Request, Response
 from federation.xds.references import Reference
 from federation.xds.snapshot import Resource, Snapshot, TypeUrl
 
