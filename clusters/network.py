@@ -1,9 +1,9 @@
 """Ports and addresses of this machine that no other test, demo or benchmark of ours will use, without privileges.
 
 A port that is looked for now and bound later can be lost in between, to an outgoing connection or to somebody who looks
-at the same time. So ports are picked below those that the kernel gives to outgoing connections, and who picks from a
-block of ports has claimed it before: a claim is an abstract UNIX socket (unix(7)), which one process at a time can bind
-in a network namespace, and which is gone when that process is, however it ends.
+at the same time. So ports are picked outside of those that the kernel gives to outgoing connections, and who picks from
+a block of ports has claimed it before: a claim is an abstract UNIX socket (unix(7)), which one process at a time can
+bind in a network namespace, and which is gone when that process is, however it ends.
 """
 
 from __future__ import annotations
@@ -13,16 +13,22 @@ import functools
 import os
 import random
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from federation.errors import Unavailable
 
-PORTS = range(10240, 32768)
-"""Where ports are looked for: above what well-known services use, and by default below the ephemeral range."""
-
 BLOCK = 64
 """Ports that are claimed together."""
+
+PORTS = range(10240, 65536)
+"""Where ports are looked for: above what well-known services use."""
+
+PORTS_OF_IMPORTS = range(10000, 30000)
+"""What agents give to imports by default, at the gateways' own addresses: avoided where there are enough others."""
+
+FEW = 16
+"""Blocks that are too few for several suites at once."""
 
 _EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
@@ -55,10 +61,9 @@ class Claims:
 class Ports:
     """Ports, each once, of blocks that are claimed until the process ends."""
 
-    def __init__(self, among: range, rng: random.Random, claims: Claims) -> None:
+    def __init__(self, blocks: Sequence[int], rng: random.Random, claims: Claims) -> None:
         self._claims = claims
-        self._blocks = [start for start in among if start % BLOCK == 0 and start + BLOCK <= among.stop]
-        rng.shuffle(self._blocks)
+        self._blocks = rng.sample(blocks, len(blocks))
         self._left = self._claimed()
 
     def take(self, address: str) -> int:
@@ -78,17 +83,19 @@ class Ports:
                 yield from range(start, start + BLOCK)
 
 
-def outside_ephemeral(text: str) -> range:
-    """The part of PORTS outside of the ephemeral range, which `text` gives as ip_local_port_range does.
+def blocks_outside(ephemeral: str) -> list[int]:
+    """The blocks to look in, by their first ports; `ephemeral` is the text of ip_local_port_range (ip(7)).
 
-    Where that leaves less than a few blocks, all of PORTS: then claims alone keep our processes apart.
+    Where all but a few ports are ephemeral, all blocks: then the claims alone keep our processes apart.
     """
     try:
-        first, last = map(int, text.split())
+        first, last = map(int, ephemeral.split())
     except ValueError:
-        return PORTS
-    below, above = range(PORTS.start, min(first, PORTS.stop)), range(last + 1, 65536)
-    return next((found for found in (below, above) if len(found) >= 16 * BLOCK), PORTS)
+        first, last = 32768, 60999
+    blocks = list(range(PORTS.start, PORTS.stop, BLOCK))
+    outside = [start for start in blocks if start + BLOCK <= first or start > last]
+    better = [start for start in outside if start >= PORTS_OF_IMPORTS.stop]
+    return next((found for found in (better, outside) if len(found) >= FEW), blocks)
 
 
 def _read_ephemeral() -> str:
@@ -118,7 +125,7 @@ _OURS = Claims()
 
 @functools.cache
 def _ports() -> Ports:
-    return Ports(outside_ephemeral(_read_ephemeral()), random.Random(), _OURS)
+    return Ports(blocks_outside(_read_ephemeral()), random.Random(), _OURS)
 
 
 def free_port(address: str = "127.0.0.1") -> int:

@@ -16,13 +16,15 @@ import pytest
 from clusters.network import (
     BLOCK,
     PORTS,
+    PORTS_OF_IMPORTS,
     Claims,
     Ports,
+    blocks_outside,
     free_port,
     loopback_addresses,
-    outside_ephemeral,
     virtual_ranges,
 )
+from discovery.settings import ClusterSetSettings
 from federation.errors import Unavailable
 
 DRAW = """
@@ -75,44 +77,52 @@ def test_addresses_and_ranges_lie_on_loopback_and_apart(claims: Claims) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
+    ("ephemeral", "expected"),
     [
-        ("32768\t60999\n", PORTS),
-        ("16384 65535", range(PORTS.start, 16384)),
-        ("10300 40000", range(40001, 65536)),
-        ("1024 65535", PORTS),
-        ("", PORTS),
-        ("a b", PORTS),
+        ("32768\t60999\n", {(30016, 32704), (61056, 65472)}),
+        ("32768 65535", {(30016, 32704)}),
+        ("30000 60999", {(61056, 65472)}),
+        ("16384 65535", {(10240, 16320)}),
+        ("1024 65535", {(10240, 65472)}),
+        ("", {(30016, 32704), (61056, 65472)}),
+        ("a b", {(30016, 32704), (61056, 65472)}),
     ],
 )
-def test_where_ports_are_looked_for(text: str, expected: range) -> None:
-    assert outside_ephemeral(text) == expected
+def test_where_ports_are_looked_for(ephemeral: str, expected: set[tuple[int, int]]) -> None:
+    """Given as runs of blocks, by the first and the last of each."""
+    blocks = blocks_outside(ephemeral)
+    runs = {b for b in blocks if b - BLOCK not in blocks}, {b for b in blocks if b + BLOCK not in blocks}
+    assert set(zip(*map(sorted, runs), strict=True)) == expected
+
+
+def test_imports_have_other_ports() -> None:
+    assert ClusterSetSettings().gateway_ports == (PORTS_OF_IMPORTS.start, PORTS_OF_IMPORTS.stop - 1)
 
 
 def test_no_outgoing_connection_is_given_a_free_port() -> None:
     """What binding to port 0 gives is in the ephemeral range, and the kernel may give it to anybody a moment later."""
     with open("/proc/sys/net/ipv4/ip_local_port_range") as file:
         first, last = map(int, file.read().split())
-    if first <= PORTS.start + 16 * BLOCK and last > 65535 - 16 * BLOCK:
+    if len(blocks_outside(f"{first} {last}")) * BLOCK == len(PORTS):
         pytest.skip("on this machine every port may be given to an outgoing connection")
     assert not [port for port in (free_port() for _ in range(20)) if first <= port <= last]
 
 
 def test_a_port_is_given_once(claims: Claims) -> None:
-    among = range(PORTS.start, PORTS.start + 4 * BLOCK)
-    ports = Ports(among, random.Random(0), claims)
+    blocks = range(PORTS.start, PORTS.start + 4 * BLOCK, BLOCK)
+    ports = Ports(blocks, random.Random(0), claims)
     taken = []
     while port := take(ports):
         taken.append(port)
-    assert len(taken) == len(set(taken)) <= len(among)
-    assert set(taken) <= set(among)
-    assert not take(Ports(among, random.Random(0), Claims()))  # somebody else has claimed all of them
+    assert len(taken) == len(set(taken)) <= 4 * BLOCK
+    assert set(taken) <= set(range(blocks.start, blocks.stop))
+    assert not take(Ports(blocks, random.Random(0), Claims()))  # somebody else has claimed all of them
 
 
 @pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM])
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.2", "0.0.0.0", "::"])
 def test_a_port_that_somebody_holds_is_passed_over(claims: Claims, host: str, kind: socket.SocketKind) -> None:
-    ports = Ports(PORTS, random.Random(), claims)
+    ports = Ports(PORTS[::BLOCK], random.Random(), claims)
     while (first := ports.take("127.0.0.1")) % BLOCK == BLOCK - 1:
         pass
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, kind) as held:
