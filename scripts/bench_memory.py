@@ -133,6 +133,7 @@ def _publish(reports: Any, cluster: str, services: int, endpoints: int) -> tuple
     from federation.model.ids import ServiceName
     from federation.model.record import Key, Kind, Record, Version
     from federation.model.service import Locality, Port, Readiness, Service
+    from federation.registry.client import PUBLISH_FRAME_BYTES
 
     template = Service(
         name=ServiceName("shop", "x"),
@@ -155,7 +156,7 @@ def _publish(reports: Any, cluster: str, services: int, endpoints: int) -> tuple
         ),
     )
     intake = reports.intake(cluster)
-    source = Source(log)
+    source = Source(log, frame_bytes=PUBLISH_FRAME_BYTES)
     source.receive(intake.sink.open().subscribe)
     frames = source.next_updates()
     del log, source

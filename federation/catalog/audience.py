@@ -40,6 +40,9 @@ class Audience:
                     self._add(entry)
             elif entry.shown is not None and self.wants(entry.shown):
                 self.removed[entry.record.key] = entry.revision
+        for entry in log.staged():
+            if self.wants(entry.record):
+                self._add(entry)
         log.watchers.add(self)
 
     @classmethod

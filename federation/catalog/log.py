@@ -46,6 +46,7 @@ class Entry:
 
 
 NEVER = Version(0, 0)
+NOBODY = Origin("", NEVER, OriginState.UNKNOWN)
 
 
 @dataclass(slots=True)
@@ -85,6 +86,7 @@ class Log:
         self.watchers: WeakSet[Watcher] = WeakSet()
         self._keep = keep
         self._origins: dict[str, OriginEntry] = {}  # in the order of their last change of state
+        self._arriving: dict[str, OriginEntry] = {}  # what `stage` was given of origins that nobody has heard of
         self._named: dict[str, dict[Key, Entry]] = {}
         self._revisions: list[int] = []  # rising; with _order: who changed when, stale where the entry moved on
         self._order: list[Entry] = []
@@ -141,6 +143,7 @@ class Log:
         self.revision += 1
         version = max(entry.origin.version, origin.version)
         if origin.state is OriginState.GONE:
+            self.unstage(origin.name)
             for key in list(entry.entries):
                 self._drop(entry, key)
             entry.completed = 0
@@ -166,9 +169,12 @@ class Log:
             if record.payload is not None:
                 wanted[record.key] = record
         entry = self._origins.get(name)
-        if entry is None or entry.gone:
-            entry = OriginEntry(Origin(name, version, OriginState.UNKNOWN))
-            self._origins[name] = entry
+        if entry is None:
+            self._origins[name] = entry = self._arrived(name, version, wanted)
+        else:
+            self.unstage(name)
+        if entry.gone:
+            self._origins[name] = entry = OriginEntry(Origin(name, version, OriginState.UNKNOWN))
         elif version < entry.origin.version:
             return False
         for key, held in list(entry.entries.items()):
@@ -187,6 +193,28 @@ class Log:
             entry.completed = entry.completed or self.revision
             self._restate(entry)
         return self._notify(before)
+
+    def stage(self, record: Record) -> None:
+        """Take in ahead what `reset_origin` is going to bring of an origin that nobody has heard of yet.
+
+        It is not seen before: nor counted, listed or sent. The end of a large snapshot has less to do then.
+        """
+        key = record.key
+        if key.origin in self._origins or key.kind is NAMED or record.payload is None:
+            return
+        self._check(record)
+        origin = self._arriving.get(key.origin)
+        if origin is None:
+            origin = self._arriving[key.origin] = OriginEntry(NOBODY)
+        entry, old, old_digest = self._write(origin, record)
+        for watcher in self.watchers:
+            watcher.changed(entry, old, old_digest)
+
+    def unstage(self, name: str) -> None:
+        """Forget what was staged of an origin."""
+        entry = self._arriving.pop(name, None)
+        for held in entry.entries.values() if entry is not None else ():
+            self._release(held)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -258,6 +286,11 @@ class Log:
         found = self._named.get(name)
         return () if found is None else found.values()
 
+    def staged(self) -> Iterator[Entry]:
+        """Entries that nobody sees yet."""
+        for origin in self._arriving.values():
+            yield from origin.entries.values()
+
     @property
     def slots(self) -> int:
         """One more than the largest slot of any entry."""
@@ -282,6 +315,19 @@ class Log:
         self._origins[entry.origin.name] = entry
 
     def _set(self, origin: OriginEntry, record: Record) -> None:
+        entry, old, old_digest = self._write(origin, record)
+        was_live, is_live = old is not None and old.payload is not None, record.payload is not None
+        self._live += is_live - was_live
+        self._dead += (not is_live) - (old is not None and not was_live)
+        self._touch(entry)
+        for watcher in self.watchers:
+            watcher.changed(entry, old, old_digest)
+        if not is_live:
+            self._tombstones.append((entry.revision, entry))
+            self._prune()
+
+    def _write(self, origin: OriginEntry, record: Record) -> tuple[Entry, Record | None, int]:
+        """Put `record` into its entry; returns that, with the record and the digest that it had before."""
         entry = origin.entries.get(record.key)
         old: Record | None = None
         old_digest = 0
@@ -293,22 +339,25 @@ class Log:
                 self._named.setdefault(record.key.name, {})[record.key] = entry
         else:
             old, old_digest = entry.record, entry.digest
-        was_live, is_live = old is not None and old.payload is not None, record.payload is not None
-        self._live += is_live - was_live
-        self._dead += (not is_live) - (old is not None and not was_live)
         entry.record = record
         entry.wire = record_bytes(record)
         entry.digest = fingerprint(record)
-        if is_live:
+        if record.payload is not None:
             entry.shown = None
-        elif was_live:
+        elif old is not None and old.payload is not None:
             entry.shown = old
-        self._touch(entry)
-        for watcher in self.watchers:
-            watcher.changed(entry, old, old_digest)
-        if not is_live:
-            self._tombstones.append((entry.revision, entry))
-            self._prune()
+        return entry, old, old_digest
+
+    def _arrived(self, name: str, version: Version, wanted: Mapping[Key, Record]) -> OriginEntry:
+        """The entry of an origin that nobody has heard of, with those of its staged records that are `wanted`."""
+        entry = self._arriving.pop(name, None) or OriginEntry(NOBODY)
+        entry.origin = Origin(name, version, OriginState.UNKNOWN)
+        for key, held in list(entry.entries.items()):
+            record = wanted.get(key)
+            if record is None or record.version != held.record.version:
+                self._release(entry.entries.pop(key))
+        self._live += len(entry.entries)
+        return entry
 
     def _touch(self, entry: Entry) -> None:
         self.revision += 1
@@ -333,19 +382,22 @@ class Log:
 
     def _drop(self, origin: OriginEntry, key: Key) -> None:
         entry = origin.entries.pop(key)
-        for watcher in self.watchers:
-            watcher.dropped(entry)
         if entry.live:
             self._live -= 1
         else:
             self._dead -= 1
-        entry.revision = 0
-        self._free.append(entry.slot)
+        self._release(entry)
         named = self._named.get(key.name) if key.kind is NAMED else None
         if named is not None:
             named.pop(key, None)
             if not named:
                 del self._named[key.name]
+
+    def _release(self, entry: Entry) -> None:
+        for watcher in self.watchers:
+            watcher.dropped(entry)
+        entry.revision = 0
+        self._free.append(entry.slot)
 
     def _notify(self, before: int) -> bool:
         if self.revision == before:

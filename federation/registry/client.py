@@ -43,6 +43,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, int], ...] = (
 )
 """For the channels that `connect` makes. The pool of its own keeps an old connection from being used again."""
 
+PUBLISH_FRAME_BYTES = 32 * 1024
+"""The owner checks every record of a frame before anything else gets its turn: some 300 at a time."""
+
 Connect = Callable[[], Awaitable[Any]]
 
 
@@ -368,7 +371,7 @@ class PublishClient(_Client):
         unlisten: Callable[[], None] | None = None
         ticker = Ticker(min(self._heartbeat, self._write_timeout) / 4)
         try:
-            source = Source(self.catalog, heartbeat_ms=int(self._heartbeat * 1000))
+            source = Source(self.catalog, heartbeat_ms=int(self._heartbeat * 1000), frame_bytes=PUBLISH_FRAME_BYTES)
             self._receive(source, await self._read(call, self._patience))
             self._pump = pump = Pump(
                 source, write=call.write, heartbeat=self._heartbeat, write_timeout=self._write_timeout

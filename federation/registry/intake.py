@@ -31,7 +31,8 @@ _RATE = "*"
 class BoundedSink(Sink):
     """A Sink of one origin that cannot be filled without end.
 
-    `check` is called for each record as it arrives, `denied` when the stream speaks of another origin.
+    `opened` is called when a stream begins, `check` for each record as it arrives, `denied` when the stream speaks of
+    another origin.
     """
 
     def __init__(
@@ -39,14 +40,21 @@ class BoundedSink(Sink):
         *,
         origin: str,
         limits: Quotas,
+        opened: Callable[[], None],
         check: Callable[[Record], None],
         denied: Callable[[Denied], None],
     ) -> None:
         super().__init__(origin=origin)
         self._denied = denied
         self._limits = limits
+        self._opened = opened
         self._check = check
         self._unmeasured = 0
+
+    def open(self) -> pb.Demand:
+        """As Sink.open."""
+        self._opened()
+        return super().open()
 
     def receive(self, update: pb.Update | bytes, *, stream: int | None = None) -> Changes | None:
         """As Sink.receive; raises QuotaExceeded besides."""
@@ -107,7 +115,9 @@ class Publishing:
         self.rejections = 0
         self.usage = Usage()
         self.complete = False
-        self.sink = BoundedSink(origin=origin, limits=desk.limits, check=self._check, denied=self._denied)
+        self.sink = BoundedSink(
+            origin=origin, limits=desk.limits, opened=self._opened, check=self._check, denied=self._denied
+        )
         self._desk = desk
         self._sizes: dict[Key, Size] = {}
         self._verdicts: dict[Key, tuple[Record, Admitted | IsthmusError]] = {}
@@ -193,10 +203,17 @@ class Publishing:
 
     # --- one record --------------------------------------------------------------------------------------------------
 
+    def _opened(self) -> None:
+        """What an earlier stream left half said."""
+        self._desk.log.unstage(self.origin)
+
     def _check(self, record: Record) -> None:
         """As it arrives, so that a large report does not hold up the others when its last frame comes."""
         if record.payload is not None:
-            self._verdicts[record.key] = (record, self._verdict(record))
+            verdict = self._verdict(record)
+            self._verdicts[record.key] = (record, verdict)
+            if isinstance(verdict, Admitted) and not verdict.grants:  # those are learnt when the report is accepted
+                self._desk.log.stage(record)
 
     def _verdict(self, record: Record) -> Admitted | IsthmusError:
         member = self._desk.member()

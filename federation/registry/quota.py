@@ -29,6 +29,9 @@ _size = lru_cache(maxsize=4096)(Size)  # one is kept for every record, and most 
 NOTHING = Size()
 
 
+_COUNTED = ("services", "gateways", "endpoints", "bytes")
+
+
 class Usage:
     """The running total of one origin."""
 
@@ -44,20 +47,20 @@ class Usage:
         """
         if new.bytes > limits.record_bytes:
             raise QuotaExceeded(f"the record has {new.bytes} bytes; at most {limits.record_bytes} are taken")
-        totals = {
-            "services": (self.services, new.services - old.services, limits.services),
-            "gateways": (self.gateways, new.gateways - old.gateways, limits.gateways),
-            "endpoints": (self.endpoints, new.endpoints - old.endpoints, limits.endpoints),
-            "bytes": (self.bytes, new.bytes - old.bytes, limits.bytes),
-        }
-        for what, (present, more, limit) in totals.items():
-            if more > 0 and present + more > limit:
+        for what in _COUNTED:
+            more = getattr(new, what) - getattr(old, what)
+            if more <= 0:
+                continue
+            present, limit = getattr(self, what), getattr(limits, what)
+            if present + more > limit:
                 raise QuotaExceeded(
                     f"the cluster has {present} {what} and would get {present + more}; at most {limit} are allowed",
                     hint=f"export less, or raise quotas.{what} in the registry's settings",
                 )
-        for what, (present, more, _) in totals.items():
-            setattr(self, what, present + more)
+        self.services += new.services - old.services
+        self.gateways += new.gateways - old.gateways
+        self.endpoints += new.endpoints - old.endpoints
+        self.bytes += new.bytes - old.bytes
 
 
 class TokenBucket:
