@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from clusters.namespace import NetworkNamespace
+from federation.errors import Unavailable
+
+pytestmark = pytest.mark.integration
+
+CONNECT = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=15) as connection:
+    print(connection.getsockname()[0])
+"""
+
+
+@pytest.fixture
+def two() -> Iterator[tuple[NetworkNamespace, NetworkNamespace]]:
+    try:
+        first = NetworkNamespace(uplink=True)
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    second = NetworkNamespace(uplink=True)
+    yield first, second
+    first.close()
+    second.close()
+
+
+def test_each_reaches_this_one_by_a_network_of_its_own(two: tuple[NetworkNamespace, NetworkNamespace]) -> None:
+    assert len({address for space in two for address in (space.inside, space.outside)}) == 4
+    for space in two:
+        with socket.create_server((space.outside, 0)) as server:
+            assert space.python(CONNECT, space.outside, str(server.getsockname()[1])).strip() == space.inside
+
+
+def test_what_fails_inside_is_told(two: tuple[NetworkNamespace, NetworkNamespace]) -> None:
+    with pytest.raises(Unavailable, match="no such luck"):
+        two[0].python("raise SystemExit('no such luck')")
+
+
+def test_nothing_is_left_of_one_that_was_closed(two: tuple[NetworkNamespace, NetworkNamespace]) -> None:
+    first, second = two
+    first.close()
+    names = subprocess.run(["ip", "netns", "list"], capture_output=True, text=True, check=True).stdout
+    assert first.name not in names
+    assert second.name in names
+    first.close()  # again changes nothing
