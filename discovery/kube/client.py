@@ -356,15 +356,17 @@ class KubeClient:
             headers = {"Accept": _JSON, **({"Content-Type": kind} if kind else {}), **await connection.headers()}
             timeout = aiohttp.ClientTimeout(total=total, sock_connect=_CONNECT_SECONDS, sock_read=read)
             try:
-                async with connection.session.request(
-                    method,
-                    URL(connection.host + path, encoded=True),
-                    data=body,
-                    headers=headers,
-                    timeout=timeout,
-                    allow_redirects=False,
-                    **connection.options,
-                ) as response:
+                async with asyncio.timeout(_READ_SECONDS):  # also a watch begins to answer at once
+                    response = await connection.session.request(
+                        method,
+                        URL(connection.host + path, encoded=True),
+                        data=body,
+                        headers=headers,
+                        timeout=timeout,
+                        allow_redirects=False,
+                        **connection.options,
+                    )
+                async with response:
                     if response.status < 300:
                         yield response
                         return

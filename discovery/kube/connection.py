@@ -8,6 +8,7 @@ and 0.5 s to import; so it is imported here, when a connection is opened.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -96,7 +97,8 @@ async def connect(settings: KubernetesSettings) -> Connection:
         text = " ".join(str(error).split())[:300] or type(error).__name__
         if isinstance(error, TimeoutError):
             raise Unauthorised(f"{where}: no credentials within {_PLUGIN_SECONDS:g} seconds") from error
-        if text.startswith(("exec:", "oidc:")) or isinstance(error, OSError):
+        plugin_missing = isinstance(error, OSError) and not isinstance(error, ssl.SSLError)
+        if text.startswith(("exec:", "oidc:")) or plugin_missing:
             raise Unauthorised(f"{where}: no credentials: {text}") from error
         if not settings.kubeconfig and text.startswith("Service "):
             raise InvalidSettings(
@@ -122,8 +124,6 @@ def _plain(text: str) -> str:
 
 def unreachable(error: Exception, host: str) -> Unreachable:
     """A network error of aiohttp as ours, in one line."""
-    import ssl
-
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorCertificateError | ssl.SSLCertVerificationError):

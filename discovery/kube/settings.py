@@ -19,8 +19,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     page: int = 500
     """Objects per page of a list."""
     watch: float = 45.0
-    """The server is asked to end a watch after this time; it is resumed where it ended. One that has not ended 15
-    seconds later is taken for broken, so that a half-open connection is noticed within a minute."""
+    """The server is asked to end a watch after this time; it is resumed where it ended. One that has not ended a third
+    of it later (15 seconds at most) is taken for broken, so that a half-open connection is noticed within a minute."""
     create_namespaces: bool = False
     """Create the namespaces that imports need and the cluster lacks; otherwise those services are not imported."""
     confirm: float = 2.0
