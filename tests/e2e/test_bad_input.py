@@ -42,6 +42,7 @@ import pytest
 import yaml
 
 from clusters.processes import ProcessFederation
+from clusters.waiting import ANSWER, DEADLINE, START
 from federation.aio.clock import SystemClock
 from federation.model.ids import SpiffeId
 from federation.registry.operator import OperatorClient
@@ -116,7 +117,7 @@ def refused(done: Any, status: int, code: str) -> None:
     assert "\n" not in done.error["message"]
 
 
-def start(module: str, settings: Path, *, timeout: float = 30) -> tuple[int, str]:
+def start(module: str, settings: Path, *, timeout: float = START) -> tuple[int, str]:
     """Run an entry point that is expected to end by itself; returns its status and what it said."""
     done = subprocess.run(
         [sys.executable, "-m", module, "--settings", settings],
@@ -278,7 +279,7 @@ def test_a_gateways_port_that_is_taken(
     finally:
         os.kill(process.pid, signal.SIGTERM)
         try:
-            assert process.wait(timeout=20) == 0, log.read_text()
+            assert process.wait(timeout=DEADLINE) == 0, log.read_text()
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
@@ -496,7 +497,7 @@ def test_damaged_state_of_an_agent(
     assert "fedctl link east west" in found[0].detail
     assert east.get("echo.shop.global") == "east"
     fedctl.ok("link", "east", "west")
-    fedctl.ok("status", "--wait", "--timeout", "30")
+    fedctl.ok("status", "--wait", "--timeout", "60")
     assert east.address("echo.shop.global") == virtual
     assert fedctl.ok("resolve", "echo.shop.global", "--from", "east", "-o", "json").json["ips"] == clusterset
     assert {p.name for p in directory.glob("*.corrupt")} == {f"{p.name}.corrupt" for p in files}
@@ -580,10 +581,8 @@ def test_dns_garbage(whole: ProcessFederation, east: Any) -> None:
         for packet in packets:
             with contextlib.suppress(BlockingIOError):
                 udp.sendto(packet, where)
-        udp.settimeout(5)
-        udp.sendto(query, where)
-        while (reply := udp.recv(4096))[:2] != query[:2] or not dns.message.from_wire(reply).answer:
-            pass  # what the damaged ones were answered with
+        # Asked from another socket: what the damaged ones are answered with may fill up this one.
+        assert east.address("echo.shop.global").startswith("127.")
     for packet in (
         b"\xff",
         b"\xff\xff" + packets[-1],
@@ -591,7 +590,7 @@ def test_dns_garbage(whole: ProcessFederation, east: Any) -> None:
         b"\x00\x05hello",
         len(query).to_bytes(2) + query[:9],
     ):
-        with socket.create_connection(where, timeout=5) as tcp:
+        with socket.create_connection(where, timeout=ANSWER) as tcp:
             tcp.sendall(packet)
             tcp.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
@@ -608,7 +607,7 @@ def presented(where: tuple[str, int], alpn: str, credential: Path | None) -> byt
     if credential is not None:
         context.load_cert_chain(credential)
     with (
-        socket.create_connection(where, timeout=10) as plain,
+        socket.create_connection(where, timeout=ANSWER) as plain,
         context.wrap_socket(plain, server_hostname="p8080.echo.shop.svc.west.test.isthmus") as tls,
     ):
         tls.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\4\0\0\0\0\0")
