@@ -114,7 +114,7 @@ class Agent:
                 on_problem=self._saved,
             )
             for name, dump in (
-                (VIEW, self.sink.replica.dump),
+                (VIEW, self.sink.replica.picture),
                 (GATEWAYS, self.consumers.dump),
                 (ALLOCATIONS, self.allocations.dump),
             )

@@ -36,14 +36,15 @@ def set_aside(path: Path, log: Logger, error: Exception) -> None:
 class Saver:
     """Writes `dump()` to `path` after `touch`, at most once per `interval` seconds, and once more at `flush`.
 
-    `dump` runs in the event loop (it must see a consistent state), the write and its fsync in a thread. A failed write
-    keeps the old file, is reported in `problem` and tried again.
+    `dump` runs in the event loop (it must see a consistent state); where it gives a function, that makes the bytes in
+    the thread that also does the write and its fsync. A failed write keeps the old file, is reported in `problem` and
+    tried again.
     """
 
     def __init__(
         self,
         path: Path,
-        dump: Callable[[], bytes],
+        dump: Callable[[], bytes | Callable[[], bytes]],
         *,
         interval: float,
         clock: Clock,
@@ -75,8 +76,11 @@ class Saver:
                 self._touched.clear()
                 await self._write(self._dump())
 
-    async def _write(self, data: bytes) -> None:
-        write = asyncio.ensure_future(asyncio.to_thread(write_state, self._path, data))
+    async def _write(self, data: bytes | Callable[[], bytes]) -> None:
+        def encode_and_write() -> None:
+            write_state(self._path, data if isinstance(data, bytes) else data())
+
+        write = asyncio.ensure_future(asyncio.to_thread(encode_and_write))
         try:
             try:
                 await asyncio.shield(write)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -146,15 +146,21 @@ class Replica:
 
     def dump(self) -> bytes:
         """Everything, for federation.aio.files.write_state. Short: some 15 ms for 20,000 records."""
-        return _encoder.encode(
-            _Saved(
-                history=self.history,
-                revision=self.revision,
-                origins=[(o.name, o.version, o.state, o.name in self.complete) for o in self._origins.values()],
-                absent=sorted(self.absent),
-                records=[(r.key, r.version, r.payload) for r in self.records()],
+        return self.picture()()
+
+    def picture(self) -> Callable[[], bytes]:
+        """Everything as it is now, in well below a millisecond; what is returned encodes it, in any thread."""
+        history, revision, absent = self.history, self.revision, sorted(self.absent)
+        origins = [(o.name, o.version, o.state, o.name in self.complete) for o in self._origins.values()]
+        groups = [list(group.values()) for group in self._records.values()]
+
+        def encode() -> bytes:
+            records = [(r.key, r.version, r.payload) for group in groups for r in group]
+            return _encoder.encode(
+                _Saved(history=history, revision=revision, origins=origins, absent=absent, records=records)
             )
-        )
+
+        return encode
 
     @classmethod
     def load(cls, data: bytes) -> Replica:

@@ -98,3 +98,17 @@ def test_damage_is_put_aside(tmp_path: Path) -> None:
     assert read_or_none(path, LOG) is None
     assert not path.exists()
     assert path.with_name("x.corrupt").read_bytes() == b"nonsense"
+
+
+async def test_what_takes_long_to_encode_is_encoded_beside_the_loop(tmp_path: Path) -> None:
+    path, threads = tmp_path / "x", []
+
+    def encode() -> bytes:
+        threads.append(threading.current_thread())
+        return b"a picture"
+
+    one = Saver(path, lambda: encode, interval=0.01, clock=SystemClock(), log=LOG)
+    one.touch()
+    await one.flush()
+    assert read_state(path) == b"a picture"
+    assert threads != [threading.main_thread()]

@@ -8,7 +8,7 @@ from federation.catalog.frames import batch_frame, hello_frame
 from federation.catalog.replica import Farewell, Log, OutOfStep, Replica, Sink, Source
 from federation.catalog.sink import INSIST
 from federation.errors import CorruptState, Denied, InvalidInput
-from federation.model.record import Key, Kind, Origin, OriginState, Version
+from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
 from federation.proto.v1 import catalog_pb2 as pb
 
 
@@ -408,3 +408,13 @@ def test_kinds_that_were_not_asked_for_do_not_come(log, wire, record):
     w.pump()
     assert w.view == {"a/n/i": b"i"}
     assert w.sink.replica.get(Key("a", Kind.IMPORT, "n/i")).payload == b"i"
+
+
+def test_a_picture_is_of_its_moment() -> None:
+    replica = Replica()
+    replica.set_origin(Origin("east", Version(1, 1), OriginState.LIVE))
+    replica.set(Record(Key("east", Kind.SERVICE, "shop/echo"), Version(1, 1), b"old"))
+    encode = replica.picture()
+    replica.set(Record(Key("east", Kind.SERVICE, "shop/echo"), Version(1, 2), b"new"))
+    assert [r.payload for r in Replica.load(encode()).records()] == [b"old"]
+    assert [r.payload for r in Replica.load(replica.dump()).records()] == [b"new"]
