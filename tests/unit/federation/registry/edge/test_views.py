@@ -87,3 +87,17 @@ def test_problems_keep_when_they_began_and_are_bounded() -> None:
     assert len(problems.all()[0].detail) == 500
     problems.replace("xds_nack", {str(i): "x" for i in range(100)})
     assert len(problems.all()) == MAX_PROBLEMS
+
+
+def test_exports_are_decoded_when_they_are_looked_at(views: Views, problems: Problems) -> None:
+    views.put([EXPORTED])
+    before = views.view
+    assert before.exports[ECHO] == Export(name=ECHO)
+    assert list(before.exports.values()) == [Export(name=ECHO)]
+    assert before.exports.get(ServiceName("shop", "other")) is None
+    views.put([record(Kind.EXPORT, "shop/echo", b"\xff\xff")])
+    assert views.view.exports[ECHO] == Export(name=ECHO)
+    assert [p.code for p in problems.all()] == ["record_malformed"]
+    views.put([record(Kind.EXPORT, "shop/echo", encode_export(Export(name=ECHO, ports=(Port(port=80),))))])
+    assert views.view.exports[ECHO].ports == (Port(port=80),)
+    assert before.exports[ECHO].ports == ()
