@@ -190,7 +190,8 @@ class FaultProxy:
         self._cut()
         tasks = {task for task in asyncio.all_tasks() if task is not asyncio.current_task()}
         for task in tasks:
-            await cancel(task)
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # what was cut in the midst of a write says so
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = _Connection(reader, writer, self._faults)

@@ -34,6 +34,8 @@ FEW = 10
 """Up to this many objects may vanish between two lists without a second look."""
 _YIELD_EVERY = 100
 _LASTING_SECONDS = 1.0
+_ANY_RESOURCE = "Kubernetes"
+"""Subject of problems that concern the whole API server."""
 _QUIET_FAILURES = 1
 """So many failures in a row are ordinary: a server restarts, a connection is cut."""
 
@@ -383,7 +385,7 @@ class Reflector(Generic[T]):
     def _tell(self, error: IsthmusError | None) -> None:
         problem = None
         if error is not None:
-            subject = str(self.resource) if isinstance(error, Forbidden | NotFound) else "Kubernetes"
+            subject = str(self.resource) if isinstance(error, Forbidden | NotFound) else _ANY_RESOURCE
             problem = Problem(error.error_code, subject, str(error))
         elif self._unreadable:
             (namespace, name), why = next(iter(self._unreadable.items()))
@@ -391,7 +393,10 @@ class Reflector(Generic[T]):
             problem = Problem(
                 "object_unreadable", str(self.resource), f"{namespace}/{name}{more}: {why}; what was known of it counts"
             )
-        if problem != self.problem.value:
+        held = self.problem.value
+        if problem is not None and held is not None and problem.subject == _ANY_RESOURCE and problem.code == held.code:
+            return  # the same fault has many faces: refused, reset, timed out
+        if problem != held:
             if problem is not None:
                 self._log.warning("reading Kubernetes", code=problem.code, detail=problem.detail)
             self.problem.set(problem)

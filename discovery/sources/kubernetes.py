@@ -329,13 +329,15 @@ class KubernetesSource:
         )
 
     def _problems(self) -> tuple[Problem, ...]:
-        found = [r.problem.value for r in self._reflectors if r.problem.value is not None]
+        told = [r.problem.value for r in self._reflectors if r.problem.value is not None]
+        # An API server that is away is one problem, not five.
+        found = list({(p.code, p.subject): p for p in reversed(told)}.values())
         if found and not self.live.value and self._from_cache:
             detail = "not read since the agent started; what was known before counts"
             found.append(Problem("kube_stale", "Kubernetes", detail))
         if self._saver.problem is not None:
             found.append(self._saver.problem)
-        return (*dict.fromkeys(found), *self._claims.problems)  # an API server that is away is one problem, not five
+        return (*found, *self._claims.problems)
 
     # --- on disk -----------------------------------------------------------------------------------------------------
 
