@@ -73,7 +73,7 @@ async def test_a_dead_gateway_costs_no_request(world: Any, kit: Any, pair: Any) 
                 failed.append((status, text))
 
     tasks = [asyncio.create_task(load()) for _ in range(4)]
-    await asyncio.sleep(0.3)
+    await kit.until(lambda: len(far.requests) > 20)
     gateway.kill()
     before = len(far.requests)
     await kit.until(lambda: len(far.requests) > before + 100)
