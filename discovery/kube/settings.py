@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from federation.errors import InvalidSettings
+from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 
 SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 
@@ -23,15 +24,27 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     of it later (15 seconds at most) is taken for broken, so that a half-open connection is noticed within a minute."""
     create_namespaces: bool = False
     """Create the namespaces that imports need and the cluster lacks; otherwise those services are not imported."""
+    namespace: str = SYSTEM_NAMESPACE
+    """Where the agent keeps what its replicas share: Leases, pins, the cluster's identity."""
+    lease: float = 8.0
+    """A replica that leads and was not heard of for this time is replaced by another."""
+    renew: float = 2.0
+    """Seconds between two renewals of the Lease."""
     confirm: float = 2.0
-    """When more than half of what is known is missing from a list, it is asked for again after this time."""
+    """When all or more than half of what is known is missing from a list, it is asked for again after this time."""
 
     def check(self) -> None:
-        """Raises InvalidSettings naming the key."""
+        """Raises InvalidSettings or InvalidName naming the key."""
         if not 1 <= self.page <= 10_000:
             raise InvalidSettings(f"kubernetes.page {self.page} is not between 1 and 10000")
         if not 1 <= self.watch <= 3600:
             raise InvalidSettings(f"kubernetes.watch {self.watch:g} is not between 1 and 3600 seconds")
+        parse_label(self.namespace, what="kubernetes.namespace")
+        if not 0 < self.renew * 3 <= self.lease <= 3600:
+            raise InvalidSettings(
+                f"kubernetes.lease {self.lease:g} is not at least three times kubernetes.renew {self.renew:g}, "
+                "and at most an hour"
+            )
         if not self.confirm >= 0:
             raise InvalidSettings("kubernetes.confirm must not be below 0 seconds")
         if self.context and not self.kubeconfig:

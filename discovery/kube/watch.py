@@ -4,7 +4,7 @@
     watch (lines) ─ put, delete ┴→ Handler, usually a Store, which tells its listeners which keys changed
 
 A watch is resumed where it ended, also after hours. Only "410 Gone" leads to another list. A list never deletes because
-it came back empty: a server that lacks more than half of what is held is asked again before it is believed.
+it came back empty: a server that lacks all, or more than half, of what is held is asked again before it is believed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Key: TypeAlias = tuple[str, str]
 """(namespace, name); the namespace is empty for what has none."""
 
 FEW = 10
-"""Up to this many objects may vanish between two lists without a second look."""
+"""Of up to this many objects some may vanish between two lists without a second look, though not all."""
 _YIELD_EVERY = 100
 _LASTING_SECONDS = 1.0
 _ANY_RESOURCE = "Kubernetes"
@@ -245,13 +245,11 @@ class Reflector(Generic[T]):
             self.synced.set(True)
 
     def _missing(self, objects: Collection[T], keep: Collection[Key]) -> int:
-        """How many held objects a list lacks, if these are more than half of more than FEW."""
+        """How many held objects a list lacks, if these are all, or more than half of more than FEW."""
         held = self._handler.objects
-        if len(held) <= FEW:
-            return 0
         there = sum((obj.namespace, obj.name) in held for obj in objects) + sum(key in held for key in keep)
         missing = len(held) - there
-        return missing if missing > len(held) / 2 else 0
+        return missing if there == 0 or (len(held) > FEW and missing > there) else 0
 
     async def _read(self) -> tuple[list[T], set[Key], str]:
         """(objects, keys of those that cannot be read, resourceVersion). What is held alike is taken from

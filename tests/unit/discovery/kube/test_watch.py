@@ -133,7 +133,8 @@ async def test_a_list_that_breaks_deletes_nothing(follow: Any, thing: Any) -> No
         pytest.param(30, 0, 0, 0, 2, id="an empty list that was right"),
         pytest.param(30, 14, 14, 14, 2, id="more than half is missing"),
         pytest.param(30, 15, 0, 15, 1, id="half is missing"),
-        pytest.param(10, 0, 10, 0, 1, id="few are believed"),
+        pytest.param(10, 1, 10, 1, 1, id="few are believed"),
+        pytest.param(1, 0, 1, 1, 2, id="but not none at all"),
         pytest.param(0, 0, 9, 0, 1, id="nothing was known"),
     ],
 )
