@@ -51,6 +51,42 @@ def test_bad_values_are_named(tmp_path: Path, more: str) -> None:
         load(write(tmp_path, more))
 
 
+KUBERNETES = GOOD.replace("files: {folder: manifests}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("more", "kubeconfig"),
+    [
+        ("kubernetes: {}\n", ""),
+        ("kubernetes: {kubeconfig: config}\n", "{here}/config"),
+        ("kubernetes: {kubeconfig: /etc/config, context: one}\n", "/etc/config"),
+    ],
+)
+def test_an_api_server_instead_of_a_folder(tmp_path: Path, more: str, kubeconfig: str) -> None:
+    settings = load(write(tmp_path, more, text=KUBERNETES))
+    assert settings.files is None
+    assert settings.kubernetes is not None
+    assert settings.kubernetes.kubeconfig == kubeconfig.format(here=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + "kubernetes: {}\n", "not both"),
+        (KUBERNETES, "either files or kubernetes"),
+        (KUBERNETES + "kubernetes: {page: 0}\n", "kubernetes.page"),
+        (KUBERNETES + "kubernetes: {watch: 0}\n", "kubernetes.watch"),
+        (KUBERNETES + "kubernetes: {confirm: -1}\n", "kubernetes.confirm"),
+        (KUBERNETES + "kubernetes: {context: one}\n", "kubernetes.context"),
+        (KUBERNETES + "kubernetes: {token: secret}\n", "token"),
+    ],
+)
+def test_one_source_and_its_settings(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InvalidSettings) as caught:
+        load(write(tmp_path, text=text))
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("old", ["cluster: east", "federation: fed.example", "folder: manifests"])
 def test_missing_values(tmp_path: Path, old: str) -> None:
     with pytest.raises(InvalidSettings):
