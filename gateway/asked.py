@@ -8,7 +8,7 @@ authorities are what callers invent: so it is the trust domain with the most nam
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 from federation.envoy.names import parse_inbound_cluster
 
@@ -18,16 +18,20 @@ class Asked:
 
     def __init__(self, *, limit: int, refused_limit: int) -> None:
         self._served, self._refused = _Bounded(limit), _Bounded(refused_limit)
-        self._names: frozenset[str] | None = None
+        self._names: frozenset[str] = frozenset()
 
     def ask(self, names: Iterable[str]) -> None:
         """Envoy asks for `names`; what could be no cluster's name is not kept. The limits apply once it is settled."""
+        new = set()
         for name in names:
             if name in self._served:
                 self._served.put(name)
             elif parse_inbound_cluster(name) is not None:
-                self._changed(name not in self._refused)
+                if name not in self._refused:
+                    new.add(name)
                 self._refused.put(name)
+        if new:
+            self._names |= new
 
     def settle(self, moved: Mapping[str, bool]) -> None:
         """Which names are served now, and which are not. What is too much is forgotten."""
@@ -36,17 +40,13 @@ class Asked:
             if name in old:
                 old.discard(name)
                 new.put(name)
-        self._changed(self._served.trim() | self._refused.trim())
-
-    def _changed(self, changed: bool) -> None:
-        if changed:
-            self._names = None
+        forgotten = {*self._served.trim(), *self._refused.trim()}
+        if forgotten:
+            self._names -= forgotten
 
     @property
     def names(self) -> frozenset[str]:
         """All of them; the same object as long as nothing changes."""
-        if self._names is None:
-            self._names = frozenset((*self._served, *self._refused))
         return self._names
 
     @property
@@ -72,14 +72,14 @@ class _Bounded:
         self._by_domain.setdefault(_domain(name), {})[name] = None
         self._size += 1
 
-    def trim(self) -> bool:
-        """Above the limit the domain with the most names gives up its oldest. Whether one did."""
-        trimmed = False
+    def trim(self) -> list[str]:
+        """Above the limit the domain with the most names gives up its oldest; those that were given up."""
+        given_up = []
         while self._size > self._limit:
             largest = max(self._by_domain, key=lambda domain: len(self._by_domain[domain]))
-            self.discard(next(iter(self._by_domain[largest])))
-            trimmed = True
-        return trimmed
+            given_up.append(next(iter(self._by_domain[largest])))
+            self.discard(given_up[-1])
+        return given_up
 
     def discard(self, name: str) -> None:
         domain = _domain(name)
@@ -89,9 +89,6 @@ class _Bounded:
             self._size -= 1
             if not mine:
                 del self._by_domain[domain]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for mine in self._by_domain.values() for name in mine)
 
     def __contains__(self, name: str) -> bool:
         return name in self._by_domain.get(_domain(name), ())

@@ -54,7 +54,7 @@ class Builder:
         self._ledger = Ledger(finish)
         self._imports: dict[ServiceName, Import] = {}
         self._peers: dict[str, Peer] = {}
-        self._asked: Collection[str] = frozenset()
+        self._asked: frozenset[str] = frozenset()
         self._named: dict[ServiceName | None, dict[str, Inbound]] = {}  # what was asked for, by the service it means
         self._moved: dict[str, bool] = {}
         self._odd: dict[tuple[str, str], set[str]] = {}
@@ -63,7 +63,7 @@ class Builder:
         self,
         view: View,
         *,
-        asked: Collection[str],
+        asked: frozenset[str],
         changed: Collection[ServiceName] | None = None,
         identity: tls.Identity | None = None,
     ) -> Changes:
@@ -97,11 +97,11 @@ class Builder:
         moved, self._moved = self._moved, {}
         return moved
 
-    def _follow(self, view: View, asked: Collection[str]) -> None:
+    def _follow(self, view: View, asked: frozenset[str]) -> None:
         """Envoy asks for these, and for no others any more."""
-        for gone in sorted(set(self._asked).difference(asked)):
+        for gone in sorted(self._asked - asked):
             self._forget(gone)
-        for new in sorted(set(asked).difference(self._asked)):
+        for new in sorted(asked - self._asked):
             named = names.parse_inbound_cluster(new)
             if named is not None:
                 self._named.setdefault(_service(named), {})[new] = named
@@ -241,5 +241,5 @@ def _service(named: Inbound) -> ServiceName | None:
 
 def build(view: View, config: GatewayConfig, *, asked: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a gateway's Envoy: type URL → [(name, message)], sorted."""
-    builder = Builder(config)
-    return settled(lambda: builder.update(view, asked=asked))
+    builder, frozen = Builder(config), frozenset(asked)
+    return settled(lambda: builder.update(view, asked=frozen))
