@@ -368,7 +368,10 @@ class KubeClient:
                     )
                 async with response:
                     if response.status < 300:
-                        yield response
+                        try:
+                            yield response
+                        finally:
+                            _end(response)
                         return
                     failure = translate(
                         response.status,
@@ -402,6 +405,13 @@ class KubeClient:
             self._log.info("credentials read again", server=fresh.host)
         await refused.close()
         return True
+
+
+def _end(response: aiohttp.ClientResponse) -> None:
+    """A watch that is left in the midst: TLS would wait half a minute for a goodbye that a dead peer never says."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None and not response.content.at_eof():
+        connection.transport.abort()
 
 
 def _seconds(text: str) -> float:
