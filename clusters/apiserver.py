@@ -26,8 +26,7 @@ from clusters.faultproxy import FaultProxy
 from clusters.kubeclient import KubeClient, connect
 from clusters.kubepki import Authority, Pair, kubeconfig, public_pem
 from clusters.network import free_port, loopback_addresses
-from clusters.processes import last_line
-from clusters.program import Program
+from clusters.program import Program, last_line
 from clusters.testbed.components import require
 from clusters.waiting import START
 from discovery.kube import crds

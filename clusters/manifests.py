@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -63,10 +64,28 @@ def endpoints_path(folder: Path, service: str) -> Path:
     return folder / f"{service}-endpoints.yaml"
 
 
+def path(folder: Path, document: dict[str, Any]) -> Path:
+    """The file of an object: a Service and its ServiceExport share one."""
+    metadata = document["metadata"]
+    if document["kind"] == "EndpointSlice":
+        return endpoints_path(folder, metadata["labels"]["kubernetes.io/service-name"])
+    return folder / f"{metadata['name']}.yaml"
+
+
 def write_http_service(folder: Path, namespace: str, name: str, *, port: int, copy: Copy) -> None:
     """An exported HTTP Service with one copy, as two files."""
-    write(folder / f"{name}.yaml", service(namespace, name, port=port, app="http"), export(namespace, name))
-    write(endpoints_path(folder, name), slice_(namespace, name, app="http", copies=[copy]))
+    *first, last = exported(namespace, name, port=port, app="http", copy=copy)
+    write(folder / f"{name}.yaml", *first)
+    write(endpoints_path(folder, name), last)
+
+
+def exported(namespace: str, name: str, *, port: int, app: str, copy: Copy) -> list[dict[str, object]]:
+    """A Service with one copy, and its export."""
+    return [
+        service(namespace, name, port=port, app=app),
+        export(namespace, name),
+        slice_(namespace, name, app=app, copies=[copy]),
+    ]
 
 
 def write(path: Path, *documents: dict[str, object]) -> None:

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 
 from clusters.network import Claims
 from federation.errors import Unavailable
@@ -69,6 +70,35 @@ class NetworkNamespace:
         for command in (f"ip link del {self._link}", f"ip netns del {self.name}"):
             with contextlib.suppress(Unavailable):
                 _run(command)
+        self._claims.close()
+
+
+class LocalNetwork:
+    """A /24 of which every address is this machine's own, for servers that a Kubernetes cluster is told of.
+
+    Its API takes no endpoint on loopback, and no other machine is routed here. Raises Unavailable without the rights.
+    """
+
+    def __init__(self) -> None:
+        self._claims = Claims()
+        self._net = _free_network(self._claims)
+        try:
+            _run("ip link set lo up")
+            _run(f"ip route replace local {self._net}.0/24 dev lo")
+        except (Unavailable, OSError) as error:
+            self._claims.close()
+            raise Unavailable(
+                f"no network of our own: {error}", hint="it needs ip (iproute2), and root or a user namespace"
+            ) from error
+
+    def addresses(self) -> Iterator[str]:
+        """Each address of it."""
+        return (f"{self._net}.{host}" for host in range(1, 255))
+
+    def close(self) -> None:
+        """Take it away again."""
+        with contextlib.suppress(Unavailable):
+            _run(f"ip route del local {self._net}.0/24 dev lo")
         self._claims.close()
 
 

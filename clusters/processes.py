@@ -24,9 +24,12 @@ import yaml
 
 from clusters import manifests
 from clusters.children import start_child
+from clusters.ground import Folders, Ground
 from clusters.network import free_port, loopback_addresses, virtual_ranges
+from clusters.program import last_line
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import START
+from discovery.settings import SETTINGS_FILE
 from federation.cli.home import Home
 from federation.errors import TimedOut, Unavailable
 
@@ -77,11 +80,16 @@ class Running:
 class ProcessFederation:
     """Builds, breaks and heals one federation below `directory` (which should have a short path: UNIX sockets)."""
 
-    def __init__(self, topology: Topology, directory: Path, *, seed: int | None = None) -> None:
+    def __init__(
+        self, topology: Topology, directory: Path, *, ground: Ground | None = None, seed: int | None = None
+    ) -> None:
+        """`ground`: what its clusters stand on; plain hosts unless given."""
         self.topology, self.directory = topology, directory
+        self.ground = ground or Folders(lambda cluster: self.places[cluster].manifests)
         rng = random.Random(seed)
-        addresses, ranges = loopback_addresses(rng), virtual_ranges(rng)
-        self.registry_address = next(addresses)
+        ranges = virtual_ranges(rng)
+        self.registry_address = next(loopback_addresses(rng))
+        addresses = self.ground.addresses(rng)
         self.registry_ports = {name: free_port(self.registry_address) for name in ("listen", "enrolment")}
         self.registry_ports["metrics"] = free_port("127.0.0.1")
         self.places = {spec.name: self._place(spec, next(addresses), ranges) for spec in topology.clusters}
@@ -108,24 +116,15 @@ class ProcessFederation:
 
     # --- building ----------------------------------------------------------------------------------------------------
 
-    def write_manifests(self, name: str) -> None:
+    async def write_manifests(self, name: str) -> None:
         """Describe the cluster's two exported services by ordinary manifests."""
         place = self.places[name]
-        zone = place.spec.locality.zone
         for service, port, app, at in (
             (HTTP_SERVICE, HTTP_PORT, "http", place.http_port),
             (TCP_SERVICE, TCP_PORT, "tcp", place.tcp_port),
         ):
-            manifests.write(
-                place.manifests / f"{service}.yaml",
-                manifests.service(NAMESPACE, service, port=port, app=app),
-                manifests.export(NAMESPACE, service),
-            )
-            copy = manifests.Copy(address=place.address, port=at, zone=zone)
-            manifests.write(
-                manifests.endpoints_path(place.manifests, service),
-                manifests.slice_(NAMESPACE, service, app=app, copies=[copy]),
-            )
+            copy = manifests.Copy(address=place.address, port=at, zone=place.spec.locality.zone)
+            await self.ground.write(name, *manifests.exported(NAMESPACE, service, port=port, app=app, copy=copy))
 
     def init_registry(self) -> None:
         """Make the registry's folder, and fedctl's contexts beside it."""
@@ -164,6 +163,7 @@ class ProcessFederation:
             locality=place.spec.locality,
             metrics=f"127.0.0.1:{place.metrics['agent']}",
         )
+        self.ground.tell(name, place.agent / SETTINGS_FILE)
         self.home.with_cluster(name, place.agent).save()
 
     def start_agent(self, name: str) -> None:
@@ -328,6 +328,7 @@ class ProcessFederation:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
+        self.ground.stop()
 
 
 def children(pid: int) -> list[int]:
@@ -337,15 +338,6 @@ def children(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             found += map(int, (task / "children").read_text().split())
     return found
-
-
-def last_line(log: Path) -> str:
-    """The last line of a log, for an error message."""
-    with contextlib.suppress(OSError):
-        lines = log.read_text(errors="replace").strip().splitlines()
-        if lines:
-            return lines[-1][:300]
-    return f"nothing in {log}"
 
 
 def _probe(running: Running) -> tuple[bool, str]:

@@ -5,6 +5,7 @@ It dies with this process however this process ends: see `clusters.children`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -76,3 +77,12 @@ class Program:
         """Bytes of memory that it holds now (RSS)."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def last_line(log: Path) -> str:
+    """The last line of a log, for an error message."""
+    with contextlib.suppress(OSError):
+        lines = log.read_text(errors="replace").strip().splitlines()
+        if lines:
+            return lines[-1][:300]
+    return f"nothing in {log}"

@@ -1,4 +1,4 @@
-"""How long an endpoint change takes: from a replaced manifest in one cluster to the acknowledgement by another's Envoy.
+"""How long an endpoint change takes: from a replaced EndpointSlice in one cluster to what another's Envoy acknowledges.
 
 The sidecar logs each acknowledgement of its Envoy with the monotonic time at which it arrived; all processes of a
 machine share that clock, so no polling interval is part of the measurement.
@@ -90,19 +90,20 @@ async def measure(
     acknowledged = Acknowledgements(federation.running[f"{consumer}-sidecar"].log)
     samples: list[float] = []
     try:
-        for number in range(changes):
-            turn, index = divmod(number, len(services))
-            copies = [real, spare] if turn % 2 == 0 else [real]
-            data = manifests.render(manifests.slice_(NAMESPACE, services[index], app="http", copies=copies))
-            acknowledged.read()
-            began = time.monotonic_ns()
-            manifests.replace(manifests.endpoints_path(place.manifests, services[index]), data)
-            samples.append((await _first_after(acknowledged, began, timeout) - began) / 1e6)
+        async with federation.ground.pen(origin) as pen:
+            for number in range(changes):
+                turn, index = divmod(number, len(services))
+                copies = [real, spare] if turn % 2 == 0 else [real]
+                document = manifests.slice_(NAMESPACE, services[index], app="http", copies=copies)
+                write = await pen.prepared(document)
+                acknowledged.read()
+                began = time.monotonic_ns()
+                await write()
+                samples.append((await _first_after(acknowledged, began, timeout) - began) / 1e6)
     finally:
         acknowledged.close()
-        for service in services:
-            document = manifests.slice_(NAMESPACE, service, app="http", copies=[real])
-            manifests.write(manifests.endpoints_path(place.manifests, service), document)
+        documents = [manifests.slice_(NAMESPACE, service, app="http", copies=[real]) for service in services]
+        await federation.ground.write(origin, *documents)
     return Propagation(tuple(samples))
 
 

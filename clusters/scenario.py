@@ -73,9 +73,10 @@ async def build(federation: ProcessFederation, teller: Teller, *, timeout: float
     federation.init_registry()
     federation.start_registry()
     for name in names:
-        federation.write_manifests(name)
         for kind in ("http", "tcp"):
             federation.start_workload(name, kind)
+    await federation.ground.start()
+    await asyncio.gather(*map(federation.write_manifests, names))
     await federation.wait_ready("registry", timeout=timeout)
     teller.step(f"joining {', '.join(names)}")
     for name in names:

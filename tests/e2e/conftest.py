@@ -69,6 +69,12 @@ class Fedctl:
         return done
 
 
+@pytest.fixture(scope="session")
+def topology() -> Topology:
+    """Two linked clusters."""
+    return TWO
+
+
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessFederation]:
     """Two clusters of which nothing runs yet."""

@@ -49,7 +49,7 @@ def test_01_a_registry_is_made_and_served(federation: ProcessFederation, fedctl)
 
 def test_02_clusters_join_with_single_use_tokens(federation: ProcessFederation, fedctl):
     for name in ("east", "west"):
-        federation.write_manifests(name)
+        asyncio.run(federation.write_manifests(name))
         for kind in ("http", "tcp"):
             federation.start_workload(name, kind)
     token = fedctl.ok("token", "issue", "east", "-o", "json").json["token"]

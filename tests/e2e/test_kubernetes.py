@@ -1,0 +1,90 @@
+"""Two clusters with API servers of their own, federated: what one exports is called from the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import pytest
+
+from clusters import manifests
+from clusters.apiserver import LocalCluster
+from clusters.ground import ApiServers
+from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from clusters.waiting import until
+from federation.errors import NotFound, Unavailable
+
+pytestmark = pytest.mark.e2e
+
+MCS = "multicluster.x-k8s.io/v1beta1"
+
+
+@pytest.fixture(scope="module")
+def federation(
+    _kube_session: tuple[LocalCluster, LocalCluster], topology: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProcessFederation]:
+    directory = tmp_path_factory.mktemp("k")
+    try:
+        ground = ApiServers(directory, (), clusters=_kube_session)
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    federation = ProcessFederation(topology, directory, ground=ground)
+    yield federation
+    federation.stop()
+
+    async def clean() -> None:
+        for cluster in _kube_session:
+            async with cluster.connect() as client:
+                await client.delete("v1", "Namespace", NAMESPACE)
+                await client.gone("v1", "Namespace", NAMESPACE)
+
+    asyncio.run(clean())
+
+
+Get = Callable[..., Awaitable[Any]]
+
+
+@pytest.fixture
+def get(running: ProcessFederation) -> Get:
+    """An object of a cluster as it is; None where there is none."""
+    assert isinstance(running.ground, ApiServers)
+    clusters = running.ground.clusters
+
+    async def get(cluster: str, version: str, kind: str, name: str) -> Any:
+        async with clusters[cluster].connect() as client:
+            try:
+                return await client.get(version, kind, name, NAMESPACE)
+            except NotFound:
+                return None
+
+    return get
+
+
+async def test_a_service_of_one_cluster_is_called_by_its_global_name_from_the_other(
+    running: ProcessFederation, east: Any, get: Get
+):
+    """1. export `only` in west  2. east has its ServiceImport  3. and calls it  4. it ends with its export."""
+    west = running.places["west"]
+    copy = manifests.Copy(address=west.address, port=west.http_port, zone=west.spec.locality.zone)
+    documents = manifests.exported(NAMESPACE, "only", port=HTTP_PORT, app="http", copy=copy)
+    await running.ground.write("west", *documents)
+    imported = await until(lambda: get("east", MCS, "ServiceImport", "only"), what="the ServiceImport")
+    assert imported["spec"]["type"] == "ClusterSetIP"
+    await until(lambda: asyncio.to_thread(answered, east, "only.shop.global", "west"), what="an answer of west")
+    found = await until(lambda: with_ips(get), what="the ClusterSetIP")
+    assert [c["cluster"] for c in found["status"]["clusters"]] == ["west"]
+    export = await get("west", MCS, "ServiceExport", "only")
+    assert {c["type"]: c["status"] for c in export["status"]["conditions"]}["Ready"] == "True"
+
+
+async def with_ips(get: Get) -> Any:
+    found = await get("east", MCS, "ServiceImport", "only")
+    return found if found["spec"].get("ips") and found.get("status", {}).get("clusters") else None
+
+
+def answered(caller: Any, name: str, cluster: str) -> bool:
+    try:
+        return caller.get(name) == cluster
+    except (OSError, AssertionError, ValueError):
+        return False
