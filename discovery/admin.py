@@ -142,7 +142,7 @@ class _Servicer(rpc.AgentServicer):
             registry_connected=watch.connected and agent.publish.connected,
             registry_last_seen_ns=seen,
             registry_revision=agent.sink.replica.revision,
-            epoch=agent.epoch,
+            epoch=agent.report.records.epoch,
             sequence=agent.report.records.sequence,
             exports=len(agent.source.state.value.exports),
             imports=len(agent.view.imports),

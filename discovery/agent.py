@@ -27,11 +27,13 @@ from discovery.consumers import Consumers
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
+from discovery.kube.replicas import make_replicas
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
+from discovery.publishing import Publishing
 from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings
@@ -43,18 +45,19 @@ from federation import __version__
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import read_state, write_atomic
+from federation.aio.latest import Latest
 from federation.aio.tasks import wait_for_signal
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
-from federation.model.cluster import Bundle, Cluster, Problem
-from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId
-from federation.model.record import Key, Kind
+from federation.model.cluster import Bundle, Cluster
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+from federation.model.record import Kind
 from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import catalog_pb2, records_pb2
-from federation.registry.client import CHANNEL_OPTIONS, PublishClient, Rejection, WatchClient
+from federation.registry.client import CHANNEL_OPTIONS, WatchClient
 from federation.trust.authority import Authority
 from federation.trust.grpc_credentials import (
     agent_server_name,
@@ -134,16 +137,25 @@ class Agent:
         self.view.on_change = self._view_changed
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
+        self.replicas = make_replicas(
+            settings,
+            self.source,
+            fallback=self.epoch,
+            on_problems=lambda found: self.problems.set("replicas", found),
+            clock=self.clock,
+            log=log,
+        )
         self.writer = make_writer(
             settings,
             self.source,
             self.view,
             self.allocations,
             gateways=self.consumers.gateways,
-            published=self.published,
+            published=lambda name: self.publish.published(name),
             on_problems=lambda found: self.problems.set("writer", found),
             clock=self.clock,
             log=log,
+            leader=self.replicas.leader if self.replicas is not None else None,
         )
         if self.writer is not None and self.sink.replica.origins:
             self.writer.view_known()
@@ -159,12 +171,14 @@ class Agent:
             ack_delay=(0.02, 0.05),  # not while what it is about is on its way to the sidecars
             what=f"the registry at {settings.registry}",
         )
-        self.publish = PublishClient(
+        self.publish = Publishing(
+            self.report,
+            cluster=settings.cluster,
             connect=self._connect,
-            log_=self.report.records.log,
-            on_rejections=self._rejected,
-            on_ack=self._published,
-            backoff=Backoff(base=0.1, cap=3.0),
+            reporting=self.replicas.reporting if self.replicas is not None else Latest(self.epoch),
+            outbid=self.replicas.outbid if self.replicas is not None else lambda: None,
+            on_acknowledged=self._acknowledged,
+            on_problems=lambda found: self.problems.set("registry", found),
             clock=self.clock,
             log=log.bind(stream="publish"),
             heartbeat=settings.heartbeat,
@@ -198,9 +212,6 @@ class Agent:
         """When the event loop last turned."""
         self._reported = asyncio.Event()
         self._ports: dict[str, int] = {}
-        self._rejections: dict[tuple[Kind, str], Problem] = {}
-        self._just_rejected: set[tuple[Kind, str]] = set()
-        self._acknowledged = 0
 
     def address(self) -> str:
         """host:port at which gateways and sidecars dial this agent."""
@@ -226,6 +237,7 @@ class Agent:
                 "watch": self.watch.run(),
                 "publish": self._publish_when_complete(),
                 **({"writer": self.writer.run()} if self.writer is not None else {}),
+                **({"replicas": self.replicas.run()} if self.replicas is not None else {}),
                 **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
             }.items():
                 tasks.create_task(work, name=f"agent-{name}")
@@ -338,34 +350,9 @@ class Agent:
         if changes or changes.complete:  # a revision alone is not worth a write: it costs the next start a resume
             self._savers[VIEW].touch()
 
-    def _rejected(self, rejections: tuple[Rejection, ...]) -> None:
-        self._just_rejected = {(r.kind, r.name) for r in rejections}
-        for rejection in rejections:
-            self.log.warning("record rejected", kind=rejection.kind.name, name=rejection.name, code=rejection.code)
-            subject = f"{rejection.kind.name} {rejection.name}"
-            self._rejections[(rejection.kind, rejection.name)] = Problem(rejection.code, subject, rejection.detail)
-        self.problems.set("registry", self._rejections.values())
-
-    def _published(self, revision: int) -> None:
-        """The registry has taken the log up to `revision`: what it no longer rejects of that is settled."""
-        if self._rejections:
-            for entry in self.report.records.log.entries(since=self._acknowledged):
-                key = (entry.record.key.kind, entry.record.key.name)
-                if entry.revision <= revision and key not in self._just_rejected:
-                    self._rejections.pop(key, None)
-            self.problems.set("registry", self._rejections.values())
-        self._just_rejected = set()
-        self._acknowledged = revision
+    def _acknowledged(self) -> None:
         if self.writer is not None:
             self.writer.acknowledged()
-
-    def published(self, name: ServiceName) -> bool | Problem:
-        """Whether the registry has the export as it is now, or why it does not take it."""
-        rejected = self._rejections.get((Kind.SERVICE, str(name)))
-        if rejected is not None:
-            return rejected
-        entry = self.report.records.log.entry(Key(self.settings.cluster, Kind.SERVICE, str(name)))
-        return entry is not None and entry.live and entry.revision <= self._acknowledged
 
     # --- what the cluster says of itself -----------------------------------------------------------------------------
 

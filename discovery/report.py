@@ -90,6 +90,13 @@ class Report:
         self._cluster = cluster
         self._services: Mapping[ServiceName, Service] = {}
 
+    def begin(self, epoch: int) -> None:
+        """Claim the same again with another epoch: this replica reports from now on, or is to be heard before another
+        one. The log is a new one."""
+        claims = [(r.key, r.payload) for r in self.records.log.records(origin=self._cluster)]
+        self.records = Records(origin=self._cluster, epoch=epoch)
+        self.records.put([self.records.claim(key.kind, key.name, payload or b"") for key, payload in claims])
+
     def describe(self, cluster: Cluster) -> None:
         """CLUSTER: the cluster's bundle, locality and problems."""
         self.records.put([self.records.claim(Kind.CLUSTER, self._cluster, encode_cluster(cluster))])

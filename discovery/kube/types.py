@@ -97,6 +97,20 @@ class Namespace(Struct, _Keyed, frozen=True, omit_defaults=True):
     metadata: ObjectMeta
 
 
+class LeaseSpec(Struct, frozen=True, rename="camel", omit_defaults=True):
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    lease_transitions: int | None = None
+    renew_time: str | None = None
+
+
+class LeaseObject(Struct, _Keyed, frozen=True, omit_defaults=True):
+    """A Lease of coordination.k8s.io."""
+
+    metadata: ObjectMeta
+    spec: LeaseSpec = LeaseSpec()
+
+
 class Node(Struct, frozen=True):
     """Where a node is."""
 

@@ -228,14 +228,16 @@ class Writer:
             self._rounds.pop(name, None)
             self._fail(name, NotRepaired(f"the objects of {name} are changed again and again: {writes[0]}"))
             return
-        failures = [e for e in await asyncio.gather(*(self._write(name, w) for w in writes)) if e is not None]
+        failures = [e for e in await asyncio.gather(*(self._write(name, w, epoch) for w in writes)) if e is not None]
         if failures:
             self._fail(name, failures[0])
         else:
             self._settle(name, problem)
 
-    async def _write(self, name: ServiceName, write: Write) -> IsthmusError | None:
+    async def _write(self, name: ServiceName, write: Write, epoch: int) -> IsthmusError | None:
         """Make one write and keep its answer; an error is returned, for the other writes go on."""
+        if self._leader.value != epoch:
+            return None  # the process stood still meanwhile: another replica may be writing now
         version = self.actuals.version
         try:
             held = await self._applier.do(write, version)

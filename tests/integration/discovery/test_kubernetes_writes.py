@@ -118,7 +118,7 @@ async def sides(
         for number, cluster in enumerate(kube_clusters, 1):
             running = await federation.cluster(cluster.name, start=False)
             client = await stack.enter_async_context(cluster.connect())
-            settings = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), confirm=0.2)
+            settings = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), confirm=0.2, namespace=kube_namespace)
             side = made[cluster.name] = Side(running, client, kube_namespace, settings)
             await side.start()
             presence = gateway(f"10.1.0.{number}")

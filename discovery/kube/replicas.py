@@ -1,0 +1,142 @@
+"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, and the gateways.
+
+Every replica reads the cluster and the registry, merges, and serves; the one that holds the Lease writes and reports.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
+
+from discovery.kube.client import KubeClient
+from discovery.kube.lease import Elector, Rules, replica_identity
+from discovery.kube.resources import LEASES
+from discovery.kube.types import MANAGER, LeaseObject
+from discovery.kube.watch import Reflector, Store
+from discovery.settings import AgentSettings
+from discovery.sources.base import Source
+from discovery.sources.kubernetes import KubernetesSource
+from discovery.sources.manifests import MANAGED_BY
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.log import Logger
+from federation.model.cluster import Problem
+
+REPLICA = "replica.state"
+"""File in the state directory: the name of this replica."""
+
+
+class Replicas:
+    """`run` until cancelled."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        source: KubernetesSource,
+        *,
+        fallback: int,
+        on_problems: Callable[[Iterable[Problem]], None],
+        clock: Clock,
+        log: Logger,
+        rng: random.Random | None = None,
+    ) -> None:
+        """`fallback`: see Elector. Raises StorageFailed."""
+        kubernetes = settings.kubernetes
+        assert kubernetes is not None  # noqa: S101 - the source is Kubernetes
+        rng = rng or random.Random()
+        log = log.bind(part="replicas")
+        self._on_problems = on_problems
+        self._problems: dict[str, Problem | None] = {}
+        # Of its own, so that the Lease can be given back when everything else has ended.
+        self._client = KubeClient(kubernetes, log=log, clock=clock)
+        leases: Store[LeaseObject] = Store()
+        self._leases = Reflector(
+            self._client,
+            LEASES,
+            msgspec.json.Decoder(LeaseObject),
+            leases,
+            clock=clock,
+            rng=rng,
+            log=log,
+            lists=source.lists,
+            namespace=kubernetes.namespace,
+            label_selector=f"{MANAGED_BY}={MANAGER}",
+            watch_seconds=kubernetes.watch,
+            confirm_seconds=kubernetes.confirm,
+        )
+        self._elector = Elector(
+            self._client,
+            leases,
+            namespace=kubernetes.namespace,
+            identity=replica_identity(settings.path / REPLICA),
+            rules=Rules(duration=kubernetes.lease, renew=kubernetes.renew),
+            fallback=fallback,
+            on_problem=lambda problem: self._tell("lease", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
+
+    @property
+    def leader(self) -> Latest[int | None]:
+        """The epoch to write with while this replica leads."""
+        return self._elector.leader
+
+    @property
+    def reporting(self) -> Latest[int | None]:
+        """The epoch to report with."""
+        return self._elector.reporting
+
+    @property
+    def identity(self) -> str:
+        """Of this replica."""
+        return self._elector.identity
+
+    @property
+    def holder(self) -> str:
+        """The replica that leads, as far as is known; empty for none."""
+        return self._elector.holder
+
+    def outbid(self) -> None:
+        """The registry wants a newer epoch than that of the report."""
+        self._elector.outbid()
+
+    async def run(self) -> None:
+        """Follow the Leases, and take part in the election."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._leases.run(), name="kube-leases")
+                tasks.create_task(self._follow(self._leases), name="kube-leases-problem")
+                tasks.create_task(self._elector.run(), name="kube-elector")
+        finally:
+            await self._client.close()
+
+    async def _follow(self, reflector: Reflector[Any]) -> None:
+        version = -1
+        while True:
+            version, problem = await reflector.problem.newer(version)
+            self._tell(str(reflector.resource), problem)
+
+    def _tell(self, what: str, problem: Problem | None) -> None:
+        if self._problems.get(what) != problem:
+            self._problems[what] = problem
+            self._on_problems([p for p in self._problems.values() if p is not None])
+
+
+def make_replicas(
+    settings: AgentSettings,
+    source: Source,
+    *,
+    fallback: int,
+    on_problems: Callable[[Iterable[Problem]], None],
+    clock: Clock,
+    log: Logger,
+) -> Replicas | None:
+    """For an agent whose source is Kubernetes; one that reads files is alone."""
+    if not isinstance(source, KubernetesSource):
+        return None
+    return Replicas(settings, source, fallback=fallback, on_problems=on_problems, clock=clock, log=log)

@@ -1,0 +1,428 @@
+"""Who leads: the decision as a table, the term that ends by itself, and electors that share one Lease."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from discovery.kube.errors import Conflict, NotFound, Unreachable
+from discovery.kube.lease import NAME, Elector, Rules, State, Term, decide, read, render, replica_identity
+from discovery.kube.types import LeaseObject
+from discovery.kube.watch import Store
+from federation import log
+from federation.aio.clock import FakeClock
+from federation.aio.tasks import cancel
+from federation.errors import AlreadyExists
+from federation.model.cluster import Problem
+
+RULES = Rules(duration=9.0, renew=2.0)
+WALL = 1_000
+
+
+def lease(holder: str, *, epoch: int = 10, report_epoch: int = 20, duration: float = 9.0) -> State:
+    return State(
+        holder=holder, epoch=epoch, report_epoch=report_epoch, duration=duration, resource_version="5", uid="u"
+    )
+
+
+def step(seen: State | None, *, since: float = 0.0, reporting: int | None = None, least: int = 0, wanted: int = 0):
+    """What "me" does `since` seconds after the last change."""
+    return decide(seen, 100.0, me="me", reporting=reporting, rules=RULES, now=100.0 + since, least=least, wanted=wanted)
+
+
+def test_a_lease_that_does_not_exist_is_made_with_the_time_of_day_as_its_epochs() -> None:
+    made = step(None, least=WALL).write
+    assert made is not None
+    assert (made.holder, made.epoch, made.report_epoch, made.resource_version) == ("me", WALL, WALL, "")
+
+
+def test_the_lease_of_another_is_left_alone_until_it_was_silent_for_its_own_duration() -> None:
+    assert step(lease("you"), since=8.9).write is None
+    assert step(lease("you"), since=0.0).at == 109.0
+    assert step(lease("you", duration=30.0), since=9.1).write is None
+    taken = step(lease("you"), since=9.0).write
+    assert taken is not None
+    assert (taken.holder, taken.epoch, taken.report_epoch, taken.transitions) == ("me", 11, 21, 1)
+    assert taken.resource_version == "5"  # whoever changes it meanwhile keeps it
+
+
+def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
+    taken = step(lease("")).write
+    assert taken is not None
+    assert taken.epoch == 11
+
+
+def test_the_holder_renews_in_time_and_keeps_both_epochs() -> None:
+    assert step(lease("me"), since=1.9, reporting=20).write is None
+    kept = step(lease("me"), since=2.0, reporting=20).write
+    assert kept == lease("me")
+
+
+def test_the_holder_that_has_restarted_keeps_the_epoch_of_its_writes_and_reports_with_a_newer_one() -> None:
+    again = step(lease("me"), since=0.1).write
+    assert again is not None
+    assert (again.epoch, again.report_epoch, again.transitions) == (10, 21, 0)
+
+
+def test_epochs_are_at_least_the_time_of_day_and_never_fall() -> None:
+    taken = step(lease(""), least=WALL).write
+    assert taken is not None
+    assert (taken.epoch, taken.report_epoch) == (WALL, WALL)
+    future = step(lease("", epoch=2_000, report_epoch=3_000), least=WALL).write
+    assert future is not None
+    assert (future.epoch, future.report_epoch) == (2_001, 3_001)
+
+
+def test_who_is_to_be_heard_takes_the_report_epoch_that_is_wanted_at_once() -> None:
+    bid = step(lease("me"), since=0.1, reporting=20, wanted=40).write
+    assert bid is not None
+    assert (bid.epoch, bid.report_epoch) == (10, 40)
+
+
+def test_a_lease_survives_the_api_and_one_that_was_edited_is_free() -> None:
+    data = msgspec.json.encode(render(lease("me"), namespace="ns", wall_ns=1_700_000_000_123_456_789))
+    assert b'"renewTime":"2023-11-14T22:13:20.123457Z"' in data
+    assert read(msgspec.json.decode(data, type=LeaseObject)) == lease("me")
+    bare = read(
+        msgspec.json.decode(
+            b'{"metadata":{"name":"isthmus-agent","annotations":{"isthmus.io/epoch":"x"}}}', type=LeaseObject
+        )
+    )
+    assert (bare.holder, bare.epoch, bare.duration) == ("", 0, 0.0)
+
+
+# --- the term ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_term_ends_by_itself() -> None:
+    clock = FakeClock()
+    term = Term(clock)
+    term.extend(7, sent=clock.monotonic(), sent_wall_ns=clock.wall_ns(), seconds=6.0)
+    assert term.value == 7
+    version = term.version
+    clock.advance(5.9)
+    assert term.value == 7
+    clock.advance(0.1)
+    assert (term.value, term.version) == (None, version)
+    assert term.end()
+    assert not term.end()
+    assert term.version == version + 1
+
+
+def test_a_term_ends_while_the_machine_sleeps_and_its_monotonic_clock_stands_still() -> None:
+    class Suspended(FakeClock):
+        ahead = 0
+
+        def wall_ns(self) -> int:
+            return super().wall_ns() + self.ahead
+
+    clock = Suspended()
+    term = Term(clock)
+    term.extend(7, sent=clock.monotonic(), sent_wall_ns=clock.wall_ns(), seconds=6.0)
+    clock.ahead = 3_600_000_000_000
+    assert term.value is None
+
+
+def test_a_renewal_of_the_same_epoch_is_no_news() -> None:
+    clock = FakeClock()
+    term = Term(clock)
+    for _ in range(3):
+        term.extend(7, sent=clock.monotonic(), sent_wall_ns=clock.wall_ns(), seconds=6.0)
+        clock.advance(2.0)
+    assert term.version == 1
+
+
+# --- electors ---------------------------------------------------------------------------------------------------------
+
+
+class Server:
+    """One Lease as an API server keeps it, and the watches of it."""
+
+    def __init__(self) -> None:
+        self.data: bytes | None = None
+        self.version = 0
+        self.stores: list[Store[LeaseObject]] = []
+        self.silent: set[int] = set()
+        self.namespace = True
+
+    def client(self) -> Client:
+        self.stores.append(Store())
+        return Client(self, len(self.stores) - 1)
+
+    def write(self, body: bytes) -> bytes:
+        self.version += 1
+        tree = msgspec.json.decode(body)
+        tree["metadata"] |= {"resourceVersion": str(self.version), "uid": "u"}
+        self.data = msgspec.json.encode(tree)
+        found = msgspec.json.decode(self.data, type=LeaseObject)
+        for number, store in enumerate(self.stores):
+            if number not in self.silent:
+                store.put(found)
+        return self.data
+
+    def delete(self) -> None:
+        self.data = None
+        for store in self.stores:
+            store.delete("ns", NAME)
+
+    @property
+    def lease(self) -> State:
+        assert self.data is not None
+        return read(msgspec.json.decode(self.data, type=LeaseObject))
+
+
+class Client:
+    """What an Elector needs of a KubeClient."""
+
+    def __init__(self, server: Server, number: int) -> None:
+        self._server, self.number = server, number
+        self.away = False
+
+    async def get(self, *_: Any) -> bytes:
+        await self._reach()
+        if self._server.data is None:
+            raise NotFound("no lease")
+        return self._server.data
+
+    async def create(self, resource: Any, namespace: str, body: bytes) -> bytes:
+        await self._reach()
+        if not self._server.namespace:
+            raise NotFound("no such namespace")
+        if self._server.data is not None:
+            raise AlreadyExists("there is one")
+        return self._server.write(body)
+
+    async def update(self, resource: Any, namespace: str, name: str, body: bytes) -> bytes:
+        await self._reach()
+        if self._server.data is None:
+            raise NotFound("no lease")
+        if msgspec.json.decode(body)["metadata"].get("resourceVersion") != str(self._server.version):
+            raise Conflict("changed")
+        return self._server.write(body)
+
+    async def _reach(self) -> None:
+        await asyncio.sleep(0)
+        if self.away:
+            raise Unreachable("away")
+
+
+class Replica:
+    """An elector that runs."""
+
+    def __init__(self, server: Server, clock: FakeClock, name: str) -> None:
+        self.client = server.client()
+        self.problems: list[Problem | None] = []
+        self.elector = Elector(
+            self.client,  # type: ignore[arg-type]
+            server.stores[self.client.number],
+            namespace="ns",
+            identity=name,
+            rules=RULES,
+            fallback=500,
+            on_problem=self.problems.append,
+            clock=clock,
+            log=log.get("test"),
+            rng=random.Random(1),
+        )
+        self.task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self.task = asyncio.create_task(self.elector.run())
+
+    async def stop(self) -> None:
+        task, self.task = self.task, None
+        await cancel(task)
+
+    async def kill(self) -> None:
+        """It can say nothing more."""
+        self.client.away = True
+        await self.stop()
+
+    @property
+    def leads(self) -> bool:
+        return self.elector.leader.value is not None
+
+
+class World:
+    def __init__(self) -> None:
+        self.server, self.clock = Server(), FakeClock()
+        self.replicas: list[Replica] = []
+
+    def replica(self, name: str) -> Replica:
+        made = Replica(self.server, self.clock, name)
+        self.replicas.append(made)
+        made.start()
+        return made
+
+    async def settle(self) -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def after(self, seconds: float) -> None:
+        """Let time pass in small steps; never two leaders."""
+        await self.settle()
+        for _ in range(round(seconds / 0.2)):
+            self.clock.advance(0.2)
+            await self.settle()
+            assert sum(r.leads for r in self.replicas) <= 1
+
+
+@pytest.fixture
+async def world() -> Any:
+    made = World()
+    yield made
+    for replica in made.replicas:
+        with contextlib.suppress(Exception):
+            await replica.stop()
+
+
+async def test_one_of_two_leads_and_keeps_the_lease(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(60.0)
+    assert one.leads
+    assert not two.leads
+    assert two.elector.reporting.value is None
+    assert two.elector.holder == "one"
+    assert world.server.lease.transitions == 0
+    assert world.server.version < 60 / RULES.renew + 3
+
+
+async def test_the_lease_of_one_that_died_is_taken_within_its_duration_with_newer_epochs(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(5.0)
+    before = world.server.lease
+    await one.kill()
+    await world.after(RULES.duration + 0.2)
+    assert two.leads
+    after = world.server.lease
+    assert (after.holder, after.transitions) == ("two", 1)
+    assert after.epoch > before.epoch
+    assert two.elector.reporting.value == after.report_epoch > before.report_epoch
+
+
+async def test_the_lease_of_one_that_ends_in_order_is_taken_at_once(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(3.0)
+    await one.stop()
+    await world.after(0.2)
+    assert two.leads
+
+
+async def test_a_holder_that_cannot_renew_stops_writing_before_another_may_and_goes_on_reporting(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(3.0)
+    one.client.away = two.client.away = True
+    report = one.elector.reporting.value
+    await world.after(RULES.own + 0.2)
+    assert not one.leads
+    await world.after(60.0)
+    assert one.elector.reporting.value == report  # nobody else can have taken over
+    assert two.elector.reporting.value is None
+    epoch = world.server.lease.epoch
+    one.client.away = two.client.away = False
+    await world.after(RULES.duration)
+    assert one.leads or two.leads
+    if one.leads:
+        assert (world.server.lease.epoch, one.elector.reporting.value) == (epoch, report)
+
+
+async def test_a_holder_that_is_cut_off_reports_no_longer_once_it_sees_its_successor(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(3.0)
+    one.client.away = True
+    world.server.silent.add(one.client.number)
+    await world.after(RULES.duration + 1.0)
+    assert two.leads
+    assert not one.leads
+    assert one.elector.reporting.value is not None
+    one.client.away = False
+    await world.after(RULES.renew + 1.0)
+    assert one.elector.reporting.value is None
+
+
+async def test_a_follower_whose_watch_is_dead_takes_nothing(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(1.0)
+    world.server.silent.add(two.client.number)
+    await world.after(5 * RULES.duration)
+    assert one.leads
+    assert world.server.lease.transitions == 0
+
+
+async def test_a_lease_that_somebody_deletes_is_made_again_with_a_newer_epoch(world: World) -> None:
+    one = world.replica("one")
+    await world.after(3.0)
+    before = world.server.lease
+    world.server.delete()
+    await world.after(0.4)
+    assert one.leads
+    assert world.server.lease.epoch > before.epoch
+
+
+async def test_without_an_api_server_a_replica_that_has_just_begun_reports_after_a_while(world: World) -> None:
+    one = Replica(world.server, world.clock, "one")
+    world.replicas.append(one)
+    one.client.away = True
+    one.start()
+    await world.after(RULES.duration - 1.0)
+    assert one.elector.reporting.value is None
+    await world.after(3.0)
+    assert one.elector.reporting.value == 500
+    assert not one.leads
+
+
+async def test_without_the_namespace_nothing_is_written_and_a_problem_says_so(world: World) -> None:
+    world.server.namespace = False
+    one = world.replica("one")
+    await world.after(1.0)
+    assert not one.leads
+    problem = one.problems[-1]
+    assert problem is not None
+    assert "fedctl install rbac" in problem.detail
+    world.server.namespace = True
+    await world.after(5.0)
+    assert one.leads
+    assert one.problems[-1] is None
+
+
+async def test_only_the_holder_outbids(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(1.0)
+    before = world.server.lease.report_epoch
+    two.elector.outbid()
+    await world.after(0.6)
+    assert world.server.lease.report_epoch == before
+    bids = []
+    for _ in range(4):
+        one.elector.outbid()
+        await world.after(0.6)
+        bids.append(world.server.lease.report_epoch - before)
+        assert one.elector.reporting.value == world.server.lease.report_epoch
+    assert bids == [1, 3, 7, 15]  # a clock that is hours ahead is overtaken after a few refusals
+
+
+def test_a_replica_keeps_its_name(tmp_path: Path) -> None:
+    first = replica_identity(tmp_path / "replica.state")
+    assert replica_identity(tmp_path / "replica.state") == first
+    (tmp_path / "replica.state").write_bytes(b"nonsense")
+    assert replica_identity(tmp_path / "replica.state") != first
