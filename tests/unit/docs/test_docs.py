@@ -7,7 +7,7 @@ import shlex
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -128,8 +128,11 @@ def fields(kind: type[msgspec.Struct], prefix: str = "") -> Iterator[tuple[str, 
     """Every key, with dots for nested ones, and its default."""
     for field in msgspec.structs.fields(kind):
         key = prefix + field.encode_name
-        if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
-            yield from fields(field.type, key + ".")
+        kinds = [
+            k for k in (field.type, *get_args(field.type)) if isinstance(k, type) and issubclass(k, msgspec.Struct)
+        ]
+        if kinds:  # a block, or one that may be left out
+            yield from fields(kinds[0], key + ".")
         elif field.default_factory is not msgspec.NODEFAULT:
             yield key, field.default_factory()
         else:
