@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
+from federation.dns import names
 from federation.dns.server import DnsServer
 from federation.dns.table import CLUSTERSET, Table
 from federation.dns.upstream import Upstream
@@ -31,7 +32,6 @@ from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
-from sidecar import names
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import Traffic
 from sidecar.demand import Demand, State

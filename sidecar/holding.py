@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from federation.dns import names
 from federation.dns.answer import NameRecords
 from federation.model.service import Import
-from sidecar import names
 from sidecar.build.outbound import Use
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from federation.aio.clock import Clock
+from federation.dns import names
 from federation.dns.table import Table
 from federation.envoy.names import parse_vip_cluster
 from federation.envoy.outbound import tcp_ports
@@ -20,7 +21,6 @@ from federation.errors import QuotaExceeded
 from federation.log import Logger
 from federation.model.ids import ServiceName
 from federation.model.service import Import
-from sidecar import names
 from sidecar.build.outbound import Use
 from sidecar.demand import Demand, Plan, State
 from sidecar.holding import NOTHING, Holding, hold, is_http

@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from federation.dns import names
 from federation.dns.answer import NameRecords, Srv
+from federation.dns.names import Ask, GlobalName
 from federation.dns.table import Table
 from federation.model.ids import ServiceName
 from federation.model.service import Backend, Endpoint, FieldConflict, Import, Locality, Port, Protocol, Readiness
-from sidecar import names
-from sidecar.names import Ask, GlobalName
 
 ECHO = ServiceName("shop", "echo")
 
