@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -23,8 +24,10 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
+from clusters.ground import ApiServers
 from clusters.load import Account
-from clusters.processes import HTTP_PORT, ProcessFederation
+from clusters.namespace import as_root_of_a_network
+from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.scenario import CALLER, GLOBAL_NAME, Result, build, tell
 from clusters.topology import DEMO
 from federation.errors import IsthmusError, StorageFailed
@@ -122,9 +125,18 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     parser.add_argument("--changes", type=_count, default=40, help="endpoint changes to measure (default 40)")
+    parser.add_argument(
+        "--clusters",
+        choices=("processes", "apiserver"),
+        default="processes",
+        help="plain hosts described by files (default), or Kubernetes API servers of this machine",
+    )
+    parser.add_argument("--entered", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help="where to keep state and logs (default: a temporary folder)")
     arguments = parser.parse_args()
     try:
+        if arguments.clusters == "apiserver":
+            as_root_of_a_network("clusters.demo", sys.argv[1:])
         status = asyncio.run(_run(arguments))
     except IsthmusError as error:
         print(json.dumps({"error": error.as_dict()}) if arguments.json else f"error: {error}", file=sys.stderr)
@@ -148,7 +160,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
-    federation = ProcessFederation(DEMO, directory)
+    ground = ApiServers(directory / "kube", DEMO.names) if arguments.clusters == "apiserver" else None
+    federation = ProcessFederation(DEMO, directory, ground=ground)
     _on_interrupts(federation)
     done = False
     try:
@@ -162,7 +175,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         result.seconds = time.monotonic() - began
         _print(result, arguments, console)
         if arguments.keep:
-            _print_commands(federation, sys.stderr if arguments.json else sys.stdout)
+            _print_commands(federation, sys.stderr if arguments.json else sys.stdout, entered=arguments.entered)
             await asyncio.Event().wait()
         done = result.failed == 0
         return 0 if done else 1
@@ -214,11 +227,16 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
         console.print("To go on exploring: scripts/demo --keep")
 
 
-def _print_commands(federation: ProcessFederation, file: Any) -> None:
+def _print_commands(federation: ProcessFederation, file: Any, *, entered: bool) -> None:
     place = federation.places[CALLER]
     fedctl = Path(sys.executable).with_name("fedctl")
     print("\nEverything runs until Ctrl-C. Try, in another terminal:\n", file=file)
+    ground, kubectl = federation.ground, []
+    if isinstance(ground, ApiServers):
+        config = ground.clusters[CALLER].kubeconfig
+        kubectl = [f"kubectl --kubeconfig {config} get serviceimports,services,endpointslices -n {NAMESPACE}"]
     for line in (
+        *([f"nsenter --target {os.getpid()} --user --net --preserve-credentials bash"] if entered else []),
         f"export ISTHMUS_HOME={federation.home.directory}",
         f"{fedctl} status",
         f"{fedctl} get services",
@@ -226,6 +244,7 @@ def _print_commands(federation: ProcessFederation, file: Any) -> None:
         f"dig @{place.address} -p {place.dns_port} {GLOBAL_NAME}",
         f"curl -s http://{GLOBAL_NAME}:{HTTP_PORT}/ --resolve {GLOBAL_NAME}:{HTTP_PORT}:"
         f"$(dig +short @{place.address} -p {place.dns_port} {GLOBAL_NAME})",
+        *kubectl,
         f"{fedctl} unlink {CALLER} west",
         f"ls {federation.directory}/logs",
     ):

@@ -24,6 +24,7 @@ from clusters.namespace import LocalNetwork
 from clusters.network import loopback_addresses
 from federation.aio.files import write_atomic
 from federation.errors import AlreadyExists
+from federation.model.ids import SYSTEM_NAMESPACE
 
 Write = Callable[[], Awaitable[object]]
 
@@ -124,12 +125,13 @@ class ApiServers:
     async def start(self) -> None:
         if not self._lent:
             await start_all(self.clusters.values())
+        for cluster in self.clusters.values():
+            async with cluster.connect() as client:
+                await _create_namespaces(client, {SYSTEM_NAMESPACE})
 
     async def write(self, cluster: str, *documents: Object) -> None:
         async with self.clusters[cluster].connect() as client:
-            for namespace in {str(d["metadata"]["namespace"]) for d in documents}:
-                with contextlib.suppress(AlreadyExists):
-                    await client.create_namespace(namespace)
+            await _create_namespaces(client, {str(d["metadata"]["namespace"]) for d in documents})
             waiting = iter(documents)
 
             async def work() -> None:
@@ -171,3 +173,9 @@ class _KubePen:
             await self._client.request("PUT", path, document)
 
         return write
+
+
+async def _create_namespaces(client: KubeClient, names: Iterable[str]) -> None:
+    for name in names:
+        with contextlib.suppress(AlreadyExists):
+            await client.create_namespace(name)

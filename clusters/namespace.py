@@ -9,7 +9,7 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from clusters.network import Claims
 from federation.errors import Unavailable
@@ -100,6 +100,23 @@ class LocalNetwork:
         with contextlib.suppress(Unavailable):
             _run(f"ip route del local {self._net}.0/24 dev lo")
         self._claims.close()
+
+
+def as_root_of_a_network(module: str, words: Sequence[str]) -> None:
+    """Where we are not root: run `module` anew in a user and network namespace where we are. Raises Unavailable.
+
+    It is given the word --entered besides `words`. Returns where we are root, in such a namespace or not.
+    """
+    if os.geteuid() == 0:
+        return
+    command = ["unshare", "--map-root-user", "--net"]
+    try:
+        _run(" ".join([*command, "true"]))
+    except (Unavailable, OSError) as error:
+        raise Unavailable(
+            f"no network of our own: {error}", hint="run it as root, or where user namespaces are allowed"
+        ) from error
+    os.execvp(command[0], [*command, sys.executable, "-m", module, *words, "--entered"])  # noqa: S606 - no shell
 
 
 def _free_network(claims: Claims) -> str:

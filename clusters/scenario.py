@@ -68,7 +68,7 @@ class Result:
 
 async def build(federation: ProcessFederation, teller: Teller, *, timeout: float = START) -> None:
     """Start a registry and every cluster of the topology, join them, and link them; returns when all is whole."""
-    names = [spec.name for spec in federation.topology.clusters]
+    names = federation.topology.names
     teller.step("starting the registry and the workloads")
     federation.init_registry()
     federation.start_registry()
@@ -106,7 +106,7 @@ async def wait_whole(federation: ProcessFederation, *, timeout: float = START) -
 async def tell(federation: ProcessFederation, teller: Teller, *, changes: int = 40, hold: float = 1.5) -> Result:
     """Run the whole story on a federation that `build` made; `hold`: seconds that each phase lasts after its switch."""
     result = Result(
-        clusters=[spec.name for spec in federation.topology.clusters],
+        clusters=federation.topology.names,
         links=[list(link) for link in federation.topology.links],
     )
     result.names = await _look_up(federation)

@@ -10,7 +10,7 @@ from federation.model.service import Locality
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
-    """One cluster of plain hosts: its name and where it stands."""
+    """One cluster: its name and where it stands."""
 
     name: str
     locality: Locality
@@ -23,6 +23,10 @@ class Topology:
     federation: str
     clusters: tuple[ClusterSpec, ...]
     links: tuple[tuple[str, str], ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [spec.name for spec in self.clusters]
 
     @classmethod
     def full_mesh(cls, federation: str, *clusters: ClusterSpec) -> Topology:

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, export, get, link, registry, resolve, status, token
+from federation.cli import cluster, demo, export, get, link, registry, resolve, status, token
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -39,6 +39,7 @@ link.register(app)
 export.register(app)
 resolve.register(app)
 status.register(app)
+demo.register(app)
 
 
 def _version(wanted: bool) -> None:

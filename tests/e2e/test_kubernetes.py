@@ -14,6 +14,7 @@ from clusters.ground import ApiServers
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.waiting import until
 from federation.errors import NotFound, Unavailable
+from federation.model.ids import SYSTEM_NAMESPACE
 
 pytestmark = pytest.mark.e2e
 
@@ -22,7 +23,10 @@ MCS = "multicluster.x-k8s.io/v1beta1"
 
 @pytest.fixture(scope="module")
 def federation(
-    _kube_session: tuple[LocalCluster, LocalCluster], topology: Any, tmp_path_factory: pytest.TempPathFactory
+    _kube_session: tuple[LocalCluster, LocalCluster],
+    kube_remove: Any,
+    topology: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[ProcessFederation]:
     directory = tmp_path_factory.mktemp("k")
     try:
@@ -35,9 +39,8 @@ def federation(
 
     async def clean() -> None:
         for cluster in _kube_session:
-            async with cluster.connect() as client:
-                await client.delete("v1", "Namespace", NAMESPACE)
-                await client.gone("v1", "Namespace", NAMESPACE)
+            for namespace in (NAMESPACE, SYSTEM_NAMESPACE):
+                await kube_remove(cluster, namespace)
 
     asyncio.run(clean())
 
