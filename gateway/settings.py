@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from pathlib import Path
 
 from federation.errors import InvalidSettings
@@ -13,13 +14,17 @@ from federation.settings import load
 
 
 class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`address` and `port` are what peers reach and what is announced; `bind` and `bind_port` what Envoy listens on."""
+    """`address` and `port` are what peers reach and what is announced; `bind` and `bind_port` what Envoy listens on.
+
+    `egress_address`: where workloads of the own cluster reach `egress_bind`; needed where that is all addresses.
+    """
 
     address: str
     port: int
     bind: str = "0.0.0.0"
     bind_port: int = 0  # 0: the same as `port`
     egress_bind: str = "127.0.0.1"
+    egress_address: str = ""
     weight: int = 1
     drain_seconds: float = 5.0
     names_limit: int = 10_000
@@ -32,7 +37,9 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         return self.bind_port or self.port
 
     def announced(self, *, draining: bool) -> Gateway:
-        """This gateway as peers see it."""
+        """This gateway as peers see it, and, for its agent, where workloads of its cluster do."""
+        everywhere = ipaddress.ip_address(self.egress_bind).is_unspecified
+        egress = self.egress_address or ("" if everywhere else self.egress_bind)
         return Gateway(
             name=self.name,
             address=self.address,
@@ -40,6 +47,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             locality=Locality(self.locality.region, self.locality.zone),
             weight=self.weight,
             draining=draining,
+            egress="" if egress == self.address else egress,
         )
 
     def check(self) -> None:
@@ -50,6 +58,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         check_address(self.bind, key="bind")
         check_address(self.egress_bind, key="egress_bind")
         check_address(self.address, key="address")
+        if self.egress_address:
+            check_address(self.egress_address, key="egress_address")
         if not 1 <= self.weight <= 1000:
             raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
         if not 0 <= self.drain_seconds <= 600:

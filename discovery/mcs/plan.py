@@ -133,6 +133,8 @@ def _writes(desired: Desired, imported: Import, actual: Actual, held: Held, site
     service = derived_service(imported, desired, site, owner=held.uid)
     if not held.facts.covers(wanted.facts):
         yield _apply(wanted, held)
+    elif held.ready is None and service is not None and actual.service is None:
+        pass  # it is about to have an address: one status instead of two
     elif (status := _status(imported, actual, held, site, now)) is not None:
         yield status
     if service is not None:

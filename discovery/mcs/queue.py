@@ -6,6 +6,7 @@ No I/O. A name that is worked on is not handed out again before it is done; what
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 
 from federation.aio.clock import Clock
@@ -24,7 +25,8 @@ class WorkQueue:
         self._busy: set[ServiceName] = set()
         self._again: set[ServiceName] = set()
         self._due: dict[ServiceName, float] = {}
-        self._wake = asyncio.Event()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._timed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._slow) + len(self._busy) + len(self._due)
@@ -43,7 +45,7 @@ class WorkQueue:
             else:
                 self._slow.pop(name, None)
                 self._urgent[name] = None
-        self._wake.set()
+        self._call()
 
     def later(self, name: ServiceName, seconds: float) -> None:
         """Hand it out again after this time. For a name that is worked on: not before it is done, either."""
@@ -51,7 +53,7 @@ class WorkQueue:
         self._slow.pop(name, None)
         self._again.discard(name)
         self._due[name] = self._clock.monotonic() + seconds
-        self._wake.set()
+        self._timed.set()
 
     async def take(self) -> ServiceName:
         """The next name; waits for one."""
@@ -62,8 +64,24 @@ class WorkQueue:
                     del names[name]
                     self._busy.add(name)
                     return name
-            self._wake.clear()
-            await self._wake.wait()
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._call()  # it may have been this one's turn
+                raise
+
+    def _call(self) -> None:
+        """Wake as many waiters as there are names."""
+        for _ in range(len(self._urgent) + len(self._slow)):
+            while self._waiters:
+                waiter = self._waiters.popleft()
+                if not waiter.done():
+                    waiter.set_result(None)
+                    break
+            else:
+                return
 
     def done(self, name: ServiceName) -> None:
         """The work on it has ended."""
@@ -76,8 +94,8 @@ class WorkQueue:
         """Bring up what is due, until cancelled."""
         while True:
             if not self._due:
-                self._wake.clear()
-                await self._wake.wait()
+                self._timed.clear()
+                await self._timed.wait()
                 continue
             now = self._clock.monotonic()
             due = [name for name, at in self._due.items() if at <= now and name not in self._busy]

@@ -132,7 +132,7 @@ class Writer:
     def _service_seen(self, name: ServiceName, held: Held) -> None:
         """What the API server has given a derived Service is what its import has from now on."""
         imported = self._view.imports.get(name)
-        if imported is None or held.deleting:
+        if imported is None or imported.headless or held.deleting:
             return
         if self._allocations.confirm(name, held.ips, held.ports):
             self._view.refresh([name])
@@ -207,7 +207,10 @@ class Writer:
     # --- one name ----------------------------------------------------------------------------------------------------
 
     async def _look(self, name: ServiceName) -> None:
-        """Plan, and write what is planned."""
+        """Plan, and write what is planned; who does not lead only learns."""
+        service = self.actuals.of(name).service
+        if service is not None:
+            self._service_seen(name, service)  # it may have been seen before the import was known
         epoch = self._leader.value
         if epoch is None:
             return

@@ -60,3 +60,17 @@ def test_bad_settings_give_one_line_that_names_the_key(tmp_path: Path, changes: 
         read(write(tmp_path, **changes))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "egress"),
+    [
+        ({}, "127.0.0.1"),  # nobody else reaches it, and the agent leaves it out
+        ({"egress_bind": "10.1.0.1"}, "10.1.0.1"),
+        ({"egress_bind": "0.0.0.0"}, ""),  # at its address
+        ({"egress_bind": "0.0.0.0", "egress_address": "10.1.0.1"}, "10.1.0.1"),
+        ({"egress_bind": "192.0.2.1"}, ""),
+    ],
+)
+def test_where_workloads_of_the_own_cluster_reach_it(tmp_path: Path, changes: dict[str, str], egress: str) -> None:
+    assert read(write(tmp_path, **changes)).announced(draining=False).egress == egress
