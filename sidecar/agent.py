@@ -11,13 +11,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
+from federation.aio.saver import Saver
 from federation.dns import names
 from federation.dns.server import DnsServer
 from federation.dns.table import CLUSTERSET, Table
 from federation.dns.upstream import Upstream
 from federation.envoy.ledger import Changes
 from federation.envoy.names import outbound_listener
-from federation.errors import CorruptState, StorageFailed, TimedOut, Unavailable
+from federation.errors import CorruptState, IsthmusError, StorageFailed, TimedOut, Unavailable
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.record import Kind
@@ -26,8 +27,7 @@ from federation.model.view import View
 from federation.model.wire import problem_to_pb
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.edge.measures import gauge
-from federation.registry.edge.runtime import Edge
-from federation.registry.edge.saver import Saver
+from federation.registry.edge.runtime import SAVE_INTERVAL, Edge
 from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
@@ -93,7 +93,11 @@ class SidecarPart:
             log=edge.log,
         )
         self._saver = Saver(
-            edge.state.path / "addresses", vips.dump, clock=edge.clock, on_failure=self._addresses_not_saved
+            edge.state.path / "addresses",
+            vips.dump,
+            interval=SAVE_INTERVAL,
+            clock=edge.clock,
+            on_result=self._addresses_saved,
         )
         for state in State:
             gauge(
@@ -198,12 +202,12 @@ class SidecarPart:
                 continue  # nobody can tell what is used: nothing is released
             self.keeper.sweep(traffic.used(clusters, self.keeper.uses()))
 
-    def _addresses_not_saved(self, text: str | None) -> None:
+    def _addresses_saved(self, error: IsthmusError | None) -> None:
         path = str(self._edge.state.path / "addresses")
-        if text is None:
+        if error is None:
             self._edge.problems.clear("storage_failed", path)
         else:
-            self._edge.problems.set("storage_failed", path, text)
+            self._edge.problems.set("storage_failed", path, str(error))
 
     # --- Outside, for the keeper
 

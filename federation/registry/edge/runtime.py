@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.files import read_state
+from federation.aio.saver import Saver
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.envoy.ledger import Changes as ResourceChanges
 from federation.envoy.process import EnvoyProcess
@@ -35,7 +36,6 @@ from federation.registry.edge.keys import Keys, agent_channel
 from federation.registry.edge.measures import gauge
 from federation.registry.edge.problems import Problems
 from federation.registry.edge.publisher import Built, Publisher
-from federation.registry.edge.saver import Saver
 from federation.registry.edge.settings import EdgeSettings
 from federation.registry.edge.state import StateDirectory
 from federation.registry.edge.views import Views
@@ -48,6 +48,8 @@ from federation.xds.snapshot import Snapshot, TypeUrl
 NACK_POLL = 0.5
 RETRY_REFUSED = 5.0
 """What Envoy refused is sent again after so many seconds: a port may be free by then."""
+SAVE_INTERVAL = 5.0
+"""Seconds between two writes of a state file: it may be this much older than what is served."""
 LOST_SECONDS = 5.0
 """Between two looks at whether the agent is reached."""
 SETTLE_SECONDS = 5.0
@@ -135,9 +137,10 @@ class Edge:
         )
         self.saver = Saver(
             state.view,
-            sink.replica.dump,
+            sink.replica.picture,
+            interval=SAVE_INTERVAL,
             clock=clock,
-            on_failure=lambda text: self._note("storage_failed", str(state.view), text),
+            on_result=lambda error: self._note("storage_failed", str(state.view), str(error) if error else None),
         )
         self.has_view = False
         self.draining = False

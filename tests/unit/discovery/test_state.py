@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from discovery import state
 from discovery.state import Saver, read_or_none
 from federation import log
+from federation.aio import saver as saving
 from federation.aio.clock import SystemClock
 from federation.aio.files import read_state, write_state
 from federation.errors import StorageFailed
@@ -49,7 +49,7 @@ async def test_a_full_disk_is_shown_and_the_write_repeated(
     def full(*_: object) -> None:
         raise StorageFailed("no space left on device")
 
-    monkeypatch.setattr(state, "write_state", full)
+    monkeypatch.setattr(saving, "write_state", full)
     one = saver(path, lambda: b"new", on_problem=lambda: seen.append(one.problem))
     task = asyncio.create_task(one.run(), name="saver")
     one.touch()
@@ -78,7 +78,7 @@ async def test_a_cancelled_write_is_waited_for(
         real(path, data)
         running.pop()
 
-    monkeypatch.setattr(state, "write_state", slow)
+    monkeypatch.setattr(saving, "write_state", slow)
     one = saver(tmp_path / "x", lambda: b"state")
     one.touch()
     task = asyncio.create_task(one.run(), name="saver")

@@ -8,9 +8,11 @@ from pathlib import Path
 from clusters.waiting import until
 from federation.aio.clock import FakeClock
 from federation.aio.files import read_state
+from federation.aio.saver import Saver
 from federation.aio.tasks import cancel
-from federation.registry.edge.health import STUCK_AFTER, Heartbeat, readiness
-from federation.registry.edge.saver import PAUSE, Saver
+from federation.errors import IsthmusError
+
+PAUSE = 5.0
 
 
 async def written(path: Path, data: bytes) -> None:
@@ -19,7 +21,7 @@ async def written(path: Path, data: bytes) -> None:
 
 async def test_what_changed_is_written_with_pauses(tmp_path: Path) -> None:
     clock, state = FakeClock(), [b"one"]
-    saver = Saver(tmp_path / "view", lambda: state[0], clock=clock, on_failure=lambda _: None)
+    saver = Saver(tmp_path / "view", lambda: state[0], interval=PAUSE, clock=clock, on_result=lambda _: None)
     task = asyncio.create_task(saver.run(), name="saver")
     saver.touch()
     await written(tmp_path / "view", b"one")
@@ -40,8 +42,8 @@ async def test_what_changed_is_written_with_pauses(tmp_path: Path) -> None:
 
 
 async def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path) -> None:
-    told: list[str | None] = []
-    saver = Saver(tmp_path / "missing" / "view", lambda: b"x", clock=FakeClock(), on_failure=told.append)
+    told: list[IsthmusError | None] = []
+    saver = Saver(tmp_path / "missing" / "view", lambda: b"x", interval=PAUSE, clock=FakeClock(), on_result=told.append)
     saver.touch()
     await saver.flush()
     assert told[0] is not None
@@ -49,16 +51,3 @@ async def test_a_disk_that_refuses_is_told_and_tried_again(tmp_path: Path) -> No
     await saver.flush()
     assert told[1] is None
     assert read_state(tmp_path / "missing" / "view") == b"x"
-
-
-def test_a_loop_that_stands_still_is_not_alive() -> None:
-    clock = FakeClock()
-    heartbeat = Heartbeat(clock=clock)
-    assert heartbeat.alive() == (True, "ok")
-    clock.advance(STUCK_AFTER + 1)
-    assert heartbeat.alive()[0] is False
-
-
-def test_readiness_names_all_that_is_missing() -> None:
-    assert readiness([lambda: "", lambda: ""]) == (True, "ok")
-    assert readiness([lambda: "a", lambda: "", lambda: "b"]) == (False, "a; b")
