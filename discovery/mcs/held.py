@@ -179,7 +179,7 @@ def _facts(kind: Kind, found: _Object) -> Facts:
         if spec.get("sessionAffinity") == "ClientIP":
             content["sessionAffinityConfig"] = spec.get("sessionAffinityConfig")
     elif kind is Kind.SLICE:
-        content = [found.address_type, found.endpoints, found.ports]
+        content = [found.address_type, found.endpoints or [], found.ports or []]  # the API server answers null
     else:
         content = None
     return Facts(hashes, hashlib.blake2b(_canonical.encode(_clean(content)), digest_size=16).digest())

@@ -1,0 +1,20 @@
+"""What the agent may do in its cluster: each rule with its reason, nothing by wildcard, no Secret but its own.
+
+`fedctl install rbac` applies it, and the tests run the agent with exactly it.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from federation.model.ids import SYSTEM_NAMESPACE
+
+ACCOUNT = "isthmus-agent"
+"""The service account that the agent runs as."""
+
+
+def manifests(*, namespace: str = SYSTEM_NAMESPACE, create_namespaces: bool = False) -> tuple[str, ...]:
+    """YAML files with one or more documents; `create_namespaces` as in the agent's settings."""
+    folder = files("discovery.kube.rbac")
+    names = ("agent", "namespaces") if create_namespaces else ("agent",)
+    return tuple((folder / f"{name}.yaml").read_text().replace(SYSTEM_NAMESPACE, namespace) for name in names)

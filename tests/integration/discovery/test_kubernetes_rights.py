@@ -1,0 +1,170 @@
+"""An agent with exactly the rights that `fedctl install rbac` gives it, against an API server with RBAC on."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from discovery.kube.client import KubeClient
+from discovery.kube.crds import manifests as crds
+from discovery.kube.install import install
+from discovery.kube.rbac import ACCOUNT, manifests
+from discovery.kube.settings import KubernetesSettings
+from federation import log
+from federation.aio.clock import SystemClock
+from federation.errors import Denied
+from federation.model.ids import ServiceName
+from federation.proto.v1 import catalog_pb2 as pb
+from federation.proto.v1 import records_pb2
+
+pytestmark = pytest.mark.integration
+
+Until = Callable[..., Awaitable[Any]]
+MCS = "multicluster.x-k8s.io/v1beta1"
+RBAC = "rbac.authorization.k8s.io/v1"
+
+
+async def apply(kubeconfig: Any, texts: tuple[str, ...]) -> dict[str, str]:
+    """What became of each object."""
+    clock = SystemClock()
+    client = await KubeClient.open(KubernetesSettings(kubeconfig=str(kubeconfig)), log=log.get("test"), clock=clock)
+    try:
+        return {f"{one.kind}/{one.name}": one.done for one in await install(client, texts, clock=clock)}
+    finally:
+        await client.close()
+
+
+@pytest.fixture
+async def east(kube_clusters: Any, kube_namespace: str) -> AsyncIterator[Any]:
+    """The cluster with the rights installed, in the namespace of the test."""
+    cluster = kube_clusters[0]
+    await apply(cluster.kubeconfig, manifests(namespace=kube_namespace))
+    yield cluster
+    await cluster.heal()
+    async with cluster.connect() as client:
+        for kind in ("ClusterRoleBinding", "ClusterRole"):
+            await client.delete(RBAC, kind, "isthmus-agent")
+
+
+def presence(address: str) -> pb.Presence:
+    gateway = records_pb2.Gateway(name="gw-1", address="127.0.0.1", port=15443, weight=1, egress=address)
+    return pb.Presence(role=pb.Presence.GATEWAY_PROCESS, name="gw-1", gateway=gateway)
+
+
+async def test_what_is_installed_twice_is_unchanged_and_what_others_installed_is_kept(
+    east: Any, kube_namespace: str
+) -> None:
+    again = await apply(east.kubeconfig, manifests(namespace=kube_namespace))
+    assert set(again.values()) == {"unchanged"}
+    assert set((await apply(east.kubeconfig, crds())).values()) == {"kept"}  # the harness did
+
+
+async def test_an_agent_does_all_its_work_with_exactly_these_rights(
+    east: Any, kube_clusters: Any, kube_namespace: str, federation: Any, connect: Any, until: Until
+) -> None:
+    account = await east.kubeconfig_for_account(kube_namespace, ACCOUNT)
+    running = {}
+    for cluster, kubeconfig in zip(kube_clusters, (account, kube_clusters[1].kubeconfig), strict=True):
+        running[cluster.name] = agent = await federation.cluster(cluster.name, start=False)
+        settings = KubernetesSettings(kubeconfig=str(kubeconfig), confirm=0.2, namespace=kube_namespace)
+        await agent.start(files=None, kubernetes=settings)
+    await federation.link("east", "west")
+    agent = running["east"]
+    name = ServiceName(kube_namespace, "echo")
+    metadata = {"name": "echo", "namespace": kube_namespace}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}}
+    async with (
+        kube_clusters[0].connect() as here,
+        kube_clusters[1].connect() as there,
+        connect(agent, "isthmus-system/gateway", presence=presence("10.1.0.1")),
+    ):
+        # exports: by `fedctl export`, and what becomes of it
+        await here.apply(service)
+        await until(lambda: name in agent.agent.source.state.value.services)
+        await agent.agent.source.export(name, ())
+
+        async def exported() -> bool:
+            found = await here.get(MCS, "ServiceExport", "echo", kube_namespace)
+            conditions = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
+            return conditions == {"Valid": "True", "Ready": "True", "Conflict": "False"}
+
+        await here.until(exported)
+        await until(lambda: running["west"].clusters(str(name)) != {})
+        await agent.agent.source.unexport(name)
+        # imports: all objects of one, repaired, and taken away
+        await here.delete("v1", "Service", "echo", kube_namespace)
+        await there.apply(service, {"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata})
+
+        async def imported() -> Any:
+            found = await here.get(MCS, "ServiceImport", "echo", kube_namespace)
+            conditions = {c["type"]: c["status"] for c in found.get("status", {}).get("conditions", ())}
+            return found if conditions.get("Ready") == "True" and found["spec"]["ips"] else None
+
+        made = await here.until(imported)
+        derived = next(
+            s
+            for s in await here.list("v1", "Service", kube_namespace)
+            if s["metadata"]["name"].startswith("isthmus-echo")
+        )
+        merge = {"metadata": {"labels": {"app.kubernetes.io/managed-by": "nobody"}}, "spec": {"ports": [{"port": 99}]}}
+        await here.patch(MCS, "ServiceImport", "echo", kube_namespace, merge=merge)
+
+        async def repaired() -> bool:
+            now = await imported()
+            return bool(now and now["spec"]["ports"] == made["spec"]["ports"])
+
+        await here.until(repaired)
+        await here.delete("v1", "Service", derived["metadata"]["name"], kube_namespace)
+        await here.until(lambda: here.get("v1", "Service", derived["metadata"]["name"], kube_namespace))
+        await there.delete(MCS, "ServiceExport", "echo", kube_namespace)
+
+        async def gone() -> bool:
+            imports = await here.list(MCS, "ServiceImport", kube_namespace)
+            slices = await here.list("discovery.k8s.io/v1", "EndpointSlice", kube_namespace)
+            return not imports and not [s for s in slices if s["metadata"]["name"].startswith("isthmus-")]
+
+        await until(gone)
+        lease = await here.get("coordination.k8s.io/v1", "Lease", "isthmus-agent", kube_namespace)
+        assert lease["spec"]["holderIdentity"]
+        assert not {c for c in agent.codes() if c.startswith("kube_")}, agent.agent.problems.all()
+
+
+async def test_the_account_reads_no_secret_and_writes_nothing_else(east: Any, kube_namespace: str) -> None:
+    account = await east.kubeconfig_for_account(kube_namespace, ACCOUNT)
+    async with east.connect() as admin:
+        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "other", "namespace": kube_namespace}}
+        await admin.create(secret)
+    async with east.connect(account) as client:
+        for namespace in (None, kube_namespace):
+            with pytest.raises(Denied):
+                await client.list("v1", "Secret", namespace)
+        with pytest.raises(Denied):
+            await client.get("v1", "Secret", "other", kube_namespace)
+        for kind in ("Pod", "ConfigMap"):
+            with pytest.raises(Denied):
+                await client.list("v1", kind, "default")
+        with pytest.raises(Denied):
+            await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "made"}})
+
+
+async def test_a_rule_that_is_missing_is_named(
+    east: Any, kube_namespace: str, federation: Any, connect: Any, until: Until
+) -> None:
+    async with east.connect() as admin:
+        role = await admin.get(RBAC, "Role", "isthmus-agent", kube_namespace)
+        role["rules"] = [rule for rule in role["rules"] if "leases" not in rule["resources"]]
+        await admin.replace(role)
+        account = await east.kubeconfig_for_account(kube_namespace, ACCOUNT)
+        agent = await federation.cluster("east", start=False)
+        settings = KubernetesSettings(kubeconfig=str(account), namespace=kube_namespace)
+        await agent.start(files=None, kubernetes=settings)  # it serves all the same
+
+        def told() -> str:
+            return " ".join(p.detail for p in agent.agent.problems.all() if p.code == "kube_forbidden")
+
+        await until(lambda: 'resources: ["leases"]' in told())
+        assert agent.agent.serving
+    await apply(east.kubeconfig, manifests(namespace=kube_namespace))
+    await until(lambda: not told())
