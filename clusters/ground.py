@@ -22,12 +22,14 @@ from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
 from clusters.kubeclient import KubeClient, Object
 from clusters.namespace import LocalNetwork
 from clusters.network import loopback_addresses
+from discovery.kube import rbac
 from federation.aio.files import write_atomic
 from federation.errors import AlreadyExists
 from federation.model.ids import SYSTEM_NAMESPACE
 
 Write = Callable[[], Awaitable[object]]
 
+_TOKEN_SECONDS = 24 * 3600
 _AT_ONCE = 16
 """Requests to one API server at the same time."""
 
@@ -107,8 +109,9 @@ class _FolderPen:
 
 
 class ApiServers:
-    """A local API server for each cluster. Addresses are of a network of this machine's own: see LocalNetwork.
+    """A local API server for each cluster; agents have the rights that `fedctl install rbac` gives them, and no others.
 
+    Addresses are of a network of this machine's own: see LocalNetwork.
     Raises NotFound for a missing program of the testbed, Unavailable without the rights for the network.
     """
 
@@ -118,6 +121,7 @@ class ApiServers:
         made = self._lent or local_clusters(directory, tuple(names))
         self.clusters: Mapping[str, LocalCluster] = {one.name: one for one in made}
         self._network = LocalNetwork()
+        self._agents: dict[str, Path] = {}
 
     def addresses(self, rng: random.Random) -> Iterator[str]:
         return self._network.addresses()
@@ -127,11 +131,16 @@ class ApiServers:
             await start_all(self.clusters.values())
         for cluster in self.clusters.values():
             async with cluster.connect() as client:
-                await _create_namespaces(client, {SYSTEM_NAMESPACE})
+                await client.apply(*rbac.manifests())
+            self._agents[cluster.name] = await cluster.kubeconfig_for_account(
+                SYSTEM_NAMESPACE, rbac.ACCOUNT, seconds=_TOKEN_SECONDS
+            )
 
     async def write(self, cluster: str, *documents: Object) -> None:
         async with self.clusters[cluster].connect() as client:
-            await _create_namespaces(client, {str(d["metadata"]["namespace"]) for d in documents})
+            for namespace in {str(d["metadata"]["namespace"]) for d in documents}:
+                with contextlib.suppress(AlreadyExists):
+                    await client.create_namespace(namespace)
             waiting = iter(documents)
 
             async def work() -> None:
@@ -150,7 +159,7 @@ class ApiServers:
     def tell(self, cluster: str, settings: Path) -> None:
         tree = yaml.safe_load(settings.read_text())
         del tree["files"]
-        tree["kubernetes"] = {"kubeconfig": str(self.clusters[cluster].kubeconfig)}
+        tree["kubernetes"] = {"kubeconfig": str(self._agents[cluster])}
         write_atomic(settings, yaml.safe_dump(tree, sort_keys=False).encode())
 
     def stop(self) -> None:
@@ -173,9 +182,3 @@ class _KubePen:
             await self._client.request("PUT", path, document)
 
         return write
-
-
-async def _create_namespaces(client: KubeClient, names: Iterable[str]) -> None:
-    for name in names:
-        with contextlib.suppress(AlreadyExists):
-            await client.create_namespace(name)

@@ -44,11 +44,18 @@ def short_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_whole_story(short_dir: Path):
     """1. build and link three clusters  2. look names up  3. kill and heal under load  4. nothing failed."""
+    check_story([sys.executable, "-m", "clusters.demo", "--json"], short_dir)
+
+
+@pytest.mark.usefixtures("testbed")
+def test_the_whole_story_on_api_servers(short_dir: Path):
+    """The same on Kubernetes: every cluster has an API server, its agent reads it with the rights of the manifests."""
+    check_story([Path(sys.executable).with_name("fedctl"), "demo", "--clusters=apiserver", "-o", "json"], short_dir)
+
+
+def check_story(command: list[Path | str], short_dir: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "clusters.demo", "--json", "--changes=10", f"--directory={short_dir}"],
-        capture_output=True,
-        text=True,
-        timeout=180,
+        [*command, "--changes=10", f"--directory={short_dir}"], capture_output=True, text=True, timeout=180
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])

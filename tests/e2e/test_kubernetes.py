@@ -13,11 +13,13 @@ from clusters.apiserver import LocalCluster
 from clusters.ground import ApiServers
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.waiting import until
+from discovery.kube import rbac
 from federation.errors import NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 
 pytestmark = pytest.mark.e2e
 
+RBAC = "rbac.authorization.k8s.io/v1"
 MCS = "multicluster.x-k8s.io/v1beta1"
 
 
@@ -41,6 +43,9 @@ def federation(
         for cluster in _kube_session:
             for namespace in (NAMESPACE, SYSTEM_NAMESPACE):
                 await kube_remove(cluster, namespace)
+            async with cluster.connect() as client:
+                for kind in ("ClusterRoleBinding", "ClusterRole"):
+                    await client.delete(RBAC, kind, rbac.ACCOUNT)
 
     asyncio.run(clean())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,9 +98,19 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         ["unexport"],
         ["resolve"],
         ["status"],
+        ["demo"],
     ):
         assert run([*words, "--help"]) == 0
         assert "Example: fedctl " + " ".join(words) in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_demo_is_handed_on_to_the_harness(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr("os.execv", lambda program, words: started.append([program, *words]))
+    fedctl(tmp_path, "demo", "--clusters", "apiserver", "--keep", "--changes", "7", "-o", "json")
+    assert fedctl(tmp_path, "demo", "-o", "yaml") == 2
+    words = ["-m", "clusters.demo", "--clusters=apiserver", "--changes=7", "--keep", "--json"]
+    assert started == [[sys.executable, sys.executable, *words]]
 
 
 def test_help_is_given_whatever_the_state_of_the_contexts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
