@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from discovery.kube.types import HeldSlice, Node, Service, ServiceExport
 from discovery.kube.watch import Key, Store
-from discovery.sources.convert import CARRIED, Refused, convert
+from discovery.sources.convert import Refused, convert, left_out
 from federation.errors import IsthmusError
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -79,14 +79,22 @@ class Claims:
         export = self.exports.objects.get(key)
         if export is None or export.deleting:
             return None
-        slices = [self.slices.objects[at] for at in sorted(self._of_service.get(key, ()))]
-        return export, self.services.objects.get(key), slices
+        return export, self.services.objects.get(key), self._slices_of(key)
+
+    def preview(self, key: Key, export: ServiceExport) -> tuple[Claim | None, tuple[Problem, ...]]:
+        """What would be claimed by this export in place of what there is, and what would be wrong with it."""
+        return self._claim_of(key, export, self.services.objects.get(key), self._slices_of(key))
+
+    def _slices_of(self, key: Key) -> list[HeldSlice]:
+        return [self.slices.objects[at] for at in sorted(self._of_service.get(key, ()))]
 
     def _claim(self, key: Key) -> tuple[Claim | None, tuple[Problem, ...]]:
         parts = self.parts(key)
-        if parts is None:
-            return None, ()
-        export, service, slices = parts
+        return (None, ()) if parts is None else self._claim_of(key, *parts)
+
+    def _claim_of(
+        self, key: Key, export: ServiceExport, service: Service | None, slices: list[HeldSlice]
+    ) -> tuple[Claim | None, tuple[Problem, ...]]:
         where = f"ServiceExport {key[0]}/{key[1]}"
         if service is None or service.deleting:
             why = "there is no such Service" if service is None else "its Service is being deleted"
@@ -115,9 +123,8 @@ class Claims:
         except IsthmusError as error:  # the annotation that says who may see it
             return None, (Problem("invalid_consumers", where, f"nobody sees it: {error}"),)
         problems += [
-            Problem("unsupported_protocol", where, f"port {p.port} speaks {p.protocol[:20]}; it is left out")
-            for p in service.spec.ports or ()
-            if p.protocol and p.protocol not in CARRIED
+            Problem("unsupported_protocol", where, f"port {port} speaks {protocol}; it is left out")
+            for port, protocol in left_out(service)
         ]
         return claim, tuple(problems)
 

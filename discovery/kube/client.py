@@ -266,11 +266,14 @@ class KubeClient:
         uid: str | None = None,
         resource_version: str | None = None,
         propagation: str = "Background",
+        dry_run: bool = False,
     ) -> bytes:
         """Delete the object; Conflict when it has another uid or resourceVersion, NotFound when it is gone."""
         options: dict[str, Any] = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": propagation}
         if preconditions := {k: v for k, v in (("uid", uid), ("resourceVersion", resource_version)) if v}:
             options["preconditions"] = preconditions
+        if dry_run:
+            options["dryRun"] = ["All"]
         return await self._ask(
             "DELETE", "delete", resource, namespace, name, body=msgspec.json.encode(options), kind=_JSON
         )

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from federation.aio.latest import Latest
+from federation.errors import Conflict, IsthmusError, NotFound, Unavailable
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Grant, Service
@@ -35,10 +36,29 @@ class SourceState:
     changed: frozenset[ServiceName] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preview:
+    """What `export` or `unexport` would do, and what of the service would be offered then.
+
+    `where` is what would be written or removed. `claim`: the service as it would be offered, None where it would not be
+    any more. `left_out`: (port, protocol) of its ports that the federation does not carry.
+    """
+
+    where: str
+    changed: bool
+    claim: Service | None = None
+    left_out: tuple[tuple[int, str], ...] = ()
+
+
 class Source(Protocol):
     """One place that services come from."""
 
     state: Latest[SourceState]
+
+    @property
+    def what(self) -> str:
+        """The place, in words: "the manifests in …", "the API server …"."""
+        ...
 
     async def run(self) -> None:
         """Follow the place until cancelled; failures are Problems in the state, not exceptions."""
@@ -47,10 +67,37 @@ class Source(Protocol):
     async def export(self, name: ServiceName, grants: tuple[Grant, ...]) -> tuple[str, bool]:
         """Export a service there; what was written, and whether it changed anything.
 
-        Raises NotFound for a service that does not exist, Conflict for an export that something else wrote.
+        Raises NotFound for a service that does not exist, Conflict for one that cannot be exported and for an export
+        that something else wrote, Unavailable before the place has been read.
         """
         ...
 
     async def unexport(self, name: ServiceName) -> tuple[str, bool]:
         """Take an export back; what was removed, and whether there was one. Raises NotFound, Conflict."""
         ...
+
+    async def preview(self, name: ServiceName, grants: tuple[Grant, ...] | None) -> Preview:
+        """What `export` with these grants would do, or `unexport` (None). Writes nothing; raises as they do."""
+        ...
+
+    def has_namespace(self, namespace: str) -> bool | None:
+        """Whether what others export in `namespace` has a place here; None while that is not known."""
+        ...
+
+
+def no_service(name: ServiceName, state: SourceState, *, what: str) -> IsthmusError:
+    """Why a service that was not found cannot be exported: before everything was read, nobody knows that it is not
+    there."""
+    if not state.complete:
+        return Unavailable(
+            f"it is not known yet whether there is a Service {name}: {what} could not be read",
+            hint=next((f"{p.subject}: {p.detail}" for p in state.problems), "try again in a moment"),
+            code="source_not_read",
+        )
+    known = ", ".join(map(str, sorted(state.services)[:5]))
+    return NotFound(f"there is no Service {name} in {what}", hint=f"known: {known or 'none'}", code="no_service")
+
+
+def not_offered(name: ServiceName, problem: Problem) -> Conflict:
+    """An export of `name` would be written and nobody could see the service, for what `problem` says."""
+    return Conflict(f"{name} cannot be exported: {problem.detail.removeprefix(f'{name}: ')}", code=problem.code)

@@ -78,6 +78,13 @@ def convert(
     )
 
 
+def left_out(service: k8s.Service) -> tuple[tuple[int, str], ...]:
+    """(port, protocol) of the ports that are not carried."""
+    return tuple(
+        (p.port, p.protocol[:20]) for p in service.spec.ports or () if p.protocol and p.protocol not in CARRIED
+    )
+
+
 def port(value: k8s.ServicePort) -> Port:
     """A port of a Service that speaks one of CARRIED."""
     protocol = Protocol(value.protocol or "TCP")

@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from discovery.sources import cache, exporting
-from discovery.sources.base import SourceState
+from discovery.sources.base import Preview, SourceState, no_service, not_offered
+from discovery.sources.convert import left_out
 from discovery.sources.inotify import FolderWatch
-from discovery.sources.manifests import CONSUMERS, MANAGED_BY, Placed, ServiceExport, grants
+from discovery.sources.manifests import CONSUMERS, MANAGED_BY, Placed, Service, ServiceExport, grants
 from discovery.sources.objects import Objects
 from discovery.sources.parse import ManifestError, Parsed, parse
 from discovery.sources.removals import Removals
@@ -28,11 +29,12 @@ from federation.aio.clock import Clock
 from federation.aio.files import write_atomic
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
-from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
+from federation.errors import Conflict, CorruptState, StorageFailed
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Grant, Locality
+from federation.model.service import Service as Claim
 
 SUFFIXES = (".yaml", ".yml", ".json")
 MAX_FILES = 50_000
@@ -134,55 +136,100 @@ class FileSource:
             await cancel(self._timer)
             await self._saver.flush()
 
+    @property
+    def what(self) -> str:
+        return f"the manifests in {self._folder}"
+
+    def has_namespace(self, namespace: str) -> bool:
+        """There are no namespaces to be missing: they are parts of names."""
+        return True
+
     async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
-        """Write a ServiceExport for `name`; (path, changed). Raises NotFound, Conflict, StorageFailed."""
+        """Write a ServiceExport for `name`; (path, changed). Raises NotFound, Conflict, Unavailable, StorageFailed."""
         async with self._lock:
-            if self._objects.find("Service", name) is None:
-                known = ", ".join(map(str, sorted(self.state.value.services)[:5]))
-                raise NotFound(f"there is no Service {name} in {self._folder}", hint=f"known: {known or 'none'}")
-            found = self._objects.find("ServiceExport", name)
-            file = exporting.file_name(name)
-            created = datetime.fromtimestamp(self._clock.wall_ns() // 10**9, UTC)
-            if found is not None:
-                file, placed = found
-                meta = placed.manifest.metadata
-                if grants(_consumers(placed)) == wanted:
-                    return str(self._folder / file), False
-                if (meta.labels or {}).get(MANAGED_BY) != "isthmus" or len(self._objects.holds(file)) > 1:
-                    raise Conflict(
-                        f"{name} is exported by {file}:{placed.line} for other consumers", hint="edit that file"
-                    )
-                created = meta.creation_timestamp or created
+            file, data, _ = self._exporting(name, wanted)
+            if data is not None:
+                await asyncio.to_thread(write_atomic, self._folder / file, data, mode=0o644)
+        if data is not None:
+            await self._look({file}, settled=True)
+        return str(self._folder / file), data is not None
+
+    async def preview(self, name: ServiceName, wanted: tuple[Grant, ...] | None) -> Preview:
+        """As `export` or `unexport`, without the last step."""
+        async with self._lock:
+            if wanted is None:
+                path, _ = await self._withdrawing(name)
+                return Preview(where=str(path or ""), changed=path is not None)
+            file, data, claim = self._exporting(name, wanted)
+            found = self._objects.find("Service", name)
+            assert found is not None  # noqa: S101 - it was found above
+            assert isinstance(found[1].manifest, Service)  # noqa: S101 - asked for by kind
+            return Preview(
+                where=str(self._folder / file),
+                changed=data is not None,
+                claim=claim,
+                left_out=left_out(found[1].manifest),
+            )
+
+    def _exporting(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bytes | None, Claim]:
+        """(file, its text, what would be offered then); no text where nothing is to be written."""
+        if self._objects.find("Service", name) is None:
+            raise no_service(name, self.state.value, what=str(self._folder))
+        found = self._objects.find("ServiceExport", name)
+        file, data = exporting.file_name(name), None
+        created = datetime.fromtimestamp(self._clock.wall_ns() // 10**9, UTC)
+        if found is not None:
+            file, placed = found
+            created = placed.manifest.metadata.creation_timestamp or created
+            if grants(_consumers(placed)) != wanted and (
+                (placed.manifest.metadata.labels or {}).get(MANAGED_BY) != "isthmus"
+                or len(self._objects.holds(file)) > 1
+            ):
+                raise Conflict(f"{name} is exported by {file}:{placed.line} for other consumers", hint="edit that file")
+        if found is not None and grants(_consumers(found[1])) == wanted:
+            manifest = found[1].manifest
+        else:
             data = exporting.manifest(name, wanted, created=created.strftime("%Y-%m-%dT%H:%M:%SZ"))
-            await asyncio.to_thread(write_atomic, self._folder / file, data, mode=0o644)
-        await self._look({file}, settled=True)
-        return str(self._folder / file), True
+            manifest = parse(data).manifests[0].manifest
+        assert isinstance(manifest, ServiceExport)  # noqa: S101 - it is ours, or was asked for by kind
+        claim, problems = self._objects.preview(name, manifest, where=f"{file}:1")
+        if claim is None:
+            raise not_offered(name, problems[0])
+        return file, data, claim
 
     async def unexport(self, name: ServiceName) -> tuple[str, bool]:
-        """Remove the ServiceExport of `name`; (path, changed). Raises NotFound, Conflict, StorageFailed."""
+        """Remove the ServiceExport of `name`; (path, changed). Raises as `export`."""
         async with self._lock:
-            found = self._objects.find("ServiceExport", name)
-            if found is None:
-                if self._objects.find("Service", name) is None:
-                    raise NotFound(f"there is no Service {name} in {self._folder}")
+            path, rest = await self._withdrawing(name)
+            if path is None:
                 return "", False
-            file, placed = found
-            path = self._folder / file
             try:
-                data = await asyncio.to_thread(path.read_bytes)
-                rest = exporting.without(data, placed)
                 if rest is None:
                     await asyncio.to_thread(path.unlink)
                 else:
                     await asyncio.to_thread(write_atomic, path, rest, mode=0o644)
-            except ValueError as error:
-                raise Conflict(
-                    f"the ServiceExport at {file}:{placed.line} cannot be cut out: {error}", hint="edit that file"
-                ) from error
             except OSError as error:
                 raise StorageFailed(f"cannot change {path}: {error.strerror}") from error
-        await self._look({file}, settled=True, commanded=True)
+        await self._look({path.name}, settled=True, commanded=True)
         return str(path), True
+
+    async def _withdrawing(self, name: ServiceName) -> tuple[Path | None, bytes | None]:
+        """(path, its text without the export), no path where there is no export, no text where nothing is left."""
+        found = self._objects.find("ServiceExport", name)
+        if found is None:
+            if self._objects.find("Service", name) is None:
+                raise no_service(name, self.state.value, what=str(self._folder))
+            return None, None
+        file, placed = found
+        path = self._folder / file
+        try:
+            return path, exporting.without(await asyncio.to_thread(path.read_bytes), placed)
+        except ValueError as error:
+            raise Conflict(
+                f"the ServiceExport at {file}:{placed.line} cannot be cut out: {error}", hint="edit that file"
+            ) from error
+        except OSError as error:
+            raise StorageFailed(f"cannot change {path}: {error.strerror}") from error
 
     # --- following ---------------------------------------------------------------------------------------------------
 

@@ -7,10 +7,10 @@ is wrong with them. No I/O. A build costs what changed, not what there is.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 
-from discovery.sources.convert import CARRIED, Refused, convert
+from discovery.sources.convert import Refused, convert, left_out
 from discovery.sources.manifests import (
     EndpointSlice,
     Manifest,
@@ -107,6 +107,14 @@ class Objects:
         """The file and the manifest that count for (kind, name)."""
         return self._winner((kind, name.namespace, name.name))
 
+    def preview(
+        self, name: ServiceName, export: ServiceExport, *, where: str
+    ) -> tuple[Claim | None, tuple[Problem, ...]]:
+        """What would be claimed of `name` by this export in place of what there is, and what would be wrong with it."""
+        created = export.metadata.creation_timestamp
+        at = _nanoseconds(created) if created is not None else self.first_seen.get(str(name), 0)
+        return self._claim_of(name, export, where, at)
+
     def holds(self, file: str) -> tuple[Placed, ...]:
         """What `file` holds."""
         return tuple(self._files.get(file, {}).values())
@@ -166,6 +174,11 @@ class Objects:
         if not isinstance(export, ServiceExport):
             self.first_seen.pop(str(name), None)
             return None, ()
+        return self._claim_of(name, export, where, self._exported_at(name, export, where.rpartition(":")[0]))
+
+    def _claim_of(
+        self, name: ServiceName, export: ServiceExport, where: str, exported_at_ns: int
+    ) -> tuple[Claim | None, tuple[Problem, ...]]:
         at, service = self._manifest(("Service", name.namespace, name.name))
         if not isinstance(service, Service):
             detail = f"{name} is exported and there is no such Service (NoService)"
@@ -176,25 +189,22 @@ class Objects:
                 service,
                 export,
                 [s for s in slices if isinstance(s, EndpointSlice)],
-                exported_at_ns=self._exported_at(name, export, where.rpartition(":")[0]),
+                exported_at_ns=exported_at_ns,
                 locality=self._locality,
             )
         except Refused as error:
             return None, (Problem(error.code, at, f"{name}: {error.detail}"),)
-        left_out = tuple(
-            Problem("unsupported_protocol", at, f"{name}: port {p.port} speaks {p.protocol[:20]}; it is left out")
-            for p in service.spec.ports or ()
-            if p.protocol and p.protocol not in CARRIED
+        return claim, tuple(
+            Problem("unsupported_protocol", at, f"{name}: port {port} speaks {protocol}; it is left out")
+            for port, protocol in left_out(service)
         )
-        return claim, left_out
 
     def _exported_at(self, name: ServiceName, export: ServiceExport, file: str) -> int:
         """The export's creationTimestamp; else when its file was written, as first seen; stable from then on."""
         created = export.metadata.creation_timestamp
         if created is not None:
             self.first_seen.pop(str(name), None)
-            utc = created if created.tzinfo else created.replace(tzinfo=UTC)
-            return int(utc.timestamp()) * 1_000_000_000 + utc.microsecond * 1000
+            return _nanoseconds(created)
         return self.first_seen.setdefault(str(name), self._mtimes.get(file, 0))
 
     def _duplicates(self, key: Identity) -> list[Problem]:
@@ -207,3 +217,8 @@ class Objects:
             )
             for file in others
         ]
+
+
+def _nanoseconds(created: datetime) -> int:
+    utc = created if created.tzinfo else created.replace(tzinfo=UTC)
+    return int(utc.timestamp()) * 1_000_000_000 + utc.microsecond * 1000
