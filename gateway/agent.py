@@ -61,8 +61,11 @@ class GatewayPart:
                 ),
                 finish=Resource.of,
             )
-        changes = self._builder.update(view, asked=self.asked.names, changed=changed, identity=grant.svid)
-        self.asked.settle(self._builder.take_moved())
+        asked = self.asked
+        changes = self._builder.update(
+            view, asked=asked.names, silent=asked.silent, changed=changed, identity=grant.svid
+        )
+        asked.settle(self._builder.take_moved())
         return changes
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:

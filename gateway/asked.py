@@ -1,9 +1,15 @@
 """The names of clusters that a gateway's Envoy asked for: what is exported, on demand.
 
-Without I/O. A name stays known after it was refused, because Envoy does not ask again: when a grant comes later, it is
-changed and pushed. The number of names is bounded, for what is served and for what is refused, so that who invents
-names displaces no good one. A caller's own authority vouches for its trust domain, and server names and
-authorities are what callers invent: so it is the trust domain with the most names that makes room, with its oldest one.
+Without I/O. Envoy asks for a name once and never again, whatever came of it: so a name that is forgotten here stays
+dead, with 5 s for each request, until Envoy is restarted. Hence three degrees:
+
+- served: kept as long as it is served. Grants bound how many there are (gateway.build), not a limit.
+- refused: Envoy has a cluster that answers at once. The oldest above `refused_limit` become silent.
+- silent: refused without a cluster; requests wait in vain. It costs a string, and is served when a grant comes. Only
+  above `names_limit` of these is anything forgotten.
+
+A caller's own authority vouches for its trust domain, and server names and authorities are what callers invent: so it
+is the trust domain with the most names that makes room, with its oldest one.
 """
 
 from __future__ import annotations
@@ -14,35 +20,50 @@ from federation.envoy.names import parse_inbound_cluster
 
 
 class Asked:
-    """The names that are served, at most `limit`, and those that are refused, at most `refused_limit`."""
+    """What Envoy asked for. `limit` is of silent names, `refused_limit` of those that are refused with words."""
 
     def __init__(self, *, limit: int, refused_limit: int) -> None:
-        self._served, self._refused = _Bounded(limit), _Bounded(refused_limit)
+        self._served: set[str] = set()
+        self._refused, self._silent = _Bounded(refused_limit), _Bounded(limit)
         self._names: frozenset[str] = frozenset()
+        self._quiet: frozenset[str] = frozenset()
 
     def ask(self, names: Iterable[str]) -> None:
         """Envoy asks for `names`; what could be no cluster's name is not kept. The limits apply once it is settled."""
-        new = set()
+        new, spoken = set(), set()
         for name in names:
-            if name in self._served:
-                self._served.put(name)
-            elif parse_inbound_cluster(name) is not None:
-                if name not in self._refused:
-                    new.add(name)
-                self._refused.put(name)
+            if name in self._served or parse_inbound_cluster(name) is None:
+                continue
+            if name in self._silent:
+                self._silent.discard(name)
+                spoken.add(name)
+            elif name not in self._refused:
+                new.add(name)
+            self._refused.put(name)
         if new:
             self._names |= new
+        if spoken:
+            self._quiet -= spoken
 
     def settle(self, moved: Mapping[str, bool]) -> None:
-        """Which names are served now, and which are not. What is too much is forgotten."""
+        """Which names are served now, and which are not. What is too much falls silent, or is forgotten."""
         for name, served in moved.items():
-            old, new = (self._refused, self._served) if served else (self._served, self._refused)
-            if name in old:
-                old.discard(name)
-                new.put(name)
-        forgotten = {*self._served.trim(), *self._refused.trim()}
+            if served and (name in self._refused or name in self._silent):
+                self._refused.discard(name)
+                self._silent.discard(name)
+                self._served.add(name)
+            elif not served and name in self._served:
+                self._served.discard(name)
+                self._refused.put(name)
+        spoken = self._quiet & self._served
+        silenced = self._refused.trim()
+        for name in silenced:
+            self._silent.put(name)
+        forgotten = self._silent.trim()
+        if spoken or silenced or forgotten:
+            self._quiet = self._quiet.union(silenced).difference(spoken, forgotten)
         if forgotten:
-            self._names -= forgotten
+            self._names = self._names.difference(forgotten)
 
     @property
     def names(self) -> frozenset[str]:
@@ -50,12 +71,17 @@ class Asked:
         return self._names
 
     @property
+    def silent(self) -> frozenset[str]:
+        """Those of them for which Envoy gets nothing while they are refused; the same object as `names` is."""
+        return self._quiet
+
+    @property
     def served(self) -> int:
         return len(self._served)
 
     @property
     def refused(self) -> int:
-        return len(self._refused)
+        return len(self._refused) + len(self._silent)
 
 
 class _Bounded:
@@ -73,7 +99,7 @@ class _Bounded:
         self._size += 1
 
     def trim(self) -> list[str]:
-        """Above the limit the domain with the most names gives up its oldest; those that were given up."""
+        """Above the limit the domain with the most names gives up its oldest; those that were given up, in order."""
         given_up = []
         while self._size > self._limit:
             largest = max(self._by_domain, key=lambda domain: len(self._by_domain[domain]))

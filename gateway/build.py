@@ -55,6 +55,7 @@ class Builder:
         self._imports: dict[ServiceName, Import] = {}
         self._peers: dict[str, Peer] = {}
         self._asked: frozenset[str] = frozenset()
+        self._silent: frozenset[str] = frozenset()
         self._named: dict[ServiceName | None, dict[str, Inbound]] = {}  # what was asked for, by the service it means
         self._moved: dict[str, bool] = {}
         self._odd: dict[tuple[str, str], set[str]] = {}
@@ -64,17 +65,20 @@ class Builder:
         view: View,
         *,
         asked: frozenset[str],
+        silent: frozenset[str] = frozenset(),
         changed: Collection[ServiceName] | None = None,
         identity: tls.Identity | None = None,
     ) -> Changes:
         """Bring the resources up to date and return what differs.
 
         `asked` are the clusters "in-…" that Envoy asked for (the same object if none are new): each comes to exist, and
-        says by what it is whether its caller is admitted. `changed` names the services whose export or import may
-        differ from the last update (None: any may). `identity` replaces the one of the configuration (renewal).
+        says by what it is whether its caller is admitted; but those that are `silent` only while they are served.
+        `changed` names the services whose export or import may differ from the last update (None: any may). `identity`
+        replaces the one of the configuration (renewal).
         """
         ledger, view = self._ledger, outbound.believed(view)
         ledger.keep_secrets(identity or self._config.identity, view.peers.values())
+        turned, self._silent = silent ^ self._silent if silent is not self._silent else (), silent
         everything, regrouped = view.peers != self._peers, _domains(view.peers) != _domains(self._peers)
         if everything:
             self._peers = dict(view.peers)
@@ -82,6 +86,10 @@ class Builder:
         for name in list(self._named) if regrouped or changed is None else changed:
             for cluster_name, named in self._named.get(name, {}).items():
                 self._update_named(view, cluster_name, named)
+        for cluster_name in sorted(turned):
+            meant = names.parse_inbound_cluster(cluster_name)
+            if meant is not None and cluster_name in self._named.get(_service(meant), ()):
+                self._update_named(view, cluster_name, meant)
         for name in all_imports:
             self._update_import(view, name, force=everything)
         for owner in ledger.checks.take_due():
@@ -123,11 +131,15 @@ class Builder:
     def _update_named(self, view: View, name: str, named: Inbound) -> None:
         """`name` stands for the local endpoints of an exported port, or for an answer by Envoy itself.
 
-        It always exists: once xDS has refused a name, Envoy asks no more, and each request waits until its time is up.
+        A refusal is a cluster, too: once xDS has refused a name, Envoy asks no more, and each request waits until its
+        time is up. That is what happens to silent ones.
         """
         decided = self._decide(view, name, named)
         if isinstance(decided, Answer):
             self._moved[name] = decided is Answer.READY
+            if name in self._silent and not self._moved[name]:
+                self._ledger.drop(name)
+                return
             made = partial(cluster.answering_cluster, name, decided)
             self._ledger.write(name, [Part(names.CLUSTER_TYPE, name, decided, made)])
             return

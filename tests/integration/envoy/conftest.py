@@ -34,6 +34,7 @@ from federation.trust.svid import Svid
 from federation.xds.server import AdsServer
 from federation.xds.snapshot import Resource, Snapshot, TypeUrl
 from gateway import build as gateway_build
+from gateway.asked import Asked
 from sidecar.build import outbound as sidecar_build
 
 FEDERATION = "test.internal"
@@ -264,8 +265,11 @@ class World:
         self.stack.push_async_callback(made.stop)
         return made
 
-    async def gateway(self, cluster: str, *, strangers: Sequence[str] = (), port: int | None = None) -> Proxy:
+    async def gateway(
+        self, cluster: str, *, strangers: Sequence[str] = (), port: int | None = None, refused_limit: int = 1_000
+    ) -> Proxy:
         """A gateway of `cluster`; it is announced to the others."""
+        asked = Asked(limit=10_000, refused_limit=refused_limit)
         at = port or free_port()
         domain = self.domain(cluster)
         builder = gateway_build.Builder(
@@ -277,11 +281,15 @@ class World:
                 identity=domain.svid("gateway"),
             )
         )
-        proxy = Proxy(
-            self.sub(),
-            lambda asked: builder.update(self.view(cluster, strangers=strangers), asked=asked),
-            name=f"{cluster}-gateway",
-        )
+
+        def update(wanted: frozenset[str]) -> Changes:
+            asked.ask(wanted - asked.names)
+            view = self.view(cluster, strangers=strangers)
+            changes = builder.update(view, asked=asked.names, silent=asked.silent)
+            asked.settle(builder.take_moved())
+            return changes
+
+        proxy = Proxy(self.sub(), update, name=f"{cluster}-gateway")
         known = self.gateways.get(cluster, ())
         self.gateways[cluster] = (*known, Gateway(name=f"g{len(known)}", address="127.0.0.1", port=at))
         self.stack.push_async_callback(proxy.stop)

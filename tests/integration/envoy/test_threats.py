@@ -443,6 +443,27 @@ async def test_what_was_refused_is_refused_again(scene: Scene) -> None:
     assert scene.gateway.asked < scene.gateway.snapshot.names(scene.kit.TypeUrl.CLUSTER)
 
 
+async def test_who_invents_names_kills_none_of_others(scene: Scene) -> None:
+    """Envoy asks for a name once: what was refused, and given up for others, has to be served all the same later."""
+    gateway = scene.gateway = await scene.world.gateway("west", refused_limit=2)
+    scene.port = scene.world.gateways["west"][-1].port
+    idle = scene.idle.context("spiffe://idle.test.internal/ns/shop/sa/web")
+    async with scene.kept(scene.caller()) as member, scene.kept(idle) as connection:
+        assert (await connection.ask(_headers()))[0] == 403
+        assert (await member.ask(_headers()))[0] == 200
+        for caller in (member, connection):
+            for number in range(6):
+                assert (await caller.ask(_headers(f"x{number}.shop.global")))[0] == 421
+        gateway.publish()
+        await gateway.settled()
+        made = gateway.snapshot.names(scene.kit.TypeUrl.CLUSTER)
+        assert len([name for name in gateway.asked if name in made]) == 3, "one is served, two are refused in words"
+        assert (await member.ask(_headers()))[0] == 200
+        scene.export(ECHO, to=["member", "idle"])
+        await gateway.settled()
+        assert (await connection.ask(_headers()))[0] == 200
+
+
 async def test_invented_authorities_cost_little(scene: Scene) -> None:
     """What cannot be a service's name is not asked for; ways to write one that is are served, but not without end."""
     async with scene.kept(scene.caller()) as connection:

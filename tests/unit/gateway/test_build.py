@@ -123,3 +123,18 @@ def test_what_names_no_service_is_refused(builder: Builder) -> None:
     put = builder.update(VIEW, asked=asked).put[names.CLUSTER_TYPE]
     assert asked < set(put)
     assert builder.take_moved() == dict.fromkeys(asked, False)
+
+
+def test_a_silent_name_is_nothing_to_envoy_until_it_is_served(builder: Builder) -> None:
+    asked = frozenset({EAST, NORTH})
+    builder.update(exporting(export(ECHO, to=("north",))), asked=asked)
+    silenced = builder.update(exporting(export(ECHO, to=("north",))), asked=asked, silent=asked, changed=())
+    assert silenced.removed == {names.CLUSTER_TYPE: {EAST}}
+    assert not silenced.put, "who is served does not notice"
+    builder.take_moved()
+    granted = builder.update(VIEW, asked=asked, silent=asked, changed={ECHO})
+    assert set(granted.put[names.CLUSTER_TYPE]) == {EAST}
+    assert builder.take_moved()[EAST]
+    again = builder.update(exporting(export(ECHO, to=("north",))), asked=asked, silent=frozenset(), changed={ECHO})
+    assert set(again.put[names.CLUSTER_TYPE]) == {EAST}
+    assert builder.update(VIEW, asked=frozenset(), silent=asked).removed[names.CLUSTER_TYPE] == {EAST, NORTH}
