@@ -1,7 +1,8 @@
 """The agent of one cluster: its source, its report to the registry, its merged view, and who is served with it.
 
     source ─┬─ Report ── Publish → registry → Watch ── Replica ─┐
-            └──────────────── ClusterView ←─────────────────────┘ ── ViewServer → gateways, sidecars
+            └──────────────── ClusterView ←─────────────────────┘ ─┬─ ViewServer → gateways, sidecars
+                                                                   └─ ClusterDns → every workload
 
 Everything that happens between them happens in callbacks of one event loop: a change that the kernel reports leaves for
 the registry and for the gateways in the same turn. What is on disk lets it start and serve with the registry away.
@@ -24,6 +25,7 @@ from google.protobuf.message import DecodeError
 from discovery import metrics
 from discovery.admin import AdminServer
 from discovery.consumers import Consumers
+from discovery.dns import ClusterDns
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
@@ -157,8 +159,10 @@ class Agent:
             log=log,
             leader=self.replicas.leader if self.replicas is not None else None,
         )
-        if self.writer is not None and self.sink.replica.origins:
-            self.writer.view_known()
+        self.dns = self._dns() if settings.dns.listen else None
+        self._told = False
+        if self.sink.replica.origins:
+            self._registry_told()
         self.report.gateways(self.consumers.gateways.value)
         self.watch = WatchClient(
             connect=self._connect,
@@ -253,6 +257,8 @@ class Agent:
                 self._write_ports(metrics=measured.port)
             yield
         finally:
+            if self.dns is not None:
+                await self.dns.close()
             await self.server.close()
             await self.admin.close()
             await self.identity.close()
@@ -294,8 +300,10 @@ class Agent:
         self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
         host, port = split_address(self.settings.listen, what="listen")
         await self.server.start(host, port)
+        if self.dns is not None:
+            await self.dns.start()
         self.serving = True
-        self._write_ports(listen=self.server.port)
+        self._write_ports(listen=self.server.port, **({"dns": self.dns.port} if self.dns is not None else {}))
         self.log.info(
             "serving",
             address=self.address(),
@@ -345,10 +353,16 @@ class Agent:
     def _changes(self, changes: Changes) -> None:
         if changes:
             self.view.apply(changes)
-        if self.writer is not None and changes.revision:
-            self.writer.view_known()
+        if changes.revision:
+            self._registry_told()
         if changes or changes.complete:  # a revision alone is not worth a write: it costs the next start a resume
             self._savers[VIEW].touch()
+
+    def _registry_told(self) -> None:
+        """The view says all there is: by the registry itself, or by what it said before the start."""
+        self._told = True
+        if self.writer is not None:
+            self.writer.view_known()
 
     def _acknowledged(self) -> None:
         if self.writer is not None:
@@ -430,6 +444,17 @@ class Agent:
             except CorruptState as error:
                 set_aside(self.path / ALLOCATIONS, self.log, error)
         return allocations
+
+    def _dns(self) -> ClusterDns:
+        return ClusterDns(
+            self.settings.dns,
+            self.view,
+            suffix=self.settings.suffix,
+            cluster=self.settings.cluster,
+            known=lambda: self._told,
+            clock=self.clock,
+            log=self.log,
+        )
 
     def _load_gateways(self) -> None:
         data = read_or_none(self.path / GATEWAYS, self.log)

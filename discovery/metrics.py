@@ -44,6 +44,8 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)
+    if agent.dns is not None:
+        registry.register(agent.dns.server.collector)
 
     def alive() -> tuple[bool, str]:
         idle = agent.clock.monotonic() - agent.turned

@@ -10,6 +10,7 @@ import msgspec
 from discovery.identity.allow import AllowTable
 from discovery.kube.settings import KubernetesSettings
 from federation import settings as files
+from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings
 from federation.model.address import split_address
 from federation.model.ids import parse_domain, parse_label, trust_domain_of
@@ -45,6 +46,21 @@ class ClusterSetSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Seconds after an import's end for which its address and ports are kept for it."""
 
 
+class ClusterDnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Global names for workloads without a sidecar; meant as the target of a stub domain of the cluster's DNS."""
+
+    listen: str = ""
+    """UDP and TCP; port 0 picks one that is free for both; empty: not served."""
+    ttl: int = 5
+    """Seconds for which clients may keep an answer."""
+    upstream: tuple[str, ...] = ()
+    """ADDRESS or ADDRESS:PORT of resolvers for all other names; empty: they are refused."""
+
+    def servers(self) -> list[tuple[str, int]]:
+        """`upstream` as (address, port); raises InvalidSettings."""
+        return [parse_server(text, key="dns.upstream") for text in self.upstream]
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Durations are seconds; addresses are host:port."""
 
@@ -64,7 +80,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     metrics: str = "127.0.0.1:0"
     """/metrics, /healthz, /readyz; empty: not served."""
     suffix: str = "global"
-    """The domain of the short global names, as the sidecars have it; here for `fedctl resolve`."""
+    """The domain of the short global names, as the sidecars have it; for `dns` and `fedctl resolve`."""
+    dns: ClusterDnsSettings = ClusterDnsSettings()
     single_machine: bool = False
     """All members run on this machine: gateways may have loopback addresses."""
     locality: LocalitySettings = LocalitySettings()
@@ -131,6 +148,7 @@ def check(settings: AgentSettings) -> AgentSettings:
     settings.log.check()
     AllowTable(settings.identities)
     _check_clusterset(settings.clusterset)
+    _check_dns(settings.dns)
     if len(settings.directory.encode()) > _SOCKET_PATH_LIMIT:
         raise InvalidSettings(
             f"directory {settings.directory} is too long for the UNIX sockets in it",
@@ -150,6 +168,18 @@ def _check_source(settings: AgentSettings) -> None:
         raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
     if kubernetes is not None:
         kubernetes.check()
+
+
+def _check_dns(settings: ClusterDnsSettings) -> None:
+    if settings.listen:
+        host, _ = split_address(settings.listen, what="dns.listen")
+        try:
+            ipaddress.ip_address(host)
+        except ValueError:
+            raise InvalidSettings(f"dns.listen {settings.listen}: {host} is no IP address") from None
+    if not 0 <= settings.ttl <= 3600:
+        raise InvalidSettings(f"dns.ttl {settings.ttl} is not 0 to 3600")
+    settings.servers()
 
 
 def _check_clusterset(settings: ClusterSetSettings) -> None:

@@ -87,8 +87,7 @@ class ClusterView:
         self._single_machine, self._clock, self._log = single_machine, clock, log
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change."""
-        self.on_names: Callable[[Collection[ServiceName]], None] = lambda _: None
-        """Called with the names whose import may be another one now."""
+        self._listeners: list[Callable[[Collection[ServiceName]], None]] = []
         self._own: Mapping[ServiceName, Service] = {}
         self._gateways: Mapping[str, Gateway] = {}
         self._claims: dict[ServiceName, set[str]] = {}
@@ -159,6 +158,10 @@ class ClusterView:
     def refresh(self, names: Collection[ServiceName]) -> None:
         """What the allocator gives these has changed."""
         self._flush(names, set())
+
+    def listen(self, tell: Callable[[Collection[ServiceName]], None]) -> None:
+        """Call `tell` with the names whose import may be another one now, each time, at once."""
+        self._listeners.append(tell)
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 
@@ -301,7 +304,8 @@ class ClusterView:
         records += [self._import(name, now) for name in sorted(names)]
         self.records.put(records)
         if names:
-            self.on_names(names)
+            for tell in self._listeners:
+                tell(names)
         self.on_change()
 
     def _peer(self, name: str) -> Record | None:

@@ -149,7 +149,7 @@ class Keeper:
             await asyncio.wait([self._introductions[service]])
         if self._table.get(text) is not None:
             return True
-        return names.absent(wanted, known_clusters=self._outside.clusters())
+        return names.absent(wanted, known_clusters=self._outside.clusters(), imp=self._outside.find(service))
 
     def demanded(self, clusters: Iterable[str]) -> list[str]:
         """Envoy asks for clusters of redirected connections; returns those that nothing is known of."""

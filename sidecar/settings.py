@@ -8,6 +8,7 @@ from typing import Literal
 
 import msgspec
 
+from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings
 from federation.registry.edge.settings import EdgeSettings, check_address, check_port
 from federation.settings import load
@@ -29,7 +30,7 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def servers(self) -> list[tuple[str, int]]:
         """`upstream` as (address, port); raises InvalidSettings."""
-        return [_server(text) for text in self.upstream]
+        return [parse_server(text, key="dns.upstream") for text in self.upstream]
 
 
 class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -73,21 +74,6 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings("idle_seconds and absent_seconds are above 0")
         if not 0 <= self.dns.ttl <= 3600:
             raise InvalidSettings(f"dns.ttl {self.dns.ttl} is not 0 to 3600")
-
-
-def _server(text: str) -> tuple[str, int]:
-    """From "192.0.2.1", "192.0.2.1:5353", "2001:db8::1" or "[2001:db8::1]:53"."""
-    host, port = text, "53"
-    if text.startswith("["):
-        host, _, rest = text[1:].partition("]")
-        port = rest[1:] if rest else port
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    check_address(host, key="dns.upstream")
-    if not port.isdecimal():
-        raise InvalidSettings(f"dns.upstream {text!r} is not ADDRESS or ADDRESS:PORT")
-    check_port(int(port), key="dns.upstream")
-    return host, int(port)
 
 
 def read(path: Path) -> SidecarSettings:

@@ -92,7 +92,7 @@ class Writer:
             log=log,
             lists=source.lists,
         )
-        view.on_names = self.names_changed
+        view.listen(self.names_changed)
         source.exports_seen.listen(self._exports_changed)
         source.namespaces.listen(self._namespaces_changed)
 

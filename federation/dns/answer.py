@@ -30,12 +30,17 @@ class Srv:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NameRecords:
-    """All that exists at one name. Each text is one TXT record."""
+    """All that exists at one name. Each text is one TXT record.
+
+    `detached`: the names above it do not exist because of it. What explains why a name does not exist must not make it
+    exist; it is the one exception from RFC 8020.
+    """
 
     a: tuple[str, ...] = ()
     aaaa: tuple[str, ...] = ()
     srv: tuple[Srv, ...] = ()
     txt: tuple[str, ...] = ()
+    detached: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ _CLUSTERSET = ("svc", "clusterset", "local")
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.ASCII)
 _SRV_LABEL = re.compile(r"_[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?\Z", re.ASCII)
 _WHY = "_why"
+_LONGEST = 253
 
 
 class Ask(enum.Enum):
@@ -107,36 +108,32 @@ def records(
     `addresses` are where callers reach the service: virtual addresses, or the ClusterSetIP. A headless service gets the
     addresses of its ready endpoints where these are known, `addresses` where they are not, and no name at all when
     nothing is ready. `note` is added to what `_why` says. Empty when the pinned cluster does not export the service.
+    A name that would be too long is left out; an endpoint without a name of its own is found under the service's.
     """
     backends = tuple(b for b in imp.backends if cluster is None or b.cluster == cluster)
     if cluster is not None and not backends:
         return {}
     ports = imp.ports if cluster is None else tuple(p for p in imp.ports if p.port in backends[0].ports)
+    endpoints = _ready_endpoints(backends) if imp.headless else []
+    reach = tuple(dict.fromkeys(e.address for _, e in endpoints))
+    if not reach and (not imp.headless or any(b.ready for b in backends)):
+        reach = tuple(addresses)
+    why = NameRecords(txt=_why(imp, backends, reach, note), detached=not reach and (imp.headless or bool(cluster)))
     found: dict[str, NameRecords] = {}
-    if imp.headless:
-        endpoints = _ready_endpoints(backends)
-        reach = tuple(dict.fromkeys(e.address for _, e in endpoints))
-        if not reach and any(b.ready for b in backends):
-            reach = tuple(addresses)
-    else:
-        endpoints, reach = [], tuple(addresses)
-    why = NameRecords(txt=_why(imp, backends, reach, note))
     for name in service_names(imp.name, suffix=suffix, cluster=cluster):
         found[f"{_WHY}.{name}"] = why
         if not reach:
             continue
-        hosts = {}
-        if name.endswith(f".svc.{CLUSTERSET_ZONE}"):
-            hosts = {f"{_hostname(e)}.{c}.{name}": e for c, e in endpoints}
-        targets: list[tuple[str, Endpoint | None]] = [*hosts.items()] or [(name, None)]
+        hosts = _hosts(name, endpoints) if name.endswith(f".svc.{CLUSTERSET_ZONE}") else {}
+        targets = hosts or {name: ()}
         found[name] = _addresses(reach, srv=_srv(_one_per_number(ports), targets))
-        for host, endpoint in hosts.items():
-            found[host] = _addresses((endpoint.address,))
+        for host, members in hosts.items():
+            if host != name:
+                found[host] = _addresses([e.address for e in members])
         for port in ports:
-            if port.name:
-                key = f"_{port.name}._{port.protocol.value.lower()}.{name}"
-                found[key] = NameRecords(srv=_srv((port,), targets))
-    return found
+            if port.name and (srv := _srv((port,), targets)):
+                found[f"_{port.name}._{port.protocol.value.lower()}.{name}"] = NameRecords(srv=srv)
+    return {name: value for name, value in found.items() if len(name) <= _LONGEST}
 
 
 def _strip_zone(labels: list[str], suffix: str) -> tuple[list[str] | None, bool]:
@@ -154,6 +151,17 @@ def _ready_endpoints(backends: Sequence[Backend]) -> list[tuple[str, Endpoint]]:
     return sorted(ready, key=lambda pair: (pair[0], pair[1].address))
 
 
+def _hosts(name: str, endpoints: Sequence[tuple[str, Endpoint]]) -> dict[str, tuple[Endpoint, ...]]:
+    """Ready endpoints by their name below `name`: one of two families, or several of one hostname, share it."""
+    hosts: dict[str, tuple[Endpoint, ...]] = {}
+    for cluster, endpoint in endpoints:
+        host = f"{_hostname(endpoint)}.{cluster}.{name}"
+        if len(host) > _LONGEST:
+            host = name
+        hosts[host] = (*hosts.get(host, ()), endpoint)
+    return hosts
+
+
 def _hostname(endpoint: Endpoint) -> str:
     """Its hostname, or its address with dashes."""
     if endpoint.hostname:
@@ -166,13 +174,24 @@ def _one_per_number(ports: Sequence[Port]) -> tuple[Port, ...]:
     return tuple({p.port: p for p in reversed(ports)}[number] for number in dict.fromkeys(p.port for p in ports))
 
 
-def _srv(ports: Sequence[Port], targets: Sequence[tuple[str, Endpoint | None]]) -> tuple[Srv, ...]:
+def _srv(ports: Sequence[Port], targets: Mapping[str, Sequence[Endpoint]]) -> tuple[Srv, ...]:
+    """One for each port and target; `targets`: the endpoints behind a name, none where it leads to a virtual address.
+
+    The number is where the endpoint listens, as in the cluster's own DNS: nothing translates it on the way there.
+    """
     weight = max(1, 100 // max(1, len(targets)))
     return tuple(
-        Srv(0, weight, e.ports.get(p.port, p.port) if e is not None else p.port, host)
-        for p in ports
-        for host, e in targets
+        Srv(0, weight, number, host)
+        for port in ports
+        for host, members in targets.items()
+        for number in sorted({_number(port, e) for e in members} if members else {port.port})
+        if number
     )
+
+
+def _number(port: Port, endpoint: Endpoint) -> int:
+    """Where `endpoint` listens for `port`; 0 where it does not."""
+    return endpoint.ports.get(port.port, 0) if endpoint.ports else port.port
 
 
 def _addresses(addresses: Sequence[str], *, srv: tuple[Srv, ...] = ()) -> NameRecords:
@@ -194,9 +213,17 @@ def _why(imp: Import, backends: Sequence[Backend], reach: Sequence[str], note: s
     return tuple(lines)
 
 
-def absent(name: GlobalName, *, known_clusters: Mapping[str, object] | Collection[str] = ()) -> str:
-    """Why a name of ours does not exist: the reason that goes with NXDOMAIN."""
+def absent(
+    name: GlobalName, *, known_clusters: Mapping[str, object] | Collection[str] = (), imp: Import | None = None
+) -> str:
+    """Why a name of ours does not exist: the reason that goes with NXDOMAIN. `imp`: the import, where there is one."""
     if name.cluster is not None and known_clusters and name.cluster not in known_clusters:
         return f"no linked cluster is called {name.cluster}"
     where = f" by {name.cluster}" if name.cluster is not None else ""
-    return f"{name.service} is not exported to this cluster{where}"
+    if imp is None or (name.cluster is not None and all(b.cluster != name.cluster for b in imp.backends)):
+        return f"{name.service} is not exported to this cluster{where}"
+    if not any(b.ready for b in imp.backends if name.cluster in (None, b.cluster)):
+        return f"{name.service} has nothing ready{where}"
+    if name.ask in (Ask.SERVICE, Ask.WHY):
+        return f"{name.service} has no address here; ask TXT of _why.<name>"
+    return f"{name.service} has no such {name.ask.value}"

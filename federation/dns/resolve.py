@@ -7,9 +7,9 @@ have the sockets.
 from __future__ import annotations
 
 import asyncio
-import enum
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
 from federation.dns import wire
 from federation.dns.answer import Answer
@@ -17,17 +17,22 @@ from federation.dns.shared import Shared
 from federation.dns.table import Table
 from federation.dns.upstream import Upstream, UpstreamAnswer, UpstreamFailed
 from federation.dns.wire import AA, CD, RA, RD, TC, Ede, Malformed, Query, Rcode, Type
+from federation.errors import Unavailable
 from federation.log import Logger
 
 Miss = Callable[[str], Awaitable[bool | str]]
 Send = Callable[[bytes], object]
 
 
-class Failed(enum.Enum):
-    """A miss that brought no verdict."""
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A miss that brought no verdict, and why."""
 
-    TIMED_OUT = "nobody could say in time whether the name exists"
-    BROKEN = "the look-up failed inside"
+    reason: str
+
+
+_TIMED_OUT = Failed("nobody could say in time whether the name exists")
+_BROKEN = Failed("the look-up failed inside")
 
 
 class Resolver:
@@ -110,7 +115,7 @@ class Resolver:
             return self._render(query, known, limit)
         if isinstance(verdict, Failed):
             self.counts["servfail"] += 1
-            return self._error(query, Rcode.SERVFAIL, (Ede.NOT_READY, verdict.value))
+            return self._error(query, Rcode.SERVFAIL, (Ede.NOT_READY, verdict.reason))
         self.counts["nxdomain"] += 1
         ede = (int(Ede.OTHER), verdict) if isinstance(verdict, str) else None
         return self._render(query, self._table.nxdomain(query.name, zone), limit, ede)
@@ -121,10 +126,12 @@ class Resolver:
             async with asyncio.timeout(self._miss_timeout):
                 return await self._miss(wire.decode_name(name))
         except TimeoutError:
-            return Failed.TIMED_OUT
+            return _TIMED_OUT
+        except Unavailable as error:
+            return Failed(error.message)
         except Exception:
             self._log.exception("dns miss failed", name=wire.decode_name(name))
-            return Failed.BROKEN
+            return _BROKEN
 
     def _forward(self, message: bytes, query: Query, send: Send, limit: int) -> bytes | None:
         if self._upstream is None:

@@ -30,10 +30,11 @@ from federation.log import Logger
 class DnsServer:
     """Serves `table` and forwards the rest to `upstream` (None: REFUSED).
 
-    `miss(name)` gets a lower-case name without the final dot and says True (look again), False or a reason (NXDOMAIN).
-    Concurrent queries for the name share it; after `miss_timeout` seconds they get SERVFAIL. `branch(name)` says of a
-    name without records that names may exist below it: it gets NODATA, and `miss` is not asked. `rate_limit` is for
-    servers that strangers reach; loopback needs none. `metrics` is where the counters are offered.
+    `miss(name)` gets a lower-case name without the final dot and says True (look again), False or a reason (NXDOMAIN);
+    it raises Unavailable where it cannot tell (SERVFAIL with the reason). Concurrent queries for the name share it;
+    after `miss_timeout` seconds they get SERVFAIL. `branch(name)` says of a name without records that names may exist
+    below it: it gets NODATA, and `miss` is not asked. `rate_limit` is for servers that strangers reach; loopback needs
+    none. `metrics` is where the counters are offered.
     """
 
     def __init__(
@@ -70,7 +71,8 @@ class DnsServer:
         self._streams = Streams(self._resolver, stream_limits or StreamLimits())
         self._listener: asyncio.Server | None = None
         self._metrics = metrics
-        self._collector = DnsCollector(self.counts, self._gauges)
+        self.collector = DnsCollector(self.counts, self._gauges)
+        """For a registry of the owner's, where `metrics` is not given."""
 
     async def start(self, host: str, port: int) -> int:
         """Listen on `host`:`port` by UDP and TCP (port 0 picks one that is free for both); returns the port.
@@ -85,13 +87,13 @@ class DnsServer:
         self._listener = await loop.create_server(self._streams.protocol, sock=tcp)
         await loop.create_datagram_endpoint(lambda: self._datagrams, sock=udp)
         if self._metrics is not None:
-            self._metrics.register(self._collector)
+            self._metrics.register(self.collector)
         return taken
 
     async def close(self) -> None:
         """Stop listening and give up what is in flight."""
         if self._metrics is not None and self._listener is not None:
-            self._metrics.unregister(self._collector)
+            self._metrics.unregister(self.collector)
         self._datagrams.close()
         if self._listener is not None:
             self._listener.close()

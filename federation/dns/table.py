@@ -63,12 +63,14 @@ class Table:
         zone = self.zone_of(key)
         if zone is None:
             raise InvalidInput(f"{name!r} is in none of the zones {', '.join(self.zones)}")
-        if self._records.get(key) == records:
+        held = self._records.get(key)
+        if held == records:
             return
         for qtype in (Type.A, Type.AAAA, Type.SRV, Type.TXT):
             answer.rdatas(records, qtype)  # what cannot be encoded is refused here, not when it is asked for
-        if key not in self._records:
-            self._count(key, zone, 1)
+        step = int(not records.detached) - int(held is not None and not held.detached)
+        if step:
+            self._count(key, zone, step)
         self._records[key] = records
         self._forget(key)
 
@@ -76,8 +78,10 @@ class Table:
         """Forget `name`; nothing happens if it is not there."""
         key = wire.encode_name(name)
         zone = self.zone_of(key)
-        if zone is not None and self._records.pop(key, None) is not None:
-            self._count(key, zone, -1)
+        held = self._records.pop(key, None) if zone is not None else None
+        if zone is not None and held is not None:
+            if not held.detached:
+                self._count(key, zone, -1)
             self._forget(key)
 
     def get(self, name: str) -> NameRecords | None:

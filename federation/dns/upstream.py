@@ -19,12 +19,30 @@ from federation.aio.clock import Clock, SystemClock
 from federation.dns import wire
 from federation.dns.shared import Shared
 from federation.dns.wire import Ede, Query, Rcode
+from federation.errors import InvalidSettings
 
 Server = tuple[str, int]
 _PENALTY = 10.0
 _ROUNDS = 2
 SHIELDED = ("127.128.0.0/9", "240.0.0.0/4")
 """Where virtual addresses live. No name of other people leads there, unless somebody wants it to (DNS rebinding)."""
+
+
+def parse_server(text: str, *, key: str) -> Server:
+    """From "192.0.2.1", "192.0.2.1:5353", "2001:db8::1" or "[2001:db8::1]:53"; raises InvalidSettings naming `key`."""
+    host, port = text, "53"
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
+        port = rest[1:] if rest else port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        raise InvalidSettings(f"{key} {text!r} is no IP address", hint="such as 10.0.0.10 or 10.0.0.10:53") from None
+    if not (port.isascii() and port.isdecimal() and 1 <= int(port) <= 65535):
+        raise InvalidSettings(f"{key} {text!r} is not ADDRESS or ADDRESS:PORT")
+    return host, int(port)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from federation.dns import names
+from federation.dns import names, wire
 from federation.dns.answer import NameRecords, Srv
 from federation.dns.names import Ask, GlobalName
 from federation.dns.table import Table
@@ -220,6 +220,50 @@ def test_a_headless_service_with_nothing_ready_does_not_exist() -> None:
     found = headless(backend("east", ready=0, endpoints=(endpoint("10.0.0.1", ready=False),)))
     assert sorted(found) == ["_why.echo.shop.global", "_why.echo.shop.svc.clusterset.local"]
     assert found["_why.echo.shop.global"].txt[0] == "shop/echo has nothing ready"
+    table = Table(["clusterset.local", "global"])
+    for key, value in found.items():
+        table.put(key, value)
+    for text in ("echo.shop.global", "echo.shop.svc.clusterset.local"):
+        assert not table.exists(wire.encode_name(text))  # its explanation does not make it exist
+
+
+def test_a_hostname_of_both_families_is_one_name_and_one_target() -> None:
+    pods = [endpoint(f"{prefix}{n}", hostname=f"pod-{n}") for n in (0, 1) for prefix in ("10.0.0.", "fd00::1")]
+    found = headless(backend("east", endpoints=tuple(pods)))
+    base = "echo.shop.svc.clusterset.local"
+    assert found[f"pod-1.east.{base}"] == NameRecords(a=("10.0.0.1",), aaaa=("fd00::11",))
+    assert [s.target for s in found[f"_http._tcp.{base}"].srv] == [f"pod-{n}.east.{base}" for n in (0, 1)]
+
+
+def test_several_addresses_of_one_hostname_are_all_given() -> None:
+    found = headless(backend("east", endpoints=tuple(endpoint(f"10.0.0.{n}", hostname="web") for n in (1, 2))))
+    assert found["web.east.echo.shop.svc.clusterset.local"].a == ("10.0.0.1", "10.0.0.2")
+
+
+def test_an_endpoint_without_a_port_has_no_record_for_it() -> None:
+    imp = Import(
+        name=ECHO,
+        headless=True,
+        ports=(HTTP, METRICS),
+        backends=(backend("east", endpoints=(endpoint("10.0.0.1"), endpoint("10.0.0.2", ports={9090: 9091}))),),
+    )
+    found = names.records(imp, (), suffix="global")
+    base = "echo.shop.svc.clusterset.local"
+    assert [(s.port, s.target) for s in found[f"_http._tcp.{base}"].srv] == [(8080, f"10-0-0-1.east.{base}")]
+    assert [(s.port, s.target) for s in found[f"_metrics._tcp.{base}"].srv] == [(9091, f"10-0-0-2.east.{base}")]
+    assert len(found[base].srv) == 2
+
+
+def test_names_at_the_limit_of_their_labels_fit_or_are_left_out() -> None:
+    long = ServiceName("n" * 63, "s" * 63)
+    east = backend("c" * 63, endpoints=(endpoint("10.0.0.1", hostname="h" * 63),))
+    found = names.records(Import(name=long, headless=True, ports=(HTTP,), backends=(east,)), (), suffix="global")
+    base = f"{long.name}.{long.namespace}.svc.clusterset.local"
+    assert found[base].a == ("10.0.0.1",)
+    assert found[f"_http._tcp.{base}"].srv == (Srv(0, 100, 8080, base),)
+    table = Table(["clusterset.local", "global"])
+    for key, value in found.items():
+        table.put(key, value)
 
 
 def test_every_record_can_be_put_in_a_table() -> None:
@@ -236,3 +280,8 @@ def test_why_a_name_is_absent() -> None:
     assert names.absent(name(cluster="east"), known_clusters=["east"]) == (
         "shop/echo is not exported to this cluster by east"
     )
+    assert names.absent(name(cluster="north"), imp=IMPORT) == "shop/echo is not exported to this cluster by north"
+    assert "no address here" in names.absent(name(cluster="west"), imp=IMPORT)
+    assert names.absent(name(ask=Ask.PORT, port="x", protocol="tcp"), imp=IMPORT) == "shop/echo has no such port"
+    idle = Import(name=ECHO, backends=(backend("east", ready=0),))
+    assert names.absent(name(), imp=idle) == "shop/echo has nothing ready"

@@ -14,6 +14,7 @@ import structlog
 from federation.dns.answer import NameRecords
 from federation.dns.resolve import Resolver
 from federation.dns.table import Table
+from federation.errors import Unavailable
 
 Make = Callable[..., bytes]
 Ask = Callable[..., Awaitable[dns.message.Message]]
@@ -184,6 +185,15 @@ async def test_a_slow_miss_is_servfail(table: Table, query: Make) -> None:
     answer = await ask(resolver(table, miss=miss, miss_timeout=0.01), query("new.shop.global", use_edns=0))
     assert answer.rcode() == dns.rcode.SERVFAIL
     assert ede(answer) == (14, "nobody could say in time whether the name exists")
+
+
+async def test_a_miss_that_cannot_tell_is_servfail_with_its_reason(table: Table, query: Make) -> None:
+    async def miss(name: str) -> bool:
+        raise Unavailable("the registry was not heard of yet")
+
+    answer = await ask(resolver(table, miss=miss), query("new.shop.global", use_edns=0))
+    assert answer.rcode() == dns.rcode.SERVFAIL
+    assert ede(answer) == (14, "the registry was not heard of yet")
 
 
 async def test_a_broken_miss_is_servfail(table: Table, query: Make) -> None:

@@ -112,6 +112,21 @@ def test_names_above_come_and_go_with_what_is_below(table: Table) -> None:
     assert lines(ask(table, "global")) == []
 
 
+def test_a_detached_name_exists_by_itself(table: Table) -> None:
+    name = wire.encode_name("pay.shop.svc.clusterset.local")
+    table.put("_why.pay.shop.svc.clusterset.local", NameRecords(txt=("nothing ready",), detached=True))
+    assert not table.exists(name)
+    assert table.exists(wire.encode_name("_why.pay.shop.svc.clusterset.local"))
+    table.put("_why.pay.shop.svc.clusterset.local", NameRecords(txt=("here",)))
+    assert table.exists(name)
+    table.put("_why.pay.shop.svc.clusterset.local", NameRecords(txt=("nothing ready",), detached=True))
+    assert not table.exists(name)
+    table.remove("_why.pay.shop.svc.clusterset.local")
+    table.put("_http._tcp.pay.shop.svc.clusterset.local", NameRecords(txt=("x",)))
+    table.remove("_http._tcp.pay.shop.svc.clusterset.local")
+    assert not table.exists(name)
+
+
 def test_a_name_above_that_has_records_itself_survives(table: Table) -> None:
     table.put("shop.global", NameRecords(a=("127.128.0.7",)))
     assert lines(ask(table, "shop.global")) == ["5 A 127.128.0.7"]
