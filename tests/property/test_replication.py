@@ -257,9 +257,11 @@ class Replication(RuleBasedStateMachine):
     def a_frame_of_an_old_stream_arrives(self, number: int, index: int) -> None:
         consumer = self.consumers[number]
         if index < len(consumer.late):
+            stream, frame = consumer.late[index]
+            replaced = stream != consumer.sink.stream  # else the source has ended, and the sink does not know yet
             before = consumer.sink.replica.dump()
-            self.arrive(consumer, *consumer.late[index])
-            assert consumer.sink.replica.dump() == before
+            self.arrive(consumer, stream, frame)
+            assert not replaced or consumer.sink.replica.dump() == before
 
     def arrive(self, consumer: Consumer, stream: int, frame: bytes) -> bool:
         try:
