@@ -273,6 +273,30 @@ async def test_checks_begin_without_a_failed_request(world: Any, kit: Any, pair:
     assert await held == "west-1:hello"
 
 
+@pytest.mark.parametrize("end", ["kill", "freeze"])
+@pytest.mark.parametrize("used", [True, False], ids=["in use", "not yet used"])
+async def test_before_its_checks_begin_a_new_name_leaves_a_dead_gateway(
+    world: Any, kit: Any, pair: Any, end: str, used: bool
+) -> None:
+    """Look-ups without end put checks off: connect time-outs, pings and retries have to do without."""
+    _, _, gateway = pair
+    await world.gateway("west")
+    world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
+    uses: list[object] = []
+    sidecar = await world.sidecar("east", uses)
+    uses.append(kit.Use(name=ECHO, vip=kit.vip))
+    sidecar.publish()
+    await sidecar.settled()
+    for _ in range(4 if used else 0):
+        assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[0] == 200
+    getattr(gateway, end)()
+    for _ in range(3):  # the later ones meet what the first have found out
+        answers = await asyncio.gather(*(kit.http(kit.vip, 80, host="echo.shop.global") for _ in range(8)))
+        assert {status for status, _, _ in answers} == {200}
+        assert await kit.line(kit.vip, 9000, "hello") == "west-1:hello"
+    assert await stat(sidecar, "cluster.out/shop/echo/80.health_check.attempt") == 0
+
+
 async def reaches(proxy: Any, name: str, least: int) -> None:
     async with asyncio.timeout(10):
         while await stat(proxy, name) < least:
