@@ -43,7 +43,9 @@ class Sink:
     """The consumer's end. `open` begins a stream and gives its first Demand; `receive` takes each Update of it.
 
     `wildcard` False: IMPORT records come by name only (`subscribe`), the other `kinds` all. `origin`: refuse what any
-    other origin claims (Denied, code foreign_origin), for the registry's end of Publish.
+    other origin claims (Denied, code foreign_origin), for the registry's end of Publish. `speaker`: the origin that is
+    the source itself. What it says of itself counts at once, whatever the versions: of several agents of one cluster,
+    each numbers its view by itself, and the one that is connected is the one to believe.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Sink:
         wildcard: bool = True,
         names: Iterable[str] = (),
         origin: str | None = None,
+        speaker: str | None = None,
     ) -> None:
         self.replica = replica if replica is not None else Replica()
         self.kinds = frozenset(kinds)
@@ -66,6 +69,7 @@ class Sink:
         """Origins of which this end holds newer versions, and what the source says of them. Kept for the time being."""
         self._insisted: dict[str, int] = {}  # overruled origin -> heartbeats since the source hears it all the same
         self._origin = origin
+        self._speaker = speaker
         self._names = set(names)
         if not wildcard:
             self.replica.absent.intersection_update(self._names)  # a view from the disk may know of other names
@@ -264,7 +268,8 @@ class Sink:
             held = replica.origins.get(origin.name)
             if held is not None and origin.version < held.version and origin.state is not OriginState.GONE:
                 # Within one history an origin goes back only by having been GONE in between: it has begun anew.
-                anew = same_history and message.complete and origin.name in replica.complete
+                anew = same_history and origin.name in replica.complete
+                anew = message.complete and (anew or origin.name == self._speaker)
                 if not anew:
                     self.overruled[origin.name] = origin
                     doubted = replica.doubt(origin.name)

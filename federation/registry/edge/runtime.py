@@ -339,7 +339,7 @@ async def open_edge(
     if followed is not None:
         for key in [r.key for r in replica.records(kind=Kind.IMPORT) if r.key.name not in followed]:
             replica.remove(key)
-    sink = Sink(replica, kinds=kinds, wildcard=followed is None, names=followed or ())
+    sink = Sink(replica, kinds=kinds, wildcard=followed is None, names=followed or (), speaker=renewer.current.cluster)
     edge.append(
         Edge(
             settings=settings,

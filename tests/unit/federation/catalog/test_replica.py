@@ -134,6 +134,38 @@ def test_who_left_and_came_back_with_lower_versions_replaces_what_was_held(log, 
     assert w.view == {"a/n/s": b"newer"}
 
 
+def test_what_the_speaker_says_of_itself_counts_at_once_whatever_the_versions(wire, record):
+    """A consumer moves between the replicas of one agent, each of which numbers its view by itself."""
+    one, two = Log(history="one"), Log(history="two")
+    one.reset_origin("east", Version(9, 9), [record("east", n, (9, 9), b"one") for n in ("a", "b", "c")])
+    two.reset_origin("east", Version(3, 5), [record("east", n, (3, 4), b"two") for n in ("b", "c", "d")])
+    sink = Sink(speaker="east")
+    wire(one, sink).pump()
+    moved = wire(two, sink)
+    moved.pump()
+    assert moved.view == {"east/b": b"two", "east/c": b"two", "east/d": b"two"}
+    assert sink.synced
+    two.put([record("east", "b", (3, 6), b"later"), record("east", "c", (3, 7), None)])
+    moved.pump()
+    assert moved.view == {"east/b": b"later", "east/d": b"two"}
+    back = wire(one, sink)
+    back.pump()
+    assert back.view == {"east/a": b"one", "east/b": b"one", "east/c": b"one"}
+    assert not sink.overruled
+
+
+def test_of_others_the_speaker_is_no_authority(wire, record):
+    one, two = Log(history="one"), Log(history="two")
+    one.reset_origin("west", Version(9, 9), [record("west", "a", (9, 9), b"new")])
+    two.reset_origin("west", Version(3, 5), [record("west", "a", (3, 4), b"old")])
+    sink = Sink(speaker="east")
+    wire(one, sink).pump()
+    moved = wire(two, sink)
+    moved.pump()
+    assert moved.view == {"west/a": b"new"}
+    assert "west" in sink.overruled
+
+
 def test_an_origin_that_is_heard_and_insists_on_lower_versions_has_begun_anew(log, wire, record):
     sink = Sink()
     wire(log, sink).pump()
