@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -16,23 +17,26 @@ from discovery.consumers import Consumer
 from discovery.names import parse_global
 from discovery.view import Neighbour
 from federation import __version__
-from federation.errors import NotFound, StorageFailed
+from federation.envoy.names import server_name
+from federation.errors import InvalidName, NotFound, StorageFailed
 from federation.model.address import join_address
 from federation.model.cluster import Peer
-from federation.model.ids import ServiceName
+from federation.model.ids import ServiceName, parse_label
 from federation.model.record import OriginState
-from federation.model.service import Backend, Import
+from federation.model.service import Backend, Import, Service
 from federation.model.wire import (
     bundle_to_pb,
     gateway_to_pb,
     grants_from_pb,
     import_to_pb,
+    link_to_pb,
     problem_to_pb,
+    service_to_pb,
 )
 from federation.policy.locality import place
 from federation.proto.v1 import agent_pb2 as pb
 from federation.proto.v1 import agent_pb2_grpc as rpc
-from federation.proto.v1 import registry_pb2
+from federation.proto.v1 import records_pb2, registry_pb2
 from federation.registry.status import unary
 from federation.trust.bundle import fingerprint
 
@@ -40,6 +44,12 @@ if TYPE_CHECKING:
     from discovery.agent import Agent
 
 SOCKET = "agent.sock"
+_METHODS = (
+    *("Identity", "Pin", "Unpin", "Namespace", "Status"),
+    *("Export", "Unexport", "Preview", "ListImports", "Resolve"),
+)
+_MAX_SERVER_NAME = 253
+"""Characters of a host name (RFC 1035, 2.3.4), which a TLS server name is (RFC 6066, 3)."""
 
 
 class AdminServer:
@@ -75,7 +85,7 @@ class AdminServer:
 class _Servicer(rpc.AgentServicer):
     def __init__(self, agent: Agent) -> None:
         call = unary(agent.log)
-        for name in ("Identity", "Pin", "Unpin", "Export", "Unexport", "ListImports", "Resolve", "Status"):
+        for name in _METHODS:
             handler = getattr(self, f"_{name.lower()}")
             handler = _named(handler, name)
             setattr(self, name, call(handler))
@@ -94,15 +104,21 @@ class _Servicer(rpc.AgentServicer):
     async def _pin(self, request: pb.PinRequest, context: Any) -> registry_pb2.Empty:
         self._agent.pins.pin(request.cluster, request.trust_domain, request.fingerprint)
         self._agent.view.pinned(request.cluster)
+        await self._share_pins()
         return registry_pb2.Empty()
 
     async def _unpin(self, request: pb.UnpinRequest, context: Any) -> registry_pb2.Empty:
         if self._agent.pins.unpin(request.cluster):
             self._agent.view.pinned(request.cluster)
+        await self._share_pins()
         return registry_pb2.Empty()
 
+    async def _share_pins(self) -> None:
+        if self._agent.replicas is not None:
+            await self._agent.replicas.share_pins()
+
     async def _export(self, request: pb.ExportRequest, context: Any) -> pb.ExportReply:
-        name = ServiceName.parse(f"{request.namespace}/{request.name}")
+        name = self._name(request)
         path, changed = await self._agent.source.export(name, grants_from_pb(request.grants))
         return pb.ExportReply(path=path, changed=changed)
 
@@ -110,6 +126,50 @@ class _Servicer(rpc.AgentServicer):
         name = ServiceName.parse(f"{request.namespace}/{request.name}")
         path, changed = await self._agent.source.unexport(name)
         return pb.ExportReply(path=path, changed=changed)
+
+    async def _preview(self, request: pb.PreviewRequest, context: Any) -> pb.PreviewReply:
+        agent, asked = self._agent, request.export
+        name = ServiceName.parse(f"{asked.namespace}/{asked.name}") if request.withdraw else self._name(asked)
+        grants = None if request.withdraw else grants_from_pb(asked.grants)
+        planned = await agent.source.preview(name, grants)
+        return pb.PreviewReply(
+            path=planned.where,
+            changed=planned.changed,
+            before=_claim(agent.source.state.value.exports.get(name)),
+            after=_claim(planned.claim),
+            left_out=[pb.PreviewReply.LeftOut(port=port, protocol=protocol) for port, protocol in planned.left_out],
+            peers=[
+                pb.PreviewPeer(
+                    status=_peer(n),
+                    link=link_to_pb(n.link) if n.link is not None else None,
+                    service=_claim(n.services.get(name)),
+                )
+                for n in agent.view.linked
+            ],
+        )
+
+    async def _namespace(self, request: pb.NamespaceRequest, context: Any) -> pb.NamespaceReply:
+        there = self._agent.source.has_namespace(parse_label(request.name, what="namespace"))
+        kubernetes = self._agent.settings.kubernetes
+        if there is None:
+            return pb.NamespaceReply(state="unknown")
+        if there:
+            return pb.NamespaceReply(state="exists")
+        creates = kubernetes is not None and kubernetes.create_namespaces
+        return pb.NamespaceReply(state="created" if creates else "missing")
+
+    def _name(self, request: pb.ExportRequest) -> ServiceName:
+        """Raises InvalidName, for one that no peer could call, too."""
+        name = ServiceName.parse(f"{request.namespace}/{request.name}")
+        longest = server_name(name, 65535, self._agent.settings.trust_domain)
+        if len(longest) > _MAX_SERVER_NAME:
+            more = len(longest) - _MAX_SERVER_NAME
+            raise InvalidName(
+                f"{name} makes a server name of {len(longest)} characters, {more} too many",
+                hint="shorten the names of the service, its namespace, or the federation's domain",
+                code="name_too_long",
+            )
+        return name
 
     async def _listimports(self, request: registry_pb2.Empty, context: Any) -> pb.ListImportsReply:
         imports = self._agent.view.imports
@@ -135,7 +195,7 @@ class _Servicer(rpc.AgentServicer):
         failure = watch.last_error or agent.publish.last_error
         detail = str(failure) if failure is not None else ""
         if not agent.source.state.value.complete:
-            detail = detail or "it reports nothing before it has read its manifests"
+            detail = detail or f"it reports nothing before it has read {agent.source.what}"
         return pb.AgentStatus(
             cluster=agent.settings.cluster,
             version=__version__,
@@ -150,7 +210,13 @@ class _Servicer(rpc.AgentServicer):
             consumers=[_consumer(c, agent) for c in agent.consumers.all],
             problems=map(problem_to_pb, agent.problems.all()),
             registry_detail=detail,
+            exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
         )
+
+
+def _claim(service: Service | None) -> records_pb2.Service | None:
+    """As peers get it: without endpoints."""
+    return None if service is None else service_to_pb(replace(service, endpoints=()))
 
 
 def _named(handler: Any, name: str) -> Any:

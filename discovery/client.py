@@ -76,6 +76,16 @@ class AgentClient(UnaryClient):
         """Take an export back."""
         return await self._ask(self._stub.Unexport, _request(name, ()))
 
+    async def preview(self, name: ServiceName | str, grants: Iterable[Grant] | None) -> pb.PreviewReply:
+        """What `export` with these grants would do, or `unexport` (None); raises as they do."""
+        request = pb.PreviewRequest(export=_request(name, grants or ()), withdraw=grants is None)
+        return await self._ask(self._stub.Preview, request)
+
+    async def namespace(self, name: str) -> str:
+        """Whether imports of this namespace have a place: "exists", "missing", "created" (on import) or "unknown"."""
+        reply: pb.NamespaceReply = await self._ask(self._stub.Namespace, pb.NamespaceRequest(name=name))
+        return reply.state
+
     async def imports(self) -> list[records_pb2.Import]:
         """What this cluster sees, by name."""
         return list((await self._ask(self._stub.ListImports, registry_pb2.Empty())).imports)

@@ -26,7 +26,7 @@ from federation.proto.v1 import records_pb2 as federation_dot_proto_dot_v1_dot_r
 from federation.proto.v1 import registry_pb2 as federation_dot_proto_dot_v1_dot_registry__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65ration/proto/v1/agent.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\x1a\"federation/proto/v1/registry.proto\"\x86\x01\n\rAgentIdentity\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12%\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\"H\n\nPinRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\x1f\n\x0cUnpinRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"V\n\rExportRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12$\n\x06grants\x18\x03 \x03(\x0b\x32\x14.federation.v1.Grant\",\n\x0b\x45xportReply\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\":\n\x10ListImportsReply\x12&\n\x07imports\x18\x01 \x03(\x0b\x32\x15.federation.v1.Import\"\x1e\n\x0eResolveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"g\n\x0cResolveReply\x12%\n\x06import\x18\x01 \x01(\x0b\x32\x15.federation.v1.Import\x12\x30\n\x08\x62\x61\x63kends\x18\x02 \x03(\x0b\x32\x1e.federation.v1.ResolvedBackend\"c\n\x0fResolvedBackend\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\xbf\x01\n\x0e\x43onsumerStatus\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x18\n\x10\x61pplied_revision\x18\x05 \x01(\x04\x12\x18\n\x10offered_revision\x18\x06 \x01(\x04\x12(\n\x08problems\x18\x07 \x03(\x0b\x32\x16.federation.v1.Problem\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"x\n\nPeerStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08services\x18\x03 \x01(\r\x12(\n\x08gateways\x18\x04 \x03(\x0b\x32\x16.federation.v1.Gateway\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\xe7\x02\n\x0b\x41gentStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1a\n\x12registry_connected\x18\x03 \x01(\x08\x12\x1d\n\x15registry_last_seen_ns\x18\x04 \x01(\x03\x12\x19\n\x11registry_revision\x18\x05 \x01(\x04\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07\x65xports\x18\x08 \x01(\r\x12\x0f\n\x07imports\x18\t \x01(\r\x12(\n\x05peers\x18\n \x03(\x0b\x32\x19.federation.v1.PeerStatus\x12\x30\n\tconsumers\x18\x0b \x03(\x0b\x32\x1d.federation.v1.ConsumerStatus\x12(\n\x08problems\x18\x0c \x03(\x0b\x32\x16.federation.v1.Problem\x12\x17\n\x0fregistry_detail\x18\r \x01(\t2\x8e\x04\n\x05\x41gent\x12>\n\x08Identity\x12\x14.federation.v1.Empty\x1a\x1c.federation.v1.AgentIdentity\x12\x36\n\x03Pin\x12\x19.federation.v1.PinRequest\x1a\x14.federation.v1.Empty\x12:\n\x05Unpin\x12\x1b.federation.v1.UnpinRequest\x1a\x14.federation.v1.Empty\x12\x42\n\x06\x45xport\x12\x1c.federation.v1.ExportRequest\x1a\x1a.federation.v1.ExportReply\x12\x44\n\x08Unexport\x12\x1c.federation.v1.ExportRequest\x1a\x1a.federation.v1.ExportReply\x12\x44\n\x0bListImports\x12\x14.federation.v1.Empty\x1a\x1f.federation.v1.ListImportsReply\x12\x45\n\x07Resolve\x12\x1d.federation.v1.ResolveRequest\x1a\x1b.federation.v1.ResolveReply\x12:\n\x06Status\x12\x14.federation.v1.Empty\x1a\x1a.federation.v1.AgentStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x66\x65\x64\x65ration/proto/v1/agent.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\x1a\"federation/proto/v1/registry.proto\"\x86\x01\n\rAgentIdentity\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x12\n\nfederation\x18\x03 \x01(\t\x12%\n\x06\x62undle\x18\x04 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x13\n\x0b\x66ingerprint\x18\x05 \x01(\t\"H\n\nPinRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\"\x1f\n\x0cUnpinRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"V\n\rExportRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12$\n\x06grants\x18\x03 \x03(\x0b\x32\x14.federation.v1.Grant\",\n\x0b\x45xportReply\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"P\n\x0ePreviewRequest\x12,\n\x06\x65xport\x18\x01 \x01(\x0b\x32\x1c.federation.v1.ExportRequest\x12\x10\n\x08withdraw\x18\x02 \x01(\x08\"\x89\x02\n\x0cPreviewReply\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\x12&\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32\x16.federation.v1.Service\x12%\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32\x16.federation.v1.Service\x12\x35\n\x08left_out\x18\x05 \x03(\x0b\x32#.federation.v1.PreviewReply.LeftOut\x12)\n\x05peers\x18\x06 \x03(\x0b\x32\x1a.federation.v1.PreviewPeer\x1a)\n\x07LeftOut\x12\x0c\n\x04port\x18\x01 \x01(\r\x12\x10\n\x08protocol\x18\x02 \x01(\t\"\x84\x01\n\x0bPreviewPeer\x12)\n\x06status\x18\x01 \x01(\x0b\x32\x19.federation.v1.PeerStatus\x12!\n\x04link\x18\x02 \x01(\x0b\x32\x13.federation.v1.Link\x12\'\n\x07service\x18\x03 \x01(\x0b\x32\x16.federation.v1.Service\" \n\x10NamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x1f\n\x0eNamespaceReply\x12\r\n\x05state\x18\x01 \x01(\t\":\n\x10ListImportsReply\x12&\n\x07imports\x18\x01 \x03(\x0b\x32\x15.federation.v1.Import\"\x1e\n\x0eResolveRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"g\n\x0cResolveReply\x12%\n\x06import\x18\x01 \x01(\x0b\x32\x15.federation.v1.Import\x12\x30\n\x08\x62\x61\x63kends\x18\x02 \x03(\x0b\x32\x1e.federation.v1.ResolvedBackend\"c\n\x0fResolvedBackend\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x10\n\x08priority\x18\x02 \x01(\r\x12\r\n\x05ready\x18\x03 \x01(\r\x12\x0f\n\x07\x61\x64\x64ress\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\"\xbf\x01\n\x0e\x43onsumerStatus\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x11\n\tconnected\x18\x04 \x01(\x08\x12\x18\n\x10\x61pplied_revision\x18\x05 \x01(\x04\x12\x18\n\x10offered_revision\x18\x06 \x01(\x04\x12(\n\x08problems\x18\x07 \x03(\x0b\x32\x16.federation.v1.Problem\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\"x\n\nPeerStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x10\n\x08services\x18\x03 \x01(\r\x12(\n\x08gateways\x18\x04 \x03(\x0b\x32\x16.federation.v1.Gateway\x12\x0e\n\x06\x64\x65tail\x18\x05 \x01(\t\"\xfd\x02\n\x0b\x41gentStatus\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x1a\n\x12registry_connected\x18\x03 \x01(\x08\x12\x1d\n\x15registry_last_seen_ns\x18\x04 \x01(\x03\x12\x19\n\x11registry_revision\x18\x05 \x01(\x04\x12\r\n\x05\x65poch\x18\x06 \x01(\x04\x12\x10\n\x08sequence\x18\x07 \x01(\x04\x12\x0f\n\x07\x65xports\x18\x08 \x01(\r\x12\x0f\n\x07imports\x18\t \x01(\r\x12(\n\x05peers\x18\n \x03(\x0b\x32\x19.federation.v1.PeerStatus\x12\x30\n\tconsumers\x18\x0b \x03(\x0b\x32\x1d.federation.v1.ConsumerStatus\x12(\n\x08problems\x18\x0c \x03(\x0b\x32\x16.federation.v1.Problem\x12\x17\n\x0fregistry_detail\x18\r \x01(\t\x12\x14\n\x0c\x65xports_down\x18\x0e \x01(\r2\xa2\x05\n\x05\x41gent\x12>\n\x08Identity\x12\x14.federation.v1.Empty\x1a\x1c.federation.v1.AgentIdentity\x12\x36\n\x03Pin\x12\x19.federation.v1.PinRequest\x1a\x14.federation.v1.Empty\x12:\n\x05Unpin\x12\x1b.federation.v1.UnpinRequest\x1a\x14.federation.v1.Empty\x12\x42\n\x06\x45xport\x12\x1c.federation.v1.ExportRequest\x1a\x1a.federation.v1.ExportReply\x12\x44\n\x08Unexport\x12\x1c.federation.v1.ExportRequest\x1a\x1a.federation.v1.ExportReply\x12\x45\n\x07Preview\x12\x1d.federation.v1.PreviewRequest\x1a\x1b.federation.v1.PreviewReply\x12K\n\tNamespace\x12\x1f.federation.v1.NamespaceRequest\x1a\x1d.federation.v1.NamespaceReply\x12\x44\n\x0bListImports\x12\x14.federation.v1.Empty\x1a\x1f.federation.v1.ListImportsReply\x12\x45\n\x07Resolve\x12\x1d.federation.v1.ResolveRequest\x1a\x1b.federation.v1.ResolveReply\x12:\n\x06Status\x12\x14.federation.v1.Empty\x1a\x1a.federation.v1.AgentStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -43,20 +43,32 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTREQUEST']._serialized_end=451
   _globals['_EXPORTREPLY']._serialized_start=453
   _globals['_EXPORTREPLY']._serialized_end=497
-  _globals['_LISTIMPORTSREPLY']._serialized_start=499
-  _globals['_LISTIMPORTSREPLY']._serialized_end=557
-  _globals['_RESOLVEREQUEST']._serialized_start=559
-  _globals['_RESOLVEREQUEST']._serialized_end=589
-  _globals['_RESOLVEREPLY']._serialized_start=591
-  _globals['_RESOLVEREPLY']._serialized_end=694
-  _globals['_RESOLVEDBACKEND']._serialized_start=696
-  _globals['_RESOLVEDBACKEND']._serialized_end=795
-  _globals['_CONSUMERSTATUS']._serialized_start=798
-  _globals['_CONSUMERSTATUS']._serialized_end=989
-  _globals['_PEERSTATUS']._serialized_start=991
-  _globals['_PEERSTATUS']._serialized_end=1111
-  _globals['_AGENTSTATUS']._serialized_start=1114
-  _globals['_AGENTSTATUS']._serialized_end=1473
-  _globals['_AGENT']._serialized_start=1476
-  _globals['_AGENT']._serialized_end=2002
+  _globals['_PREVIEWREQUEST']._serialized_start=499
+  _globals['_PREVIEWREQUEST']._serialized_end=579
+  _globals['_PREVIEWREPLY']._serialized_start=582
+  _globals['_PREVIEWREPLY']._serialized_end=847
+  _globals['_PREVIEWREPLY_LEFTOUT']._serialized_start=806
+  _globals['_PREVIEWREPLY_LEFTOUT']._serialized_end=847
+  _globals['_PREVIEWPEER']._serialized_start=850
+  _globals['_PREVIEWPEER']._serialized_end=982
+  _globals['_NAMESPACEREQUEST']._serialized_start=984
+  _globals['_NAMESPACEREQUEST']._serialized_end=1016
+  _globals['_NAMESPACEREPLY']._serialized_start=1018
+  _globals['_NAMESPACEREPLY']._serialized_end=1049
+  _globals['_LISTIMPORTSREPLY']._serialized_start=1051
+  _globals['_LISTIMPORTSREPLY']._serialized_end=1109
+  _globals['_RESOLVEREQUEST']._serialized_start=1111
+  _globals['_RESOLVEREQUEST']._serialized_end=1141
+  _globals['_RESOLVEREPLY']._serialized_start=1143
+  _globals['_RESOLVEREPLY']._serialized_end=1246
+  _globals['_RESOLVEDBACKEND']._serialized_start=1248
+  _globals['_RESOLVEDBACKEND']._serialized_end=1347
+  _globals['_CONSUMERSTATUS']._serialized_start=1350
+  _globals['_CONSUMERSTATUS']._serialized_end=1541
+  _globals['_PEERSTATUS']._serialized_start=1543
+  _globals['_PEERSTATUS']._serialized_end=1663
+  _globals['_AGENTSTATUS']._serialized_start=1666
+  _globals['_AGENTSTATUS']._serialized_end=2047
+  _globals['_AGENT']._serialized_start=2050
+  _globals['_AGENT']._serialized_end=2724
 # @@protoc_insertion_point(module_scope)

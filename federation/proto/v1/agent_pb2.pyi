@@ -56,6 +56,59 @@ class ExportReply(_message.Message):
     changed: bool
     def __init__(self, path: _Optional[str] = ..., changed: _Optional[bool] = ...) -> None: ...
 
+class PreviewRequest(_message.Message):
+    __slots__ = ("export", "withdraw")
+    EXPORT_FIELD_NUMBER: _ClassVar[int]
+    WITHDRAW_FIELD_NUMBER: _ClassVar[int]
+    export: ExportRequest
+    withdraw: bool
+    def __init__(self, export: _Optional[_Union[ExportRequest, _Mapping]] = ..., withdraw: _Optional[bool] = ...) -> None: ...
+
+class PreviewReply(_message.Message):
+    __slots__ = ("path", "changed", "before", "after", "left_out", "peers")
+    class LeftOut(_message.Message):
+        __slots__ = ("port", "protocol")
+        PORT_FIELD_NUMBER: _ClassVar[int]
+        PROTOCOL_FIELD_NUMBER: _ClassVar[int]
+        port: int
+        protocol: str
+        def __init__(self, port: _Optional[int] = ..., protocol: _Optional[str] = ...) -> None: ...
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    BEFORE_FIELD_NUMBER: _ClassVar[int]
+    AFTER_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    PEERS_FIELD_NUMBER: _ClassVar[int]
+    path: str
+    changed: bool
+    before: _records_pb2.Service
+    after: _records_pb2.Service
+    left_out: _containers.RepeatedCompositeFieldContainer[PreviewReply.LeftOut]
+    peers: _containers.RepeatedCompositeFieldContainer[PreviewPeer]
+    def __init__(self, path: _Optional[str] = ..., changed: _Optional[bool] = ..., before: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., after: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., left_out: _Optional[_Iterable[_Union[PreviewReply.LeftOut, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PreviewPeer, _Mapping]]] = ...) -> None: ...
+
+class PreviewPeer(_message.Message):
+    __slots__ = ("status", "link", "service")
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    LINK_FIELD_NUMBER: _ClassVar[int]
+    SERVICE_FIELD_NUMBER: _ClassVar[int]
+    status: PeerStatus
+    link: _records_pb2.Link
+    service: _records_pb2.Service
+    def __init__(self, status: _Optional[_Union[PeerStatus, _Mapping]] = ..., link: _Optional[_Union[_records_pb2.Link, _Mapping]] = ..., service: _Optional[_Union[_records_pb2.Service, _Mapping]] = ...) -> None: ...
+
+class NamespaceRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class NamespaceReply(_message.Message):
+    __slots__ = ("state",)
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    state: str
+    def __init__(self, state: _Optional[str] = ...) -> None: ...
+
 class ListImportsReply(_message.Message):
     __slots__ = ("imports",)
     IMPORTS_FIELD_NUMBER: _ClassVar[int]
@@ -124,7 +177,7 @@ class PeerStatus(_message.Message):
     def __init__(self, cluster: _Optional[str] = ..., state: _Optional[str] = ..., services: _Optional[int] = ..., gateways: _Optional[_Iterable[_Union[_records_pb2.Gateway, _Mapping]]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class AgentStatus(_message.Message):
-    __slots__ = ("cluster", "version", "registry_connected", "registry_last_seen_ns", "registry_revision", "epoch", "sequence", "exports", "imports", "peers", "consumers", "problems", "registry_detail")
+    __slots__ = ("cluster", "version", "registry_connected", "registry_last_seen_ns", "registry_revision", "epoch", "sequence", "exports", "imports", "peers", "consumers", "problems", "registry_detail", "exports_down")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -138,6 +191,7 @@ class AgentStatus(_message.Message):
     CONSUMERS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_DETAIL_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_DOWN_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     version: str
     registry_connected: bool
@@ -151,4 +205,5 @@ class AgentStatus(_message.Message):
     consumers: _containers.RepeatedCompositeFieldContainer[ConsumerStatus]
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
     registry_detail: str
-    def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ...) -> None: ...
+    exports_down: int
+    def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ..., exports_down: _Optional[int] = ...) -> None: ...

@@ -60,6 +60,16 @@ class AgentStub:
                 request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExportRequest.SerializeToString,
                 response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExportReply.FromString,
                 _registered_method=True)
+        self.Preview = channel.unary_unary(
+                '/federation.v1.Agent/Preview',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.PreviewRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.PreviewReply.FromString,
+                _registered_method=True)
+        self.Namespace = channel.unary_unary(
+                '/federation.v1.Agent/Namespace',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceReply.FromString,
+                _registered_method=True)
         self.ListImports = channel.unary_unary(
                 '/federation.v1.Agent/ListImports',
                 request_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
@@ -110,6 +120,18 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Preview(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Namespace(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListImports(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -155,6 +177,16 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Unexport,
                     request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExportRequest.FromString,
                     response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExportReply.SerializeToString,
+            ),
+            'Preview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Preview,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.PreviewRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.PreviewReply.SerializeToString,
+            ),
+            'Namespace': grpc.unary_unary_rpc_method_handler(
+                    servicer.Namespace,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceReply.SerializeToString,
             ),
             'ListImports': grpc.unary_unary_rpc_method_handler(
                     servicer.ListImports,
@@ -307,6 +339,60 @@ class Agent:
             '/federation.v1.Agent/Unexport',
             federation_dot_proto_dot_v1_dot_agent__pb2.ExportRequest.SerializeToString,
             federation_dot_proto_dot_v1_dot_agent__pb2.ExportReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Preview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/Preview',
+            federation_dot_proto_dot_v1_dot_agent__pb2.PreviewRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.PreviewReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Namespace(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/Namespace',
+            federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.NamespaceReply.FromString,
             options,
             channel_credentials,
             insecure,
