@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
 
@@ -98,12 +98,13 @@ class Agent:
         self.problems = ProblemBook(self.clock)
         self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
         self.source: Source = source or make_source(settings, clock=self.clock, log=log)
-        self.report = Report(cluster=settings.cluster, epoch=self.epoch)
+        self.report = Report(cluster=settings.cluster, epoch=self.epoch, network=settings.network)
         self.pins = Pins(
             self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
         )
         self.allocations = self._allocations()
-        self.sink = Sink(self._replica(), kinds=(Kind.CLUSTER, Kind.GATEWAY, Kind.SERVICE, Kind.LINK))
+        kinds = (Kind.CLUSTER, Kind.GATEWAY, Kind.SERVICE, Kind.LINK)
+        self.sink = Sink(self._replica(), kinds=(*kinds, Kind.ENDPOINTS) if settings.network else kinds)
         self.consumers = Consumers(
             lease=settings.gateway_lease, memory=settings.consumer_memory, clock=self.clock, log=log
         )
@@ -133,6 +134,7 @@ class Agent:
             pins=self.pins,
             allocations=self.allocations,
             single_machine=settings.single_machine,
+            network=settings.network,
             clock=self.clock,
             log=log,
         )
@@ -143,6 +145,9 @@ class Agent:
             settings,
             self.source,
             fallback=self.epoch,
+            consumers=self.consumers,
+            pins=self.pins,
+            on_pins=self._repinned,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,
@@ -160,7 +165,7 @@ class Agent:
             leader=self.replicas.leader if self.replicas is not None else None,
         )
         self.dns = self._dns() if settings.dns.listen else None
-        self._told = False
+        self._told = asyncio.Event()
         if self.sink.replica.origins:
             self._registry_told()
         self.report.gateways(self.consumers.gateways.value)
@@ -232,6 +237,7 @@ class Agent:
             for name, work in {
                 "source": self.source.run(),
                 "follow-source": self._follow_source(),
+                "begin-to-serve": self._begin_to_serve(),
                 "follow-gateways": self._follow_gateways(),
                 "follow-problems": self._follow_problems(),
                 "follow-renewal": self._follow_renewal(),
@@ -292,11 +298,15 @@ class Agent:
             await asyncio.sleep(0)  # it leaves for the registry while the own view is merged
             self.view.own_services(state.exports, changed)
             self._reported.set()
-            if not self.serving:
-                await self._begin_to_serve()
 
     async def _begin_to_serve(self) -> None:
-        """The first complete state: only now is there a view that consumers may take for the truth."""
+        """The first complete state: only now is there a view that consumers may take for the truth.
+
+        A replica that has never heard of other clusters is not asked while another one may know better.
+        """
+        await self._reported.wait()
+        if self.replicas is not None:
+            await self._told.wait()
         self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
         host, port = split_address(self.settings.listen, what="listen")
         await self.server.start(host, port)
@@ -360,13 +370,17 @@ class Agent:
 
     def _registry_told(self) -> None:
         """The view says all there is: by the registry itself, or by what it said before the start."""
-        self._told = True
+        self._told.set()
         if self.writer is not None:
             self.writer.view_known()
 
     def _acknowledged(self) -> None:
         if self.writer is not None:
             self.writer.acknowledged()
+
+    def _repinned(self, peers: Collection[str]) -> None:
+        for peer in sorted(peers):
+            self.view.pinned(peer)
 
     # --- what the cluster says of itself -----------------------------------------------------------------------------
 
@@ -394,6 +408,7 @@ class Agent:
                 bundle=self.bundle,
                 agent_version=__version__,
                 problems=self.problems.all(),
+                network=self.settings.network,
             )
         )
 
@@ -451,7 +466,7 @@ class Agent:
             self.view,
             suffix=self.settings.suffix,
             cluster=self.settings.cluster,
-            known=lambda: self._told,
+            known=self._told.is_set,
             clock=self.clock,
             log=self.log,
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -69,19 +70,33 @@ class _Saved(msgspec.Struct, frozen=True):
     zone: str
     weight: int
     egress: str = ""
+    elsewhere: bool = False
+
+
+class Announced(NamedTuple):
+    """A gateway of this agent's own streams, and the stream on which it made itself known (None: before the start)."""
+
+    gateway: Gateway
+    by: Consumer | None
 
 
 class Consumers:
-    """All consumers of one agent. `gateways` and `via_gateway` are set when they differ."""
+    """All consumers of one agent. `gateways` and `via_gateway` are set when they differ.
+
+    `gateways` are those of the cluster: who made themselves known here (`announced`), and `elsewhere`, at another
+    replica of the agent.
+    """
 
     def __init__(self, *, lease: float, memory: float, clock: Clock, log: Logger) -> None:
         """A gateway whose stream broke is kept for `lease` s; any consumer is shown as lost for `memory` s."""
         self.gateways: Latest[Mapping[str, Gateway]] = Latest({})
+        self.announced: Latest[Mapping[str, Announced]] = Latest({})
+        """Set at each announcement, also of what is known."""
         self.via_gateway: Latest[frozenset[str]] = Latest(frozenset())
         self._lease, self._memory, self._clock, self._log = lease, memory, clock, log
         self._consumers: list[Consumer] = []
-        self._owners: dict[str, Consumer] = {}
         self._leases = Leases()
+        self._elsewhere: Mapping[str, Gateway] = {}
 
     @property
     def all(self) -> list[Consumer]:
@@ -114,6 +129,11 @@ class Consumers:
             consumer.via = via
         self._update_via()
 
+    def elsewhere(self, gateways: Mapping[str, Gateway]) -> None:
+        """What other replicas of the agent say of the cluster's gateways. Who is connected here is known better."""
+        self._elsewhere = gateways
+        self._merge()
+
     def named(self, consumer: Consumer, added: frozenset[str], dropped: frozenset[str]) -> None:
         """The names that a consumer follows have changed; raises QuotaExceeded (too_many_names)."""
         names = (consumer.names - dropped) | added
@@ -123,11 +143,11 @@ class Consumers:
     def closed(self, consumer: Consumer, *, clean: bool) -> None:
         """A stream has ended, by a goodbye (`clean`) or unexpectedly. Who was draining has said enough."""
         now = self._clock.monotonic()
-        known = self.gateways.value.get(consumer.gateway)
-        clean = clean or (known is not None and known.draining and self._owners.get(known.name) is consumer)
+        known = self.announced.value.get(consumer.gateway)
+        clean = clean or (known is not None and known.gateway.draining and known.by is consumer)
         consumer.connected, consumer.lost_at = False, now
         name = consumer.gateway
-        if name and self._owners.get(name) is consumer:
+        if known is not None and known.by is consumer:
             if clean:
                 self._withdraw(name)
             else:
@@ -166,8 +186,17 @@ class Consumers:
         """The gateways, for the next start."""
         return msgspec.json.encode(
             [
-                _Saved(g.name, g.address, g.port, g.locality.region, g.locality.zone, g.weight, g.egress)
-                for _, g in sorted(self.gateways.value.items())
+                _Saved(
+                    g.name,
+                    g.address,
+                    g.port,
+                    g.locality.region,
+                    g.locality.zone,
+                    g.weight,
+                    g.egress,
+                    name not in self.announced.value,
+                )
+                for name, g in sorted(self.gateways.value.items())
             ]
         )
 
@@ -178,9 +207,9 @@ class Consumers:
         except msgspec.MsgspecError as error:
             raise CorruptState(f"the known gateways are of another version: {error}") from error
         now = self._clock.monotonic()
-        found = {}
+        here, elsewhere = {}, {}
         for one in saved:
-            found[one.name] = Gateway(
+            gateway = Gateway(
                 name=one.name,
                 address=one.address,
                 port=one.port,
@@ -188,27 +217,39 @@ class Consumers:
                 weight=one.weight,
                 egress=one.egress,
             )
-            self._leases.renew(one.name, grace, now)
-        self.gateways.set(found)
+            if one.elsewhere:
+                elsewhere[one.name] = gateway
+            else:
+                here[one.name] = Announced(gateway, None)
+                self._leases.renew(one.name, grace, now)
+        self._elsewhere = elsewhere
+        self.announced.set(here)
+        self._merge()
 
     def _announce(self, consumer: Consumer, gateway: Gateway) -> None:
-        if consumer.gateway and consumer.gateway != gateway.name and self._owners.get(consumer.gateway) is consumer:
+        before = self.announced.value.get(consumer.gateway)
+        if consumer.gateway != gateway.name and before is not None and before.by is consumer:
             self._withdraw(consumer.gateway)
-        other = self._owners.get(gateway.name)
-        if other is not None and other is not consumer and other.connected:
+        other = self.announced.value.get(gateway.name)
+        if other is not None and other.by is not None and other.by is not consumer and other.by.connected:
             self._log.warning("two gateways of one name; the newer counts", gateway=gateway.name)
-        self._owners[gateway.name] = consumer
         consumer.gateway = gateway.name
         self._leases.drop(gateway.name)
         if self.gateways.value.get(gateway.name) != gateway:
             self._log.info("gateway", gateway=gateway.name, address=gateway.address, draining=gateway.draining)
-            self.gateways.set({**self.gateways.value, gateway.name: gateway})
+        self.announced.set({**self.announced.value, gateway.name: Announced(gateway, consumer)})
+        self._merge()
 
     def _withdraw(self, name: str) -> None:
-        self._owners.pop(name, None)
         self._leases.drop(name)
-        if name in self.gateways.value:
-            self.gateways.set({n: g for n, g in self.gateways.value.items() if n != name})
+        if name in self.announced.value:
+            self.announced.set({n: a for n, a in self.announced.value.items() if n != name})
+            self._merge()
+
+    def _merge(self) -> None:
+        merged = {**self._elsewhere, **{name: a.gateway for name, a in self.announced.value.items()}}
+        if merged != self.gateways.value:
+            self.gateways.set(merged)
 
     def _update_via(self) -> None:
         wanted = frozenset().union(*(c.via for c in self._consumers))

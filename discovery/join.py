@@ -1,4 +1,7 @@
-"""Makes the state directory of a cluster's agent: its own root, the redeemed token, settings.yaml."""
+"""Makes the state directory of a cluster's agent: its own root, the redeemed token, settings.yaml.
+
+A cluster whose services are in an API server keeps its identity there, too; `replicate` makes further agents from it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,9 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
+from discovery.kube import shared
+from discovery.kube.client import KubeClient
+from discovery.kube.settings import KubernetesSettings
 from discovery.report import keep_floor
 from discovery.settings import (
     DEFAULT_LISTEN,
@@ -20,17 +26,19 @@ from discovery.settings import (
     ClusterSetSettings,
     FilesSettings,
 )
+from federation import log
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import write_atomic, write_state
-from federation.errors import AlreadyExists, Conflict, Denied, InvalidInput, StorageFailed
+from federation.errors import AlreadyExists, Conflict, CorruptState, Denied, InvalidInput, StorageFailed
 from federation.model.address import join_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.model.wire import bundle_to_pb
 from federation.registry import join as registry
 from federation.settings import LocalitySettings
-from federation.trust.authority import Authority
+from federation.trust.authority import ROOT_FILE, Authority
 from federation.trust.bundle import fingerprint
+from federation.trust.keystore import read_secret, write_secret
 
 EPOCH = "epoch.state"
 KEYS = "keys"
@@ -53,7 +61,8 @@ async def join(
     *,
     token: str,
     cluster: str,
-    manifests: Path,
+    manifests: Path | None = None,
+    kubernetes: KubernetesSettings | None = None,
     listen: str | tuple[str, int] = DEFAULT_LISTEN,
     advertise: str = "",
     locality: Locality | None = None,
@@ -66,18 +75,17 @@ async def join(
 ) -> Joined:
     """Join `cluster` and write `directory`/settings.yaml, with which `python -m discovery` starts.
 
-    `identities` defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a
-    failure: the root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, and
-    what `registry.join` raises.
+    Services come from `manifests` or from `kubernetes`, which also keeps the identity for replicas. `identities`
+    defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a failure: the
+    root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, what
+    `registry.join` raises and, with `kubernetes`, the errors of discovery.kube.errors.
     """
     clock = clock or SystemClock()
     parse_label(cluster, what="cluster")
-    directory, manifests = _absolute(directory), _absolute(manifests)
-    path = directory / SETTINGS_FILE
-    if await asyncio.to_thread(path.exists):
-        raise AlreadyExists(
-            f"{directory} holds an agent already", hint=f"choose another directory, or start it with {path}"
-        )
+    directory = _absolute(directory)
+    path = await _free(directory)
+    if kubernetes is not None and kubernetes.kubeconfig:
+        kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=str(_absolute(Path(kubernetes.kubeconfig))))
     invitation = await registry.look_up(token, clock=clock, timeout=timeout)
     if invitation.cluster != cluster:
         raise InvalidInput(
@@ -91,36 +99,38 @@ async def join(
             cluster=cluster,
             federation=invitation.federation,
             registry=invitation.token.registry,  # the real one comes with the answer
-            files=FilesSettings(folder=str(manifests)),
+            files=FilesSettings(folder=str(_absolute(manifests))) if manifests is not None else None,
+            kubernetes=kubernetes,
             directory=str(directory),
             listen=listen if isinstance(listen, str) else join_address(*listen),
             advertise=advertise,
             metrics=metrics or f"127.0.0.1:{metrics_port}",
             locality=LocalitySettings(region=place.region, zone=place.zone),
             clusterset=clusterset or ClusterSetSettings(),
-            identities=identities if identities is not None else {os.getuid(): [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]},
+            identities=identities if identities is not None else _own_processes(),
         )
     )
-    new = await asyncio.to_thread(_make, directory)
-    authority = Authority.open(directory / KEYS, trust_domain=invitation.trust_domain, clock=clock)
+    client = KubeClient(kubernetes, log=log.get("join"), clock=clock) if kubernetes is not None else None
     try:
-        joined = await registry.join(token, authority, locality=place, clock=clock, timeout=timeout)
-    except (InvalidInput, Denied, AlreadyExists, Conflict):
-        # The registry has said no, so nobody knows this root. After a lost answer it would be needed for the next try.
-        if new:
-            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-        raise
-    keep_floor(directory / EPOCH, joined.epoch_floor)
-    write_state(directory / REGISTRY_BUNDLE, bundle_to_pb(joined.registry_bundle).SerializeToString())
-    settings = msgspec.structs.replace(
-        settings, registry=joined.registry_address or settings.registry, single_machine=joined.single_machine
-    )
-    tree = msgspec.to_builtins(settings)
-    tree["directory"] = "."  # the folder may be moved
-    text = "# Settings of this cluster's agent; docs/settings.md explains each.\n" + yaml.safe_dump(
-        tree, sort_keys=False
-    )
-    write_atomic(path, text.encode())  # last: what has settings is whole
+        if client is not None and kubernetes is not None:
+            await shared.reserve(client, kubernetes.namespace, root=_root(directory))
+        authority, joined = await _redeem(directory, token, invitation.trust_domain, place, clock, timeout)
+        keep_floor(directory / EPOCH, joined.epoch_floor)
+        bundle = bundle_to_pb(joined.registry_bundle).SerializeToString()
+        write_state(directory / REGISTRY_BUNDLE, bundle)
+        settings = msgspec.structs.replace(
+            settings, registry=joined.registry_address or settings.registry, single_machine=joined.single_machine
+        )
+        text = _render(settings)
+        if client is not None and kubernetes is not None:
+            identity = shared.Identity(
+                settings=text, root=_root(directory) or b"", registry=bundle, epoch=joined.epoch_floor
+            )
+            await shared.store(client, kubernetes.namespace, identity)
+    finally:
+        if client is not None:
+            await client.close()
+    write_atomic(path, text)  # last: what has settings is whole
     return Joined(
         cluster=cluster,
         federation=joined.federation,
@@ -128,6 +138,123 @@ async def join(
         fingerprint=fingerprint(authority.bundle),
         settings=path,
     )
+
+
+async def replicate(
+    directory: Path,
+    *,
+    kubernetes: KubernetesSettings,
+    listen: str = DEFAULT_LISTEN,
+    advertise: str = "",
+    metrics: str = "127.0.0.1:0",
+    clock: Clock | None = None,
+) -> Joined:
+    """Make another agent of the cluster whose identity is in the API server, in the new folder `directory`.
+
+    Raises AlreadyExists where an agent's settings are, CorruptState, and the errors of discovery.kube.errors (NotFound
+    where no cluster has joined).
+    """
+    clock = clock or SystemClock()
+    directory = _absolute(directory)
+    path = await _free(directory)
+    if kubernetes.kubeconfig:
+        kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=str(_absolute(Path(kubernetes.kubeconfig))))
+    client = KubeClient(kubernetes, log=log.get("join"), clock=clock)
+    try:
+        identity = await shared.load(client, kubernetes.namespace)
+    finally:
+        await client.close()
+    try:
+        first = msgspec.yaml.decode(identity.settings, type=AgentSettings)
+    except msgspec.MsgspecError as error:
+        where = f"{kubernetes.namespace}/{shared.NAME}"
+        raise CorruptState(f"the settings in the Secret {where} are of another version: {error}") from error
+    known = first.kubernetes or kubernetes
+    settings = parse.check(
+        msgspec.structs.replace(
+            first,
+            kubernetes=msgspec.structs.replace(
+                known, kubeconfig=kubernetes.kubeconfig, context=kubernetes.context, namespace=kubernetes.namespace
+            ),
+            directory=str(directory),
+            listen=listen,
+            advertise=advertise,
+            metrics=metrics,
+            identities=_own_processes(),
+        )
+    )
+    await asyncio.to_thread(_make, directory)
+    write_secret(directory / KEYS / ROOT_FILE, identity.root)
+    authority = Authority.open(directory / KEYS, trust_domain=settings.trust_domain, clock=clock)
+    keep_floor(directory / EPOCH, identity.epoch)
+    write_state(directory / REGISTRY_BUNDLE, identity.registry)
+    write_atomic(path, _render(settings))
+    return Joined(
+        cluster=settings.cluster,
+        federation=settings.federation,
+        trust_domain=settings.trust_domain,
+        fingerprint=fingerprint(authority.bundle),
+        settings=path,
+    )
+
+
+async def retire(settings: AgentSettings, *, clock: Clock | None = None) -> list[str]:
+    """Remove what a cluster that has left keeps in its API server, if it is its own; says what was removed.
+
+    Raises the errors of discovery.kube.errors.
+    """
+    clock = clock or SystemClock()
+    kubernetes, root = settings.kubernetes, _root(settings.path)
+    if kubernetes is None or root is None:
+        return []
+    client = KubeClient(kubernetes, log=log.get("leave"), clock=clock)
+    try:
+        removed = []
+        if await shared.remove(client, kubernetes.namespace, root=root):
+            removed.append(f"Secret {kubernetes.namespace}/{shared.NAME}")
+        return removed
+    finally:
+        await client.close()
+
+
+async def _redeem(
+    directory: Path, token: str, trust_domain: str, place: Locality, clock: Clock, timeout: float
+) -> tuple[Authority, registry.Joined]:
+    new = await asyncio.to_thread(_make, directory)
+    authority = Authority.open(directory / KEYS, trust_domain=trust_domain, clock=clock)
+    try:
+        return authority, await registry.join(token, authority, locality=place, clock=clock, timeout=timeout)
+    except (InvalidInput, Denied, AlreadyExists, Conflict):
+        # The registry has said no, so nobody knows this root. After a lost answer it would be needed for the next try.
+        if new:
+            await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        raise
+
+
+async def _free(directory: Path) -> Path:
+    """Where the settings will be. Raises AlreadyExists."""
+    path = directory / SETTINGS_FILE
+    if await asyncio.to_thread(path.exists):
+        raise AlreadyExists(
+            f"{directory} holds an agent already", hint=f"choose another directory, or start it with {path}"
+        )
+    return path
+
+
+def _root(directory: Path) -> bytes | None:
+    """Key and certificate of the root there, if there is one."""
+    return read_secret(directory / KEYS / ROOT_FILE, hint="join in a new directory")
+
+
+def _own_processes() -> dict[int, list[str]]:
+    return {os.getuid(): [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]}
+
+
+def _render(settings: AgentSettings) -> bytes:
+    tree = msgspec.to_builtins(settings)
+    tree["directory"] = "."  # the folder may be moved
+    text = "# Settings of this cluster's agent; docs/settings.md explains each.\n"
+    return (text + yaml.safe_dump(tree, sort_keys=False)).encode()
 
 
 def _absolute(path: Path) -> Path:

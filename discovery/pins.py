@@ -5,7 +5,7 @@ The registry carries bundles and nothing more; what it says is believed when it 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import msgspec
@@ -52,6 +52,8 @@ class Pins:
         """A damaged file is put aside: peers are then unpinned and shown so, nothing is trusted by accident."""
         self._path, self._cluster, self._federation = path, cluster, federation
         self._clock, self._log = clock, log
+        self.on_change: Callable[[str, Pin | None], None] = lambda *_: None
+        """Called with the peer whose pin was changed here, and the pin (None: it was dropped)."""
         self._pins: _Pins = {}
         data = read_or_none(path, log)
         if data is not None:
@@ -134,6 +136,23 @@ class Pins:
         pin = self._pins.get(cluster)
         return None if pin is None else pin.bundle
 
+    def all(self) -> Mapping[str, Pin]:
+        """Every pin by its peer."""
+        return dict(self._pins)
+
+    def adopt(self, pins: Mapping[str, Pin]) -> set[str]:
+        """Another replica of the agent has these: hold exactly them. Returns whose changed. Raises StorageFailed."""
+        before, after = self._pins, dict(pins)
+        changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+        if changed:
+            write_state(self._path, msgspec.json.encode(after))
+            self._pins = after
+        return changed
+
     def _save(self, pins: _Pins) -> None:
+        before = self._pins
         write_state(self._path, msgspec.json.encode(pins))
         self._pins = pins
+        for name in before.keys() | pins.keys():
+            if before.get(name) != pins.get(name):
+                self.on_change(name, pins.get(name))

@@ -1,4 +1,4 @@
-"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, and the gateways.
+"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins.
 
 Every replica reads the cluster and the registry, merges, and serves; the one that holds the Lease writes and reports.
 """
@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import msgspec
 
+from discovery.consumers import Consumers
 from discovery.kube.client import KubeClient
 from discovery.kube.lease import Elector, Rules, replica_identity
-from discovery.kube.resources import LEASES
-from discovery.kube.types import MANAGER, LeaseObject
-from discovery.kube.watch import Reflector, Store
+from discovery.kube.pinboard import Pinboard
+from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
+from discovery.kube.roster import Roster
+from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
+from discovery.kube.watch import Decoder, Handler, Reflector, Store
+from discovery.pins import Pins
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
@@ -39,12 +43,16 @@ class Replicas:
         source: KubernetesSource,
         *,
         fallback: int,
+        consumers: Consumers,
+        pins: Pins,
+        on_pins: Callable[[Collection[str]], None],
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: see Elector. Raises StorageFailed."""
+        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. Raises
+        StorageFailed."""
         kubernetes = settings.kubernetes
         assert kubernetes is not None  # noqa: S101 - the source is Kubernetes
         rng = rng or random.Random()
@@ -54,28 +62,58 @@ class Replicas:
         # Of its own, so that the Lease can be given back when everything else has ended.
         self._client = KubeClient(kubernetes, log=log, clock=clock)
         leases: Store[LeaseObject] = Store()
-        self._leases = Reflector(
-            self._client,
-            LEASES,
-            msgspec.json.Decoder(LeaseObject),
-            leases,
-            clock=clock,
-            rng=rng,
-            log=log,
-            lists=source.lists,
-            namespace=kubernetes.namespace,
-            label_selector=f"{MANAGED_BY}={MANAGER}",
-            watch_seconds=kubernetes.watch,
-            confirm_seconds=kubernetes.confirm,
-        )
+        maps: Store[ConfigMap] = Store()
+
+        def reflect(resource: Resource, decoder: Decoder[Any], store: Handler[Any]) -> Reflector[Any]:
+            return Reflector(
+                self._client,
+                resource,
+                decoder,
+                store,
+                clock=clock,
+                rng=rng,
+                log=log,
+                lists=source.lists,
+                namespace=kubernetes.namespace,
+                label_selector=f"{MANAGED_BY}={MANAGER}",
+                watch_seconds=kubernetes.watch,
+                confirm_seconds=kubernetes.confirm,
+            )
+
+        self._leases = reflect(LEASES, msgspec.json.Decoder(LeaseObject), leases)
+        self._maps = reflect(CONFIG_MAPS, msgspec.json.Decoder(ConfigMap), maps)
+        identity = replica_identity(settings.path / REPLICA)
         self._elector = Elector(
             self._client,
             leases,
             namespace=kubernetes.namespace,
-            identity=replica_identity(settings.path / REPLICA),
+            identity=identity,
             rules=Rules(duration=kubernetes.lease, renew=kubernetes.renew),
             fallback=fallback,
             on_problem=lambda problem: self._tell("lease", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
+        self._roster = Roster(
+            self._client,
+            leases,
+            namespace=kubernetes.namespace,
+            identity=identity,
+            announced=consumers.announced,
+            on_elsewhere=consumers.elsewhere,
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
+        self._pinboard = Pinboard(
+            self._client,
+            maps,
+            self._maps.synced,
+            pins,
+            namespace=kubernetes.namespace,
+            on_changed=on_pins,
+            on_problem=lambda problem: self._tell("pins", problem),
             clock=clock,
             log=log,
             rng=rng,
@@ -105,12 +143,20 @@ class Replicas:
         """The registry wants a newer epoch than that of the report."""
         self._elector.outbid()
 
+    async def share_pins(self) -> None:
+        """Wait until the other replicas have been told of the pins here; raises TimedOut."""
+        await self._pinboard.share()
+
     async def run(self) -> None:
-        """Follow the Leases, and take part in the election."""
+        """Follow Leases and pins, and take part in the election."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._leases.run(), name="kube-leases")
-                tasks.create_task(self._follow(self._leases), name="kube-leases-problem")
+                for reflector in (self._leases, self._maps):
+                    plural = reflector.resource.plural
+                    tasks.create_task(reflector.run(), name=f"kube-{plural}")
+                    tasks.create_task(self._follow(reflector), name=f"kube-{plural}-problem")
+                tasks.create_task(self._roster.run(), name="kube-roster")
+                tasks.create_task(self._pinboard.run(), name="kube-pins")
                 tasks.create_task(self._elector.run(), name="kube-elector")
         finally:
             await self._client.close()
@@ -132,6 +178,9 @@ def make_replicas(
     source: Source,
     *,
     fallback: int,
+    consumers: Consumers,
+    pins: Pins,
+    on_pins: Callable[[Collection[str]], None],
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
     log: Logger,
@@ -139,4 +188,14 @@ def make_replicas(
     """For an agent whose source is Kubernetes; one that reads files is alone."""
     if not isinstance(source, KubernetesSource):
         return None
-    return Replicas(settings, source, fallback=fallback, on_problems=on_problems, clock=clock, log=log)
+    return Replicas(
+        settings,
+        source,
+        fallback=fallback,
+        consumers=consumers,
+        pins=pins,
+        on_pins=on_pins,
+        on_problems=on_problems,
+        clock=clock,
+        log=log,
+    )

@@ -111,6 +111,11 @@ class LeaseObject(Struct, _Keyed, frozen=True, omit_defaults=True):
     spec: LeaseSpec = LeaseSpec()
 
 
+class ConfigMap(Struct, _Keyed, frozen=True, omit_defaults=True):
+    metadata: ObjectMeta
+    data: dict[str, str] | None = None
+
+
 class Node(Struct, frozen=True):
     """Where a node is."""
 

@@ -4,28 +4,61 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from federation.cli.clients import home_of, operator
 from federation.cli.output import Format, OutputOption, Printer
-from federation.errors import NotFound
-from federation.model.ids import parse_label
+from federation.errors import InvalidInput, IsthmusError, NotFound
+from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
+
+if TYPE_CHECKING:
+    from discovery.kube.settings import KubernetesSettings
 
 app = typer.Typer(no_args_is_help=True, help="Members of the federation.")
 
+KubeconfigOption = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="The kubeconfig with which the agent reads and writes its cluster.")
+]
+ContextOption = Annotated[
+    str, typer.Option("--context", metavar="NAME", help="Context in it; default: its current one.")
+]
+InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
+
+
+def _kubernetes(
+    kubeconfig: Path | None, context: str, in_cluster: bool, namespace: str = SYSTEM_NAMESPACE
+) -> KubernetesSettings | None:
+    from discovery.kube.settings import KubernetesSettings
+
+    if kubeconfig is not None and in_cluster:
+        raise InvalidInput("give --kubeconfig or --in-cluster, not both")
+    if kubeconfig is None and not in_cluster:
+        if context:
+            raise InvalidInput("--context needs --kubeconfig")
+        return None
+    where = str(kubeconfig.expanduser()) if kubeconfig is not None else ""
+    settings = KubernetesSettings(kubeconfig=where, context=context, namespace=namespace)
+    settings.check()
+    return settings
+
 
 @app.command(
-    "join", epilog="Example: fedctl cluster join east --token TOKEN --directory ./east --manifests ./east/manifests"
+    "join",
+    epilog="Examples: fedctl cluster join east --token TOKEN --directory ./east --manifests ./east/manifests; "
+    "fedctl cluster join east --token TOKEN --directory ./east --kubeconfig ~/.kube/config --context east",
 )
 def join(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="CLUSTER", help="The cluster's name, as in the token.")],
     token: Annotated[str, typer.Option(help="From `fedctl token issue CLUSTER`.")],
     directory: Annotated[Path, typer.Option(help="The state folder of the cluster's agent; it must be new.")],
-    manifests: Annotated[Path, typer.Option(help="The folder of manifests that describes the cluster.")],
+    manifests: Annotated[Path | None, typer.Option(help="The folder of manifests that describes the cluster.")] = None,
+    kubeconfig: KubeconfigOption = None,
+    kube_context: ContextOption = "",
+    in_cluster: InClusterOption = False,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
     ] = "127.0.0.1:7445",
@@ -38,12 +71,18 @@ def join(
     from discovery.join import join as redeem
 
     parse_label(name, what="cluster")
+    kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster)
+    if (manifests is None) == (kubernetes is None):
+        raise InvalidInput(
+            "say where the cluster's services are: --manifests FOLDER, or --kubeconfig FILE (or --in-cluster)"
+        )
     joined = asyncio.run(
         redeem(
             directory,
             token=token,
             cluster=name,
             manifests=manifests,
+            kubernetes=kubernetes,
             listen=listen,
             locality=Locality(region, zone),
             metrics=metrics,
@@ -58,6 +97,42 @@ def join(
     printer.note(f"start its agent with: isthmus-agent --settings {directory / 'settings.yaml'}")
 
 
+@app.command(
+    "replica", epilog="Example: fedctl cluster replica ./east-2 --kubeconfig ~/.kube/config --listen 10.0.0.2:7445"
+)
+def replica(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="The state folder of the new agent; it must be new.")
+    ],
+    kubeconfig: KubeconfigOption = None,
+    kube_context: ContextOption = "",
+    in_cluster: InClusterOption = False,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
+    ] = "127.0.0.1:7445",
+    advertise: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="How they dial it, where that differs, as a Service."),
+    ] = "",
+    metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
+    namespace: Annotated[str, typer.Option(help="Where the cluster keeps its identity.")] = SYSTEM_NAMESPACE,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Make another agent of a Kubernetes cluster that has joined: both serve, and one of them writes."""
+    from discovery.join import replicate
+
+    kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster, namespace)
+    if kubernetes is None:
+        raise InvalidInput("say where the cluster's identity is: --kubeconfig FILE, or --in-cluster in a pod")
+    made = asyncio.run(replicate(directory, kubernetes=kubernetes, listen=listen, advertise=advertise, metrics=metrics))
+    printer = Printer(output)
+    printer.item(
+        {"cluster": made.cluster, "trust_domain": made.trust_domain, "fingerprint": made.fingerprint},
+        line=f"{directory} is another agent of {made.cluster}, root {made.fingerprint}",
+    )
+    printer.note(f"start it with: isthmus-agent --settings {directory / 'settings.yaml'}")
+
+
 @app.command("leave", epilog="Example: fedctl cluster leave east")
 def leave(
     context: typer.Context,
@@ -66,14 +141,36 @@ def leave(
 ) -> None:
     """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere."""
     parse_label(name, what="cluster")
+    home = home_of(context)
 
-    async def ask() -> None:
-        async with operator(context) as registry:
+    async def ask() -> tuple[list[str], str]:
+        async with operator(home) as registry:
             await registry.leave(name)
+        return await _retire(home.clusters.get(name))
 
-    asyncio.run(ask())
-    home_of(context).without_cluster(name).save()
-    Printer(output).item({"cluster": name, "left": True}, line=f"{name} left the federation")
+    removed, left = asyncio.run(ask())
+    home.without_cluster(name).save()
+    printer = Printer(output)
+    printer.item({"cluster": name, "left": True, "removed": removed}, line=f"{name} left the federation")
+    for what in removed:
+        printer.note(f"removed from the cluster: {what}")
+    if left:
+        printer.note(left)
+
+
+async def _retire(directory: Path | None) -> tuple[list[str], str]:
+    """What was removed from the cluster's API server, and why not all of it could be."""
+    if directory is None:
+        return [], ""
+    from discovery.join import retire
+    from discovery.settings import SETTINGS_FILE, load
+
+    try:
+        return await retire(load(directory / SETTINGS_FILE)), ""
+    except NotFound:
+        return [], ""
+    except IsthmusError as error:
+        return [], f"the cluster may still hold what is ours: {error}"
 
 
 @app.command("use", epilog="Example: fedctl cluster use east /var/lib/isthmus/east")

@@ -42,7 +42,8 @@ INTERMEDIATE_LIFETIME = timedelta(days=30)
 MAX_TTL = timedelta(hours=24)
 DEFAULT_TTL = timedelta(hours=1)
 
-_ROOT_FILE = "root.pem"
+ROOT_FILE = "root.pem"
+"""Key and certificate of the root, in the directory of an authority."""
 _CORRUPT_HINT = (
     "restore it from a backup; without one, move it away and let the cluster leave and join again with a new identity"
 )
@@ -73,7 +74,7 @@ class Authority:
         """
         parse_domain(trust_domain, what="trust domain")
         private_directory(directory)
-        path = directory / _ROOT_FILE
+        path = directory / ROOT_FILE
         pem = read_secret(path, hint=_CORRUPT_HINT)
         if pem is None:
             root = _make_root(trust_domain, utc(clock))

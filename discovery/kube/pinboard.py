@@ -1,0 +1,215 @@
+"""The pins of a cluster whose agent has replicas: one ConfigMap, changed by compare-and-set, read by all of them.
+
+    Pins here ─ pending ┐
+    watch ──────────────┴→ merge → ConfigMap isthmus-pins, and Pins here
+
+Pins hold nothing secret; who can write the ConfigMap decides whom the cluster believes, so only the agent and the
+operator may. A replica that cannot reach it goes on with what it has on disk, and tells what happened there later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import msgspec
+
+from discovery.kube.client import KubeClient
+from discovery.kube.errors import Conflict, NotFound
+from discovery.kube.resources import CONFIG_MAPS
+from discovery.kube.types import MANAGER, ConfigMap
+from discovery.kube.watch import Key, Store
+from discovery.pins import Pin, Pins
+from discovery.sources.manifests import MANAGED_BY
+from federation.aio.backoff import Backoff
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.errors import AlreadyExists, IsthmusError, TimedOut, Unavailable
+from federation.log import Logger
+from federation.model.cluster import Problem
+
+NAME = "isthmus-pins"
+"""Of the ConfigMap."""
+_KEY = "pins.json"
+WRITTEN = "isthmus.io/written-ns"
+"""Annotation: when it was last written (ns since 1970), so that a replica knows what it has not told yet."""
+
+
+class Change(msgspec.Struct, frozen=True):
+    """What was done here to the pin of a peer, and when (ns since 1970). `pin` None: dropped."""
+
+    pin: Pin | None
+    at_ns: int
+
+
+def merge(shared: Mapping[str, Pin], pending: Mapping[str, Change]) -> dict[str, Pin]:
+    """`shared` with the changes that are newer: by the operator's last word on a peer, then by its bundle."""
+    merged = dict(shared)
+    for name, change in pending.items():
+        held = merged.get(name)
+        if change.pin is None:
+            if held is not None and held.pinned_ns <= change.at_ns:
+                del merged[name]
+        elif held is None or _age(held) <= _age(change.pin):
+            merged[name] = change.pin
+    return merged
+
+
+def _age(pin: Pin) -> tuple[int, int]:
+    return pin.pinned_ns, pin.sequence
+
+
+class Pinboard:
+    """`run` until cancelled. `on_changed` gets the peers whose pin another replica changed."""
+
+    def __init__(
+        self,
+        client: KubeClient,
+        store: Store[ConfigMap],
+        synced: Latest[bool],
+        pins: Pins,
+        *,
+        namespace: str,
+        on_changed: Callable[[Collection[str]], None],
+        on_problem: Callable[[Problem | None], None],
+        clock: Clock,
+        log: Logger,
+        rng: random.Random,
+    ) -> None:
+        self._client, self._store, self._synced, self._pins = client, store, synced, pins
+        self._namespace, self._on_changed, self._on_problem = namespace, on_changed, on_problem
+        self._clock, self._log = clock, log
+        self._backoff = Backoff(base=0.1, cap=10.0, uniform=rng.uniform)
+        self._pending: dict[str, Change] = {}
+        self._wake = asyncio.Event()
+        self._settled: Latest[bool] = Latest(False)
+        store.listen(self._told)
+        pins.on_change = self._changed
+
+    async def share(self, *, seconds: float = 5.0) -> None:
+        """Wait until what was changed here is known to the other replicas.
+
+        Raises Unavailable when that is not so after `seconds`; it is told as soon as it can be.
+        """
+        try:
+            async with asyncio.timeout(seconds):
+                while self._pending:
+                    await self._settled.newer(self._settled.version)
+        except TimeoutError:
+            raise TimedOut(
+                "the pin is set here, and the other replicas of this agent could not be told yet",
+                hint="it is told as soon as the API server can be reached; see `fedctl status`",
+            ) from None
+
+    async def run(self) -> None:
+        """Bring pins and ConfigMap together, whenever either has changed."""
+        version = -1
+        while not self._synced.value:
+            version, _ = await self._synced.newer(version)
+        self._begin()
+        while True:
+            self._wake.clear()
+            try:
+                await self._turn()
+            except IsthmusError as error:
+                self._failed(error)
+                await self._clock.sleep(self._backoff.next())
+                continue
+            self._backoff.reset()
+            self._on_problem(None)
+            self._settled.set(True)
+            await self._wake.wait()
+
+    def _begin(self) -> None:
+        """What was changed here while there was no way to tell."""
+        held = self._held()
+        written = _number((held.metadata.annotations or {}).get(WRITTEN, "")) if held is not None else 0
+        for name, pin in self._pins.all().items():
+            if pin.pinned_ns > written:
+                self._pending.setdefault(name, Change(pin, pin.pinned_ns))
+
+    def _held(self) -> ConfigMap | None:
+        return self._store.objects.get((self._namespace, NAME))
+
+    def _told(self, keys: Collection[Key]) -> None:
+        if (self._namespace, NAME) in keys:
+            self._wake.set()
+
+    def _changed(self, name: str, pin: Pin | None) -> None:
+        self._pending[name] = Change(pin, self._clock.wall_ns())
+        self._wake.set()
+
+    async def _turn(self) -> None:
+        held = self._held()
+        if held is None and not self._pins.all() and not self._pending:
+            return
+        pending = dict(self._pending)
+        shared = self._decode(held) if held is not None else self._pins.all()  # it was deleted, or never was
+        merged = merge(shared, pending)
+        if merged != shared or held is None:
+            await self._write(merged, held)
+        for name, change in pending.items():
+            if self._pending.get(name) is change:
+                del self._pending[name]
+        changed = self._pins.adopt(merge(merged, self._pending))
+        if changed:
+            self._log.info("pins of another replica", peers=sorted(changed))
+            self._on_changed(changed)
+
+    def _decode(self, held: ConfigMap) -> Mapping[str, Pin]:
+        """Raises Unreadable: what is here stays."""
+        try:
+            return msgspec.json.decode((held.data or {}).get(_KEY, ""), type=dict[str, Pin])
+        except msgspec.MsgspecError as error:
+            raise Unreadable(
+                f"the ConfigMap {self._namespace}/{NAME} cannot be read: {error}",
+                hint="delete it: the agent writes it again with the pins that it has",
+            ) from error
+
+    async def _write(self, pins: Mapping[str, Pin], held: ConfigMap | None) -> None:
+        metadata: dict[str, Any] = {
+            "name": NAME,
+            "namespace": self._namespace,
+            "labels": {MANAGED_BY: MANAGER},
+            "annotations": {WRITTEN: str(self._clock.wall_ns())},
+        }
+        if held is not None:
+            metadata |= {"resourceVersion": held.metadata.resource_version, "uid": held.metadata.uid}
+        tree = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": {_KEY: msgspec.json.encode(dict(sorted(pins.items()))).decode()},
+        }
+        body = msgspec.json.encode(tree)
+        try:
+            if held is None:
+                data = await self._client.create(CONFIG_MAPS, self._namespace, body)
+            else:
+                data = await self._client.update(CONFIG_MAPS, self._namespace, NAME, body)
+        except (Conflict, AlreadyExists):
+            data = await self._client.get(CONFIG_MAPS, self._namespace, NAME)
+            self._store.put(msgspec.json.decode(data, type=ConfigMap))
+            raise Unavailable("another replica has changed the pins") from None
+        except NotFound:
+            if held is not None:
+                self._store.delete(self._namespace, NAME)
+            raise
+        self._store.put(msgspec.json.decode(data, type=ConfigMap))
+
+    def _failed(self, error: IsthmusError) -> None:
+        self._log.warning("pins not shared", code=error.error_code, error=error.message)
+        if not isinstance(error, Unavailable):
+            self._on_problem(Problem(error.error_code, f"ConfigMap {self._namespace}/{NAME}", str(error)))
+
+
+class Unreadable(IsthmusError):
+    """Somebody has edited the ConfigMap."""
+
+    code = "pins_unreadable"
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
