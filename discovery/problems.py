@@ -21,7 +21,7 @@ class ProblemBook:
         self.changed: Latest[tuple[Problem, ...]] = Latest(())
 
     def set(self, group: str, problems: Iterable[Problem]) -> None:
-        """Replace what `group` ("files", "pins" …) has to say."""
+        """Replace what `group` ("source", "registry" …) has to say."""
         old = {(p.code, p.subject, p.detail): p for p in self._groups.get(group, ())}
         now = self._clock.wall_ns()
         new = []

@@ -156,7 +156,7 @@ def status(
     printer = Printer(output)
     if output is Format.TABLE:
         printer.rows(
-            ("cluster", "state", "applied", "exports", "imports", "consumers", "registry"),
+            ("cluster", "state", "applied", "exports", "down", "imports", "consumers", "registry"),
             _rows(seen),
             empty="no clusters",
         )
@@ -194,6 +194,8 @@ def _rows(seen: Seen) -> list[dict[str, Any]]:
                 "state": info.state if info else "unknown",
                 "applied": info.applied_revision if info else None,
                 "exports": own.exports if own else (info.services if info else None),
+                # Exports of which no copy is ready there: no fault of the federation, and worth knowing.
+                "down": own.exports_down if own else None,
                 "imports": own.imports if own else None,
                 "consumers": len(own.consumers) if own else None,
                 "registry": None if own is None else "connected" if own.registry_connected else "lost",

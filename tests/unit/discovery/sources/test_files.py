@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from discovery.sources.base import SourceState
 from discovery.sources.files import FileSource
 from federation import log
 from federation.aio.clock import SystemClock
-from federation.errors import Conflict, NotFound
+from federation.errors import Conflict, NotFound, Unavailable
 from federation.model.ids import ServiceName
 from federation.model.service import Grant, Locality
 
@@ -357,6 +358,103 @@ async def test_unexport_of_a_hand_written_manifest(folder: Path, follow: Follow,
         assert running.state.exports == {}
         assert ECHO in running.state.services
         assert (folder / "echo.yaml").read_text() == manifest("echo", "10.0.0.1", export=False)
+
+
+async def test_a_preview_is_what_the_export_then_is(folder: Path, follow: Follow, manifest: Any, write: Any) -> None:
+    write(folder, "echo.yaml", manifest("echo", "10.0.0.1", export=False))
+    async with follow(poll_seconds=60) as running:
+        await running.until(lambda: running.state.complete)
+        before = sorted(os.listdir(folder))
+        seen = await running.source.preview(ECHO, (Grant("west", (80,)),))
+        assert seen.changed
+        assert sorted(os.listdir(folder)) == before, "nothing is written"
+        assert running.state.exports == {}
+        path, _ = await running.source.export(ECHO, (Grant("west", (80,)),))
+        claim = running.state.exports[ECHO]
+        assert seen.where == path
+        assert seen.claim is not None
+        assert replace(seen.claim, exported_at_ns=0) == replace(claim, exported_at_ns=0)
+        assert not (await running.source.preview(ECHO, (Grant("west", (80,)),))).changed
+        widened = await running.source.preview(ECHO, ())
+        assert (widened.changed, widened.claim) == (True, replace(claim, grants=()))
+        taken = await running.source.preview(ECHO, None)
+        assert (taken.where, taken.changed, taken.claim) == (path, True, None)
+        assert there(path)
+        await running.source.unexport(ECHO)
+        assert not (await running.source.preview(ECHO, None)).changed
+
+
+SCTP = "ports: [{port: 80, name: http}, {port: 7, name: sig, protocol: SCTP}]"
+
+
+async def test_a_preview_names_the_ports_that_are_left_out(folder: Path, follow: Follow, write: Any) -> None:
+    write(folder, "echo.yaml", given("echo", SCTP))
+    async with follow(poll_seconds=60) as running:
+        await running.until(lambda: running.state.complete)
+        seen = await running.source.preview(ECHO, ())
+        assert seen.left_out == ((7, "SCTP"),)
+        assert seen.claim is not None
+        assert [p.port for p in seen.claim.ports] == [80]
+
+
+def given(name: str, spec: str, namespace: str = "shop") -> str:
+    return f"apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {{{spec}}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "says"),
+    [
+        pytest.param("", "no_service", "there is no Service shop/echo", id="no Service"),
+        pytest.param(
+            given("echo", "type: ExternalName, externalName: x.example"),
+            "invalid_service_type",
+            "ExternalName",
+            id="type",
+        ),
+        pytest.param(
+            given("echo", "ports: [{port: 7, protocol: SCTP}]"), "unsupported_protocol", "TCP or UDP", id="SCTP alone"
+        ),
+    ],
+)
+@pytest.mark.parametrize("only_look", [True, False])
+async def test_what_nobody_could_see_is_not_exported(
+    folder: Path, follow: Follow, write: Any, text: str, code: str, says: str, only_look: bool
+) -> None:
+    write(folder, "other.yaml", given("other", "ports: [{port: 80}]"))
+    if text:
+        write(folder, "echo.yaml", text)
+    async with follow(poll_seconds=60) as running:
+        await running.until(lambda: running.state.complete)
+        before = sorted(os.listdir(folder))
+        with pytest.raises((Conflict, NotFound)) as caught:
+            await (running.source.preview if only_look else running.source.export)(ECHO, ())
+        assert caught.value.error_code == code
+        assert says in caught.value.message
+        assert "\n" not in str(caught.value)
+        assert sorted(os.listdir(folder)) == before
+
+
+async def test_names_at_the_length_limit_are_exported(folder: Path, follow: Follow, write: Any) -> None:
+    name = ServiceName("n" * 63, "s" * 63)
+    write(folder, "long.yaml", given(name.name, "ports: [{port: 80}]", name.namespace))
+    async with follow(poll_seconds=60) as running:
+        await running.until(lambda: running.state.complete)
+        assert (await running.source.preview(name, ())).changed
+        path, changed = await running.source.export(name, ())
+        assert changed
+        assert there(path)
+        assert name in running.state.exports
+
+
+async def test_before_the_folder_is_read_nothing_is_said_of_what_it_lacks(folder: Path, follow: Follow) -> None:
+    shutil.rmtree(folder)
+    async with follow(poll_seconds=60) as running:
+        await running.until(lambda: running.state.problems)
+        for ask in (running.source.export(ECHO, ()), running.source.preview(ECHO, ()), running.source.unexport(ECHO)):
+            with pytest.raises(Unavailable) as caught:
+                await ask
+            assert caught.value.error_code == "source_not_read"
+            assert "does not exist" in caught.value.hint
 
 
 async def test_changes_do_not_wait_for_the_look_at_the_whole_folder(
