@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from clusters.apiserver import LocalCluster
 from clusters.waiting import until
-from federation.errors import Conflict, InvalidSettings, NotFound
+from discovery.sources.base import Preview
+from federation.errors import Conflict, Denied, InvalidSettings, IsthmusError, NotFound, Unavailable
 from federation.model.ids import ServiceName
 from federation.model.service import Endpoint, Grant, Locality, Protocol, Readiness, Service
 
 pytestmark = pytest.mark.integration
+MCS = "multicluster.x-k8s.io/v1beta1"
 
 
 def addresses(claim: Service) -> list[str]:
@@ -255,3 +258,165 @@ async def test_what_another_wrote_is_left_alone(run: Any, make: Any, east: Local
             await run.source.export(name, (Grant("west"),))
         with pytest.raises(Conflict):
             await run.source.unexport(name)
+
+
+async def test_a_preview_asks_the_server_and_changes_nothing(
+    run: Any, make: Any, east: LocalCluster, kube_namespace: str
+) -> None:
+    ns, name = kube_namespace, ServiceName(kube_namespace, "echo")
+    ports = [{"name": "http", "port": 80}, {"name": "sig", "port": 7, "protocol": "SCTP"}]
+    async with east.connect() as kube:
+        await kube.create(make.service(ns, ports=ports), make.slice_(ns, make.at("10.1.0.1")))
+        await until(lambda: name in run.state.services)
+        seen = await run.source.preview(name, (Grant("west", (80,)),))
+        assert (seen.where, seen.changed, seen.left_out) == (f"ServiceExport {name}", True, ((7, "SCTP"),))
+        assert [(p.port, p.name) for p in seen.claim.ports] == [(80, "http")]
+        assert seen.claim.grants == (Grant("west", (80,)),)
+        assert seen.claim.exported_at_ns > 0, "as the server would date it"
+        assert not await kube.list(MCS, "ServiceExport", ns)
+        assert run.claim(ns, "echo") is None
+        assert not (await run.source.preview(name, None)).changed, "there is nothing to withdraw"
+
+        await run.source.export(name, ())
+        claim = await run.exported(ns, "echo", lambda c: len(c.endpoints) == 1)
+        assert (await run.source.preview(name, ())) == Preview(
+            where=f"ServiceExport {name}", changed=False, claim=claim, left_out=((7, "SCTP"),)
+        )
+        narrowed = await run.source.preview(name, (Grant("west"),))
+        assert narrowed.changed
+        assert narrowed.claim == replace(claim, grants=(Grant("west"),))
+        taken = await run.source.preview(name, None)
+        assert (taken.where, taken.changed, taken.claim) == (f"ServiceExport {name}", True, None)
+        (export,) = await kube.list(MCS, "ServiceExport", ns)
+        assert "annotations" not in export["metadata"]
+        assert "deletionTimestamp" not in export["metadata"]
+
+
+@pytest.mark.parametrize("preview", [True, False], ids=["preview", "export"])
+@pytest.mark.parametrize(
+    ("given", "metadata", "error", "code"),
+    [
+        pytest.param(None, {}, NotFound, "no_service", id="no Service"),
+        pytest.param(
+            {"type": "ExternalName", "externalName": "x.example", "ports": []},
+            {},
+            Conflict,
+            "invalid_service_type",
+            id="ExternalName",
+        ),
+        pytest.param(
+            {"ports": [{"port": 7, "protocol": "SCTP"}]}, {}, Conflict, "unsupported_protocol", id="SCTP alone"
+        ),
+        pytest.param({}, {"finalizers": ["isthmus.example/test"]}, Conflict, "service_deleting", id="being deleted"),
+    ],
+)
+async def test_what_nobody_could_see_is_not_exported(
+    run: Any,
+    make: Any,
+    east: LocalCluster,
+    kube_namespace: str,
+    given: dict[str, Any] | None,
+    metadata: dict[str, Any],
+    error: type[IsthmusError],
+    code: str,
+    preview: bool,
+) -> None:
+    ns, name = kube_namespace, ServiceName(kube_namespace, "echo")
+    async with east.connect() as kube:
+        if given is not None:
+            made = make.service(ns, **given)
+            made["metadata"].update(metadata)
+            await kube.create(made)
+            await until(lambda: name in run.state.services)
+        if metadata:
+            await kube.delete("v1", "Service", "echo", ns)
+            await until(lambda: name not in run.state.services)
+        try:
+            with pytest.raises(error) as caught:
+                await (run.source.preview if preview else run.source.export)(name, ())
+            assert caught.value.error_code == code
+            assert "\n" not in str(caught.value)
+            assert str(name) in caught.value.message
+            assert not await kube.list(MCS, "ServiceExport", ns)
+        finally:
+            if metadata:
+                await kube.patch("v1", "Service", "echo", ns, merge={"metadata": {"finalizers": None}})
+
+
+async def test_an_export_that_is_being_deleted_is_not_taken_for_one(
+    run: Any, make: Any, east: LocalCluster, kube_namespace: str
+) -> None:
+    ns, name = kube_namespace, ServiceName(kube_namespace, "echo")
+    async with east.connect() as kube:
+        await kube.create(make.service(ns), make.export(ns, finalizers=["isthmus.example/test"]))
+        await run.exported(ns, "echo")
+        await kube.delete(MCS, "ServiceExport", "echo", ns)
+        await until(lambda: run.claim(ns, "echo") is None)
+        with pytest.raises(Conflict) as caught:
+            await run.source.export(name, ())
+        assert caught.value.error_code == "serviceexport_deleting"
+        assert await run.source.unexport(name) == ("", False)
+        await kube.patch(MCS, "ServiceExport", "echo", ns, merge={"metadata": {"finalizers": None}})
+
+
+async def test_the_longest_names_are_exported(run: Any, make: Any, east: LocalCluster, kube_namespace: str) -> None:
+    name = ServiceName(kube_namespace, "s" * 63)
+    async with east.connect() as kube:
+        await kube.create(make.service(kube_namespace, name=name.name))
+        await until(lambda: name in run.state.services)
+        assert (await run.source.preview(name, ())).changed
+        assert await run.source.export(name, ()) == (f"ServiceExport {name}", True)
+        await run.exported(kube_namespace, name.name)
+
+
+async def test_what_the_server_forbids_shows_in_the_preview(
+    east: LocalCluster, make: Any, following: Any, tmp_path: Path, kube_namespace: str
+) -> None:
+    """Reads everything, writes nothing."""
+    name, rule = ServiceName(kube_namespace, "echo"), {"apiGroups": ["*"], "resources": ["*"]}
+    role = f"read-{kube_namespace}"
+    rbac = "rbac.authorization.k8s.io"
+    async with east.connect() as kube:
+        await kube.create(
+            make.service(kube_namespace),
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "ClusterRole",
+                "metadata": {"name": role},
+                "rules": [{**rule, "verbs": ["get", "list", "watch"]}],
+            },
+            {
+                "apiVersion": f"{rbac}/v1",
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": role},
+                "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": role},
+                "subjects": [{"apiGroup": rbac, "kind": "User", "name": role}],
+            },
+        )
+        try:
+            async with following(east.kubeconfig_for(role), tmp_path / "other.state") as run:
+                await until(lambda: name in run.state.services)
+                with pytest.raises(Denied) as caught:
+                    await run.source.preview(name, ())
+                assert 'resources: ["serviceexports"], verbs: ["patch"]' in caught.value.hint
+        finally:
+            for kind in ("ClusterRole", "ClusterRoleBinding"):
+                await kube.delete(f"{rbac}/v1", kind, role)
+
+
+async def test_before_the_server_was_read_nothing_is_said_of_what_it_lacks(
+    east: LocalCluster, following: Any, tmp_path: Path, kube_namespace: str
+) -> None:
+    async with following(east.kubeconfig_for("nobody"), tmp_path / "other.state", complete=False) as run:
+        await until(lambda: run.problem("kube_forbidden"))
+        assert run.source.has_namespace(kube_namespace) is None
+        for ask in (run.source.export, run.source.preview):
+            with pytest.raises(Unavailable) as caught:
+                await ask(ServiceName(kube_namespace, "echo"), ())
+            assert caught.value.error_code == "source_not_read"
+            assert "ClusterRole lacks" in caught.value.hint
+
+
+async def test_namespaces_are_known(run: Any, kube_namespace: str) -> None:
+    await until(lambda: run.source.has_namespace(kube_namespace))
+    assert run.source.has_namespace("never-was") is False
