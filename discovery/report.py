@@ -19,8 +19,8 @@ from federation.log import Logger
 from federation.model.cluster import Cluster, Gateway
 from federation.model.ids import ServiceName
 from federation.model.record import MAX_FLOOR, Key, Kind, Origin, OriginState, Record, Version
-from federation.model.service import Service
-from federation.model.wire import encode_cluster, encode_gateway, encode_service
+from federation.model.service import Endpoints, Service
+from federation.model.wire import encode_cluster, encode_endpoints, encode_gateway, encode_service
 
 
 def next_epoch(path: Path, *, clock: Clock, log: Logger) -> int:
@@ -85,9 +85,10 @@ class Records:
 class Report:
     """The cluster's claims."""
 
-    def __init__(self, *, cluster: str, epoch: int) -> None:
+    def __init__(self, *, cluster: str, epoch: int, network: str = "") -> None:
+        """`network`: as in the settings; with it, where headless services are reached directly is reported, too."""
         self.records = Records(origin=cluster, epoch=epoch)
-        self._cluster = cluster
+        self._cluster, self._network = cluster, network
         self._services: Mapping[ServiceName, Service] = {}
 
     def begin(self, epoch: int) -> None:
@@ -113,7 +114,8 @@ class Report:
         )
 
     def services(self, services: Mapping[ServiceName, Service], changed: Set[ServiceName] | None = None) -> None:
-        """SERVICE: exactly these. Endpoints stay here; what peers get is the readiness.
+        """SERVICE: exactly these. Endpoints stay here; what peers get is the readiness. On a flat network
+        ENDPOINTS, too: those of the headless ones.
 
         `changed`: names that differ from the last call, if the caller knows them.
         """
@@ -124,10 +126,18 @@ class Report:
             service = services.get(name)
             if service is None:
                 records.append(self.records.withdraw(Kind.SERVICE, str(name)))
+                records.append(self.records.withdraw(Kind.ENDPOINTS, str(name)))
             else:
                 payload = encode_service(replace(service, endpoints=()))
                 records.append(self.records.claim(Kind.SERVICE, str(name), payload))
+                records.append(self._endpoints(service))
         self.records.put(records)
+
+    def _endpoints(self, service: Service) -> Record | None:
+        if not self._network or not service.headless:
+            return self.records.withdraw(Kind.ENDPOINTS, str(service.name))
+        found = Endpoints(name=service.name, network=self._network, endpoints=service.endpoints, grants=service.grants)
+        return self.records.claim(Kind.ENDPOINTS, str(service.name), encode_endpoints(found))
 
 
 def changed_names(

@@ -84,6 +84,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     dns: ClusterDnsSettings = ClusterDnsSettings()
     single_machine: bool = False
     """All members run on this machine: gateways may have loopback addresses."""
+    network: str = ""
+    """Clusters that name the same one reach each other's pods directly: headless services span them. Empty: none."""
     locality: LocalitySettings = LocalitySettings()
     clusterset: ClusterSetSettings = ClusterSetSettings()
     identities: dict[int, list[str]] = {}
@@ -135,6 +137,8 @@ def check(settings: AgentSettings) -> AgentSettings:
     parse_label(settings.cluster, what="cluster")
     parse_domain(settings.federation, what="federation")
     parse_domain(settings.suffix, what="suffix")
+    if settings.network:
+        parse_label(settings.network, what="network")
     for key in ("registry", "listen", "advertise", "metrics"):
         text = getattr(settings, key)
         if text or key in ("registry", "listen"):

@@ -21,9 +21,10 @@ from federation.log import Logger
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, Peer, Problem
 from federation.model.ids import REGISTRY_ORIGIN, ServiceName, trust_domain_of
 from federation.model.record import Key, Kind, OriginState, Record
-from federation.model.service import Export, Grant, Import, Locality, Protocol, Service
+from federation.model.service import Endpoint, Endpoints, Export, Grant, Import, Locality, Protocol, Service
 from federation.model.wire import (
     decode_cluster,
+    decode_endpoints,
     decode_gateway,
     decode_link,
     decode_service,
@@ -45,6 +46,7 @@ class Neighbour:
     state: OriginState = OriginState.UNKNOWN
     gateways: dict[str, Gateway] = field(default_factory=dict)
     services: dict[ServiceName, Service] = field(default_factory=dict)
+    endpoints: dict[ServiceName, Endpoints] = field(default_factory=dict)
     bundle: Bundle | None = None
     problem: Problem | None = None
 
@@ -76,15 +78,17 @@ class ClusterView:
         pins: Pins,
         allocations: Allocator,
         single_machine: bool,
+        network: str = "",
         clock: Clock,
         log: Logger,
     ) -> None:
+        """`network`: as in the settings; endpoints of other clusters on it are reached directly."""
         self.records = Records(origin=cluster, epoch=epoch)
         self.imports: dict[ServiceName, Import] = {}
         self.neighbours: dict[str, Neighbour] = {}
         self._cluster, self._federation, self._locality = cluster, federation, locality
         self._bundle, self._pins, self._allocations = bundle, pins, allocations
-        self._single_machine, self._clock, self._log = single_machine, clock, log
+        self._single_machine, self._network, self._clock, self._log = single_machine, network, clock, log
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change."""
         self._listeners: list[Callable[[Collection[ServiceName]], None]] = []
@@ -204,6 +208,13 @@ class ClusterView:
                 self._neighbour(key.origin).services[service.name] = service
                 self._claims.setdefault(service.name, set()).add(key.origin)
                 names.add(service.name)
+            elif key.kind is Kind.ENDPOINTS:
+                endpoints = decode_endpoints(record.payload)
+                self._require(str(endpoints.name) == key.name, key)
+                for endpoint in endpoints.endpoints:
+                    check_gateway_address(endpoint.address, single_machine=self._single_machine)
+                self._neighbour(key.origin).endpoints[endpoints.name] = endpoints
+                names.add(endpoints.name)
             elif key.kind is Kind.GATEWAY:
                 gateway = decode_gateway(record.payload)
                 self._require(gateway.name == key.name, key)
@@ -247,6 +258,10 @@ class ClusterView:
                 claims.discard(key.origin)
                 if not claims:
                     del self._claims[name]
+                names.add(name)
+        elif key.kind is Kind.ENDPOINTS:
+            name = ServiceName(*key.name.split("/", 1))
+            if neighbour.endpoints.pop(name, None) is not None:
                 names.add(name)
         elif key.kind is Kind.GATEWAY:
             neighbour.gateways.pop(key.name, None)
@@ -378,5 +393,15 @@ class ClusterView:
             if allowed is not None and not any(p.port in allowed for p in service.ports):
                 continue
             granted = None if allowed is None else frozenset(allowed)
-            claims.append(Claim(cluster=origin, service=service, stale=neighbour.stale, granted=granted))
+            reached = self._reached(neighbour, service)
+            claims.append(
+                Claim(cluster=origin, service=service, stale=neighbour.stale, granted=granted, endpoints=reached)
+            )
         return claims
+
+    def _reached(self, neighbour: Neighbour, service: Service) -> tuple[Endpoint, ...]:
+        """The endpoints of a headless service of another cluster that are reached directly."""
+        found = neighbour.endpoints.get(service.name)
+        if found is None or not service.headless or not self._network or found.network != self._network:
+            return ()
+        return found.endpoints

@@ -46,7 +46,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
-    """What a cluster says of itself (payload of CLUSTER)."""
+    """What a cluster says of itself (payload of CLUSTER).
+
+    `network`: clusters that name the same one reach each other's endpoints directly; empty: through gateways only.
+    """
 
     name: str
     trust_domain: str
@@ -54,6 +57,7 @@ class Cluster:
     bundle: Bundle
     agent_version: str = ""
     problems: tuple[Problem, ...] = ()
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,7 @@ class Kind(enum.IntEnum):
     IMPORT = 5
     EXPORT = 6
     PEER = 7
+    ENDPOINTS = 8
 
 
 class Key(NamedTuple):

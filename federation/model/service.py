@@ -101,6 +101,19 @@ class Service:
         return sum(r.ready for r in self.readiness)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoints:
+    """Where a headless service is reached directly by clusters on `network` (payload of ENDPOINTS).
+
+    `grants` are those of the Service: who may not see it does not see where it is.
+    """
+
+    name: ServiceName
+    network: str
+    endpoints: tuple[Endpoint, ...] = ()
+    grants: tuple[Grant, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class FieldConflict:
     """Exporting clusters disagree on a field; `reason` is the MCS condition reason, e.g. "PortConflict"."""

@@ -18,6 +18,7 @@ from federation.model.service import (
     AppProtocol,
     Backend,
     Endpoint,
+    Endpoints,
     Export,
     FieldConflict,
     Grant,
@@ -259,6 +260,28 @@ def decode_service(data: bytes) -> Service:
     return service_from_pb(_parse(pb.Service, data))
 
 
+def encode_endpoints(value: Endpoints) -> bytes:
+    return _bytes(
+        pb.Endpoints(
+            namespace=value.name.namespace,
+            name=value.name.name,
+            network=value.network,
+            endpoints=map(_endpoint_to_pb, value.endpoints),
+            grants=grants_to_pb(value.grants),
+        )
+    )
+
+
+def decode_endpoints(data: bytes) -> Endpoints:
+    message = _parse(pb.Endpoints, data)
+    return Endpoints(
+        name=_name(message.namespace, message.name),
+        network=parse_label(message.network, what="network"),
+        endpoints=tuple(map(_endpoint_from_pb, message.endpoints)),
+        grants=grants_from_pb(message.grants),
+    )
+
+
 def encode_gateway(value: Gateway) -> bytes:
     return _bytes(gateway_to_pb(value))
 
@@ -275,6 +298,7 @@ def cluster_to_pb(value: Cluster) -> pb.Cluster:
         bundle=bundle_to_pb(value.bundle),
         agent_version=value.agent_version,
         problems=map(problem_to_pb, value.problems),
+        network=value.network,
     )
 
 
@@ -291,6 +315,7 @@ def decode_cluster(data: bytes) -> Cluster:
         bundle=bundle_from_pb(message.bundle),
         agent_version=message.agent_version,
         problems=tuple(map(problem_from_pb, message.problems)),
+        network=parse_label(message.network, what="network") if message.network else "",
     )
 
 

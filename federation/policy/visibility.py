@@ -26,22 +26,31 @@ class Links:
 
     consumer: str
     by_peer: Mapping[str, Link] = field(default_factory=lambda: MappingProxyType({}))
+    network: str | None = None
+    """The network that the consumer is on; empty: none of its own; None: it has not said so yet."""
 
     @classmethod
-    def of(cls, consumer: str, links: Iterable[Link]) -> Links:
+    def of(cls, consumer: str, links: Iterable[Link], *, network: str | None = None) -> Links:
         """Those of `links` that have `consumer` at one end."""
         mine = {link.other(consumer): link for link in links if consumer in (link.a, link.b)}
-        return cls(consumer, MappingProxyType(mine))
+        return cls(consumer, MappingProxyType(mine), network)
 
 
-def is_visible(key: Key, grants: tuple[Grant, ...], links: Links) -> bool:
-    """Whether the consumer of `links` may see the record; `grants` are those of a SERVICE's payload, else empty."""
+def is_visible(key: Key, grants: tuple[Grant, ...], links: Links, *, network: str = "") -> bool:
+    """Whether the consumer of `links` may see the record.
+
+    `grants` are those of a SERVICE's or ENDPOINTS' payload, else empty; `network` that of ENDPOINTS. A consumer that
+    has not reported since the registry began sees ENDPOINTS of any network: what it had is not taken from it
+    meanwhile, and which network it is on is its own word anyhow.
+    """
     if key.origin == REGISTRY_ORIGIN:
         return key.kind is Kind.LINK and links.consumer in key.name.split("/")
     link = links.by_peer.get(key.origin)
     if link is None:
         return False
-    if key.kind is Kind.SERVICE:
+    if key.kind is Kind.ENDPOINTS and (not network or links.network not in (None, network)):
+        return False
+    if key.kind in (Kind.SERVICE, Kind.ENDPOINTS):
         if not link.grants and not grants:
             return True
         namespace, _, name = key.name.partition("/")

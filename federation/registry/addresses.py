@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 
 from federation.errors import InvalidInput
@@ -52,6 +53,7 @@ _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 _NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z", re.ASCII)
 
 
+@lru_cache(maxsize=16_384)  # headless services have thousands, and one changes at a time
 def check_gateway_address(text: str, *, single_machine: bool) -> str:
     """The address in its canonical form; loopback passes only where all members run on one machine.
 

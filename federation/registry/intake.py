@@ -19,7 +19,7 @@ from federation.registry.publish import Rejection
 from federation.registry.quota import NOTHING, Size, TokenBucket, Usage
 from federation.registry.report import Admitted, admit
 from federation.registry.settings import Quotas
-from federation.registry.sight import GrantIndex
+from federation.registry.sight import TermsIndex
 from federation.store.base import Member
 
 HEADROOM = 2
@@ -98,7 +98,7 @@ class Desk:
     log: Log
     limits: Quotas
     single_machine: bool
-    grants: GrantIndex
+    terms: TermsIndex
     now: Callable[[], float]
     member: Callable[[], Member | None]
     on_epoch: Callable[[int], None]
@@ -212,7 +212,9 @@ class Publishing:
         if record.payload is not None:
             verdict = self._verdict(record)
             self._verdicts[record.key] = (record, verdict)
-            if isinstance(verdict, Admitted) and not verdict.grants:  # those are learnt when the report is accepted
+            if (
+                isinstance(verdict, Admitted) and not verdict.terms.grants
+            ):  # those are learnt when the report is accepted
                 self._desk.log.stage(record)
 
     def _verdict(self, record: Record) -> Admitted | IsthmusError:
@@ -233,7 +235,7 @@ class Publishing:
             except QuotaExceeded as error:
                 verdict = error
             else:
-                self._desk.grants.learn(record, verdict.grants)
+                self._desk.terms.learn(record, verdict.terms)
                 if verdict.bundle is not None:
                     self._desk.on_bundle(verdict.bundle)
                 return None

@@ -6,6 +6,7 @@ grants, a new bundle), or an error that becomes the record's rejection; the rest
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from federation.errors import Denied, InvalidInput
@@ -13,9 +14,10 @@ from federation.model import wire
 from federation.model.cluster import Bundle
 from federation.model.ids import ServiceName, parse_label
 from federation.model.record import Kind, Record
-from federation.model.service import Grant
+from federation.model.service import Endpoint
 from federation.registry.addresses import check_gateway_address
 from federation.registry.quota import Size
+from federation.registry.sight import ANYBODY, Terms
 from federation.store.base import Member
 from federation.trust.bundle import check_pin, fingerprint
 
@@ -28,7 +30,7 @@ class Admitted:
     """A record that may enter. `bundle`: a lawful successor of the member's, to be kept."""
 
     size: Size
-    grants: tuple[Grant, ...] = ()
+    terms: Terms = ANYBODY
     bundle: Bundle | None = None
 
 
@@ -43,6 +45,8 @@ def admit(record: Record, member: Member, *, single_machine: bool) -> Admitted:
         raise Denied(f"{member.name} claims a record of {key.origin[:80]!r}", code="foreign_origin")
     if key.kind is Kind.SERVICE:
         return _service(key.name, payload, single_machine=single_machine)
+    if key.kind is Kind.ENDPOINTS:
+        return _endpoints(key.name, payload, single_machine=single_machine)
     if key.kind is Kind.GATEWAY:
         return _gateway(key.name, payload, single_machine=single_machine)
     if key.kind is Kind.CLUSTER:
@@ -56,12 +60,26 @@ def _service(name: str, payload: bytes, *, single_machine: bool) -> Admitted:
         raise Denied(f"the record {name[:140]!r} is about {service.name}", code="foreign_name")
     if len(service.ports) > MAX_PORTS:
         raise InvalidInput(f"{service.name} has {len(service.ports)} ports; at most {MAX_PORTS}", code="too_many_ports")
-    for endpoint in service.endpoints:
+    _check_endpoints(service.endpoints, single_machine=single_machine)
+    count = max(service.ready, len(service.endpoints))
+    return Admitted(size=Size.of(Kind.SERVICE, length=len(payload), endpoints=count), terms=Terms(service.grants))
+
+
+def _endpoints(name: str, payload: bytes, *, single_machine: bool) -> Admitted:
+    found = wire.decode_endpoints(payload)
+    if str(found.name) != name:
+        raise Denied(f"the record {name[:140]!r} is about {found.name}", code="foreign_name")
+    _check_endpoints(found.endpoints, single_machine=single_machine)
+    count = max(1, len(found.endpoints))  # a record counts even where it is empty
+    size = Size.of(Kind.ENDPOINTS, length=len(payload), endpoints=count)
+    return Admitted(size=size, terms=Terms(found.grants, found.network))
+
+
+def _check_endpoints(endpoints: Iterable[Endpoint], *, single_machine: bool) -> None:
+    for endpoint in endpoints:
         check_gateway_address(endpoint.address, single_machine=single_machine)
         if endpoint.hostname:
             parse_label(endpoint.hostname, what="hostname")
-    count = max(service.ready, len(service.endpoints))
-    return Admitted(size=Size.of(Kind.SERVICE, length=len(payload), endpoints=count), grants=service.grants)
 
 
 def _gateway(name: str, payload: bytes, *, single_machine: bool) -> Admitted:

@@ -27,7 +27,7 @@ from federation.registry.publish import Intake, Rejection
 from federation.registry.quota import TokenBucket
 from federation.registry.session import Session, Watching
 from federation.registry.settings import RegistrySettings
-from federation.registry.sight import GrantIndex, Sights
+from federation.registry.sight import Sight, Sights, TermsIndex
 from federation.registry.watch import Offer
 from federation.store.base import LinkEntry, Member
 
@@ -64,8 +64,8 @@ class Reports:
         self._on_epoch, self._on_bundle = on_epoch, on_bundle
         self._logger, self._audit = log, audit
         self._version = Version(epoch, 0)
-        self._grants = GrantIndex()
-        self._sights = Sights(self._grants)
+        self._terms = TermsIndex()
+        self._sights = Sights(self._terms)
         self._sessions: dict[str, Session] = {}
         self._revisions: deque[tuple[float, int]] = deque(maxlen=120)
         self.log.reset_origin(REGISTRY_ORIGIN, self._next(), [self._link_record(e.link) for e in links().values()])
@@ -93,7 +93,7 @@ class Reports:
         for name in {end for link in links for end in link.split("/")}:
             session = self._sessions.get(name)
             if session is not None:
-                session.see(self._sights.of(name, (e.link for e in present.values())))
+                self._see(session)
         for name in clusters:
             if name not in members:
                 self._expel(name)
@@ -102,7 +102,7 @@ class Reports:
         self.leases.drop(name)
         version = self._origin_version(name)
         self.log.set_origin(Origin(name, version, OriginState.GONE))
-        self._grants.forget(name)
+        self._terms.forget(name)
         self._sights.forget(name)
         session = self._sessions.pop(name, None)
         if session is not None:
@@ -194,6 +194,7 @@ class Reports:
         own = self.log.get(Key(session.name, Kind.CLUSTER, session.name))
         if own is not None and own.payload is not None and own.payload != session.cluster_payload:
             session.cluster_payload, session.cluster = own.payload, wire.decode_cluster(own.payload)
+            self._see(session)
         self._renew(session, publishing)
         return rejections
 
@@ -211,10 +212,9 @@ class Reports:
             raise Denied(f"{cluster} is no member of this federation", code="not_authorised")
         session = self._sessions.get(cluster)
         if session is None:
-            links = (e.link for e in self._links().values())
             quotas = self._settings.quotas
             bucket = TokenBucket(rate=quotas.records_per_second, burst=quotas.burst, now=self._clock.monotonic())
-            session = Session(cluster, Latest[Visible](self._sights.of(cluster, links)), bucket)
+            session = Session(cluster, Latest[Visible](self._sight(cluster, None)), bucket)
             self._sessions[cluster] = session
         return session
 
@@ -250,7 +250,7 @@ class Reports:
             log=self.log,
             limits=self._settings.quotas,
             single_machine=self._settings.single_machine,
-            grants=self._grants,
+            terms=self._terms,
             now=self._clock.monotonic,
             member=lambda: self._members().get(cluster),
             on_epoch=lambda epoch: self._on_epoch(cluster, epoch),
@@ -258,6 +258,13 @@ class Reports:
             on_records=self._on_records,
             audit=self._audit,
         )
+
+    def _see(self, session: Session) -> None:
+        """Its links or its network may have changed."""
+        session.see(self._sight(session.name, session.cluster.network if session.cluster is not None else None))
+
+    def _sight(self, cluster: str, network: str | None) -> Sight:
+        return self._sights.of(cluster, (e.link for e in self._links().values()), network=network)
 
     def _on_records(self, count: int) -> None:
         self.published += count

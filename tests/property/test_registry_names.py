@@ -61,6 +61,16 @@ def test_ports_grants_and_gateways(name: str, port: int, consumer: str) -> None:
         assert 1 <= port <= 65535
 
 
+@given(network=names, hostname=names, address=st.sampled_from(["10.0.0.1", "127.0.0.1", "fd00::1", "echo", ""]))
+def test_endpoints(network: str, hostname: str, address: str) -> None:
+    found = pb.Endpoints(namespace="a", name="b", network=network)
+    found.endpoints.add(address=address, hostname=hostname)
+    if passes(Kind.ENDPOINTS, "a/b", found.SerializeToString()):
+        assert LABEL.fullmatch(network)
+        assert not hostname or LABEL.fullmatch(hostname)
+        assert address in ("10.0.0.1", "fd00::1")
+
+
 @given(kind=st.sampled_from(list(Kind)), name=names, payload=st.binary(max_size=300))
 def test_bytes_that_are_anything(kind: Kind, name: str, payload: bytes) -> None:
     passes(kind, name, payload)

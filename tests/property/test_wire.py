@@ -17,6 +17,7 @@ from federation.model.service import (
     AppProtocol,
     Backend,
     Endpoint,
+    Endpoints,
     Export,
     FieldConflict,
     Grant,
@@ -129,7 +130,9 @@ cluster = st.builds(
     bundle=bundle,
     agent_version=text,
     problems=many(st.builds(Problem, text, text, text, st.integers(0, 2**62))),
+    network=st.just("") | label,
 )
+where = st.builds(Endpoints, name=name, network=label, endpoints=many(endpoint), grants=many(grant))
 link = st.builds(
     Link,
     a=label,
@@ -161,6 +164,7 @@ PAYLOADS = {
     "import": (imported, wire.encode_import, wire.decode_import),
     "export": (exported, wire.encode_export, wire.decode_export),
     "cluster": (cluster, wire.encode_cluster, wire.decode_cluster),
+    "endpoints": (where, wire.encode_endpoints, wire.decode_endpoints),
     "gateway": (gateway, wire.encode_gateway, wire.decode_gateway),
     "link": (link, wire.encode_link, wire.decode_link),
     "peer": (peer, wire.encode_peer, wire.decode_peer),

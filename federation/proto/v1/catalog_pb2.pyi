@@ -18,6 +18,7 @@ class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     IMPORT: _ClassVar[Kind]
     EXPORT: _ClassVar[Kind]
     PEER: _ClassVar[Kind]
+    ENDPOINTS: _ClassVar[Kind]
 KIND_UNSPECIFIED: Kind
 CLUSTER: Kind
 GATEWAY: Kind
@@ -26,6 +27,7 @@ LINK: Kind
 IMPORT: Kind
 EXPORT: Kind
 PEER: Kind
+ENDPOINTS: Kind
 
 class Record(_message.Message):
     __slots__ = ("origin", "kind", "name", "epoch", "sequence", "payload", "deleted")

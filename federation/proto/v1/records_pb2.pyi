@@ -136,6 +136,20 @@ class Service(_message.Message):
     endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
     def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., exported_at_ns: _Optional[int] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., headless: _Optional[bool] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., internal_traffic_policy: _Optional[str] = ..., traffic_distribution: _Optional[str] = ..., ip_families: _Optional[_Iterable[str]] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., readiness: _Optional[_Iterable[_Union[Readiness, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ...) -> None: ...
 
+class Endpoints(_message.Message):
+    __slots__ = ("namespace", "name", "network", "endpoints", "grants")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    network: str
+    endpoints: _containers.RepeatedCompositeFieldContainer[Endpoint]
+    grants: _containers.RepeatedCompositeFieldContainer[Grant]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., network: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Endpoint, _Mapping]]] = ..., grants: _Optional[_Iterable[_Union[Grant, _Mapping]]] = ...) -> None: ...
+
 class Gateway(_message.Message):
     __slots__ = ("name", "address", "port", "locality", "weight", "draining", "egress")
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -169,20 +183,22 @@ class Bundle(_message.Message):
     def __init__(self, trust_domain: _Optional[str] = ..., sequence: _Optional[int] = ..., roots: _Optional[_Iterable[bytes]] = ..., refresh_hint_seconds: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems")
+    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems", "network")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
     name: str
     trust_domain: str
     locality: Locality
     bundle: Bundle
     agent_version: str
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
-    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ...) -> None: ...
+    network: str
+    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., network: _Optional[str] = ...) -> None: ...
 
 class Link(_message.Message):
     __slots__ = ("a", "b", "created_ns", "grants")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from discovery.report import Report, changed_names, keep_floor, next_epoch
@@ -10,8 +11,8 @@ from federation.aio.clock import FakeClock
 from federation.model.cluster import Bundle, Cluster, Gateway, Problem
 from federation.model.ids import ServiceName
 from federation.model.record import MAX_EPOCH, Key, Kind
-from federation.model.service import Endpoint, Locality, Readiness, Service
-from federation.model.wire import decode_service
+from federation.model.service import Endpoint, Grant, Locality, Readiness, Service
+from federation.model.wire import decode_endpoints, decode_service
 
 LOG = log.get("test")
 ECHO = ServiceName("shop", "echo")
@@ -101,3 +102,35 @@ def test_a_cluster_that_joins_again_exceeds_its_earlier_epochs_whatever_its_cloc
     assert next_epoch(path, clock=clock, log=LOG) == 10_000
     keep_floor(path, 2**64 - 1)  # no registry can ask for more than it takes
     assert next_epoch(path, clock=clock, log=LOG) <= MAX_EPOCH
+
+
+def test_on_a_flat_network_the_endpoints_of_headless_services_are_told() -> None:
+    headless = replace(service("10.0.0.1", "10.0.0.2"), headless=True, grants=(Grant("west"),))
+    plain = service("10.0.0.3", name=ServiceName("shop", "plain"))
+    silent = Report(cluster="east", epoch=7)
+    silent.services({ECHO: headless})
+    assert silent.records.names(Kind.ENDPOINTS) == set()
+
+    report = Report(cluster="east", epoch=7, network="flat")
+    report.services({ECHO: headless, plain.name: plain})
+    assert report.records.names(Kind.ENDPOINTS) == {"shop/echo"}
+    told = report.records.log.get(Key("east", Kind.ENDPOINTS, "shop/echo"))
+    assert told is not None
+    found = decode_endpoints(told.payload or b"")
+    assert (found.network, found.grants) == ("flat", (Grant("west"),))
+    assert [e.address for e in found.endpoints] == ["10.0.0.1", "10.0.0.2"]
+
+    moved = replace(headless, endpoints=(Endpoint(address="10.0.0.1"), Endpoint(address="10.0.0.9")))
+    before = sequence(report)
+    report.services({ECHO: moved, plain.name: plain})
+    assert sequence(report) == before  # its readiness is the same
+    again = report.records.log.get(Key("east", Kind.ENDPOINTS, "shop/echo"))
+    assert again is not None
+    assert again.version > told.version
+    report.services({ECHO: service("10.0.0.1")})  # no longer headless
+    assert report.records.names(Kind.ENDPOINTS) == set()
+    report.services({ECHO: headless})
+    report.begin(9)
+    assert report.records.names(Kind.ENDPOINTS) == {"shop/echo"}
+    report.services({})
+    assert report.records.names(Kind.ENDPOINTS) == set()

@@ -16,12 +16,13 @@ from federation.catalog.replica import Changes
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer
 from federation.model.ids import REGISTRY_ORIGIN, ServiceName
 from federation.model.record import Key, Kind, Origin, OriginState, Record, Version
-from federation.model.service import Endpoint, Export, Grant, Import, Locality, Port, Readiness, Service
+from federation.model.service import Endpoint, Endpoints, Export, Grant, Import, Locality, Port, Readiness, Service
 from federation.model.wire import (
     decode_export,
     decode_import,
     decode_peer,
     encode_cluster,
+    encode_endpoints,
     encode_gateway,
     encode_link,
     encode_service,
@@ -49,7 +50,7 @@ def service(ready: int = 1, *, name: ServiceName = ECHO, grants: tuple[Grant, ..
 class World:
     """A view of the cluster "east", and the registry as the test plays it."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, network: str = "") -> None:
         self.root, self.clock, self.sequence = root, FakeClock(), 0
         self.pins = Pins(root / "pins", cluster="east", federation="fed.example", clock=self.clock, log=LOG)
         self.view = ClusterView(
@@ -61,6 +62,7 @@ class World:
             pins=self.pins,
             allocations=Allocations(v4="241.0.0.0/16", v6="", gateway_ports=(20_000, 20_999), release_seconds=600.0),
             single_machine=False,
+            network=network,
             clock=self.clock,
             log=LOG,
         )
@@ -82,6 +84,10 @@ class World:
 
     def service(self, origin: str, given: Service, *, name: str = "") -> Record:
         return self.record(origin, Kind.SERVICE, name or str(given.name), encode_service(replace(given, endpoints=())))
+
+    def endpoints(self, origin: str, *addresses: str, network: str = "flat", name: ServiceName = ECHO) -> Record:
+        found = Endpoints(name=name, network=network, endpoints=tuple(Endpoint(address=a) for a in addresses))
+        return self.record(origin, Kind.ENDPOINTS, str(name), encode_endpoints(found))
 
     def gateway(self, origin: str, address: str = "192.0.2.1") -> Record:
         return self.record(origin, Kind.GATEWAY, "gw", encode_gateway(Gateway(name="gw", address=address, port=15443)))
@@ -353,3 +359,46 @@ def test_a_peer_that_says_something_new_of_itself_leaves_the_services_alone(
     world.show(world.link("west", LinkGrant(origin="west", consumer="east")))
     assert built == [ECHO]
     assert world.exported().grants == ()
+
+
+def addresses(world: World) -> dict[str, list[str]]:
+    found = world.imported()
+    return {b.cluster: [e.address for e in b.endpoints] for b in found.backends} if found is not None else {}
+
+
+def test_headless_endpoints_of_the_same_network_are_reached_directly(tmp_path: Path) -> None:
+    world = World(tmp_path, network="flat")
+    headless = replace(service(), headless=True)
+    world.peer("west", headless)
+    assert addresses(world) == {"west": []}
+    world.show(world.endpoints("west", "10.1.0.2", "10.1.0.1"))
+    assert addresses(world) == {"west": ["10.1.0.1", "10.1.0.2"]}
+    told: list[ServiceName] = []
+    world.view.listen(told.extend)
+    world.show(world.endpoints("west", "10.1.0.3"))
+    assert (addresses(world), told) == ({"west": ["10.1.0.3"]}, [ECHO])
+    world.show(world.endpoints("west", "127.0.0.1"))  # refused: what was held stays
+    assert addresses(world) == {"west": ["10.1.0.3"]}
+    assert world.codes() == {"forbidden_address"}
+    world.show(world.endpoints("west", "10.1.0.4", network="other"))
+    assert addresses(world) == {"west": []}
+    world.show(world.endpoints("west", "10.1.0.4"))
+    world.hide(("west", Kind.ENDPOINTS, "shop/echo"))
+    assert addresses(world) == {"west": []}
+    world.show(world.endpoints("west", "10.1.0.4"))
+    world.state("west", OriginState.GONE)
+    assert world.imported() is None
+
+
+def test_endpoints_of_what_is_not_headless_or_not_exported_are_not_used(tmp_path: Path) -> None:
+    world = World(tmp_path, network="flat")
+    world.peer("west", service())
+    world.show(world.endpoints("west", "10.1.0.1"), world.endpoints("west", "10.1.0.1", name=ServiceName("a", "b")))
+    assert addresses(world) == {"west": []}
+    assert world.imported(ServiceName("a", "b")) is None
+
+
+def test_without_a_network_of_ones_own_nothing_is_reached_directly(world: World) -> None:
+    world.peer("west", replace(service(), headless=True))
+    world.show(world.endpoints("west", "10.1.0.1"))
+    assert addresses(world) == {"west": []}

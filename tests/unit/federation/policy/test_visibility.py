@@ -62,6 +62,32 @@ def test_what_east_sees(key: Key, grants: tuple[Grant, ...], link: Link | None, 
     assert is_visible(key, grants, links) is seen
 
 
+WHERE = Key("west", Kind.ENDPOINTS, "shop/echo")
+
+
+@pytest.mark.parametrize(
+    ("grants", "link", "there", "here", "seen"),
+    [
+        ((), PLAIN, "flat", "flat", True),
+        ((), PLAIN, "flat", "other", False),
+        ((), PLAIN, "flat", "", False),
+        ((), PLAIN, "flat", None, True),  # east has not reported since the registry began
+        ((), PLAIN, "", "", False),
+        ((), PLAIN, "", None, False),
+        ((), None, "flat", "flat", False),
+        ((Grant("edge"),), PLAIN, "flat", "flat", False),
+        ((Grant("east", (80,)),), PLAIN, "flat", "flat", True),
+        ((), granted(TO_EAST), "flat", "flat", True),
+        ((), granted(TO_WEST), "flat", "flat", False),
+    ],
+)
+def test_endpoints_are_seen_on_one_network_only(
+    grants: tuple[Grant, ...], link: Link | None, there: str, here: str | None, seen: bool
+) -> None:
+    links = Links.of("east", [link] if link else [], network=here)
+    assert is_visible(WHERE, grants, links, network=there) is seen
+
+
 @pytest.mark.parametrize(
     ("grants", "link", "ports"),
     [
@@ -86,13 +112,26 @@ links_strategy = st.lists(
 keys = st.builds(Key, names, st.sampled_from(list(Kind)), st.sampled_from(["n/s", "a", "a/b"]))
 
 
-@given(consumer=names, links=links_strategy, key=keys, grants=st.lists(st.builds(Grant, names), max_size=3).map(tuple))
+networks = st.sampled_from(["", "n", "m"])
+
+
+@given(
+    consumer=names,
+    links=links_strategy,
+    key=keys,
+    grants=st.lists(st.builds(Grant, names), max_size=3).map(tuple),
+    here=st.none() | networks,
+    there=networks,
+)
 def test_nothing_is_seen_of_who_is_not_linked(
-    consumer: str, links: list[Link], key: Key, grants: tuple[Grant, ...]
+    consumer: str, links: list[Link], key: Key, grants: tuple[Grant, ...], here: str | None, there: str
 ) -> None:
     linked = {link.other(consumer) for link in links if consumer in (link.a, link.b)}
-    if is_visible(key, grants, Links.of(consumer, links)):
+    if is_visible(key, grants, Links.of(consumer, links, network=here), network=there):
         assert key.origin in linked
-        assert key.kind in (Kind.CLUSTER, Kind.GATEWAY, Kind.SERVICE)
-        if key.kind is Kind.SERVICE:
+        assert key.kind in (Kind.CLUSTER, Kind.GATEWAY, Kind.SERVICE, Kind.ENDPOINTS)
+        if key.kind is Kind.ENDPOINTS:
+            assert there
+            assert here in (None, there)
+        if key.kind in (Kind.SERVICE, Kind.ENDPOINTS):
             assert not grants or any(g.consumer in ("*", consumer) for g in grants)

@@ -15,7 +15,7 @@ from federation.model import wire
 from federation.model.cluster import Cluster, Gateway
 from federation.model.ids import ServiceName
 from federation.model.record import Key, Kind, Record, Version
-from federation.model.service import Grant, Locality, Port, Readiness, Service
+from federation.model.service import Endpoint, Endpoints, Grant, Locality, Port, Readiness, Service
 from federation.registry.service import Addresses
 from federation.registry.service import Service as Registry
 from federation.registry.settings import Quotas, RegistrySettings
@@ -59,6 +59,17 @@ class Claims:
             **{"ports": (Port(port=80),), "readiness": (Readiness(Locality(), ready),), **more},
         )
         return self.record(Kind.SERVICE, name, wire.encode_service(service))
+
+    def endpoints(
+        self, *addresses: str, name: str = "shop/echo", network: str = "flat", grants: tuple[Grant, ...] = ()
+    ) -> Record:
+        found = Endpoints(
+            name=ServiceName(*name.split("/")),
+            network=network,
+            endpoints=tuple(Endpoint(address=a) for a in addresses),
+            grants=grants,
+        )
+        return self.record(Kind.ENDPOINTS, name, wire.encode_endpoints(found))
 
     def log(self, *records: Record) -> Log:
         log = Log(history=f"{self.name} {self.epoch}")

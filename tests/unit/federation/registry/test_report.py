@@ -11,6 +11,7 @@ from federation.errors import IsthmusError
 from federation.model.record import Kind
 from federation.model.service import Endpoint, Grant, Port
 from federation.registry.report import admit
+from federation.registry.sight import Terms
 from federation.trust.bundle import sign_successor
 
 
@@ -20,7 +21,10 @@ def test_good_records(claims: Any) -> None:
     assert admit(east.cluster(), member, single_machine=False).bundle is None
     assert admit(east.gateway(), member, single_machine=False).size.gateways == 1
     admitted = admit(east.service(grants=(Grant("west"),), ready=5), member, single_machine=False)
-    assert (admitted.size.services, admitted.size.endpoints, admitted.grants) == (1, 5, (Grant("west"),))
+    assert (admitted.size.services, admitted.size.endpoints, admitted.terms.grants) == (1, 5, (Grant("west"),))
+    where = admit(east.endpoints("10.0.0.1", "10.0.0.2", grants=(Grant("west"),)), member, single_machine=False)
+    assert (where.size.services, where.size.endpoints, where.terms) == (0, 2, Terms((Grant("west"),), "flat"))
+    assert admit(east.endpoints(), member, single_machine=False).size.endpoints == 1  # it counts where it is empty
 
 
 def test_a_lawful_successor(claims: Any) -> None:
@@ -45,6 +49,12 @@ CASES = {
     "a hostname that is none": (
         "invalid_name",
         lambda c: c.service(endpoints=(Endpoint(address="10.0.0.1", hostname="a\nb"),)),
+    ),
+    "endpoints on loopback": ("forbidden_address", lambda c: c.endpoints("127.0.0.1")),
+    "endpoints of no network": ("invalid_name", lambda c: c.endpoints("10.0.0.1", network="")),
+    "endpoints of another service": (
+        "foreign_name",
+        lambda c: c.record(Kind.ENDPOINTS, "shop/other", c.endpoints("10.0.0.1").payload),
     ),
     "a grant to nobody": ("invalid_name", lambda c: c.service(grants=(Grant("No!"),))),
     "a gateway on loopback": ("forbidden_address", lambda c: c.gateway("127.0.0.1")),

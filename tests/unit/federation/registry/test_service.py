@@ -88,6 +88,29 @@ async def test_grants_are_judged_by_the_version_of_the_record(make_registry: Any
     assert (sight(opened), sight(closed)) == (True, False)  # a Sight never changes its mind
 
 
+async def test_endpoints_are_shown_on_one_network_and_to_whom_the_service_is_granted(
+    make_registry: Any, claims: Any, send: Any
+) -> None:
+    registry, east, west = make_registry(), claims("east"), claims("west")
+    await join(registry, east, west)
+    await link(registry, east, west)
+    log = west.log(west.cluster(network="flat"), west.service(), west.endpoints("10.1.0.1"))
+    send(registry.reports.intake("west"), log)
+    where = Key("west", Kind.ENDPOINTS, "shop/echo")
+    assert where in seen_by(registry, "east")  # which network east is on is not known yet
+    send(registry.reports.intake("east"), east.log(east.cluster()))
+    assert where not in seen_by(registry, "east")
+    east.epoch = 2
+    send(registry.reports.intake("east"), east.log(east.cluster(network="other")))
+    assert where not in seen_by(registry, "east")
+    east.epoch = 3
+    send(registry.reports.intake("east"), east.log(east.cluster(network="flat")))
+    assert where in seen_by(registry, "east")
+    log.put([west.service(grants=(Grant("edge"),)), west.endpoints("10.1.0.1", grants=(Grant("edge"),))])
+    send(registry.reports.intake("west"), log)
+    assert where not in seen_by(registry, "east")
+
+
 async def test_an_older_epoch_is_refused_while_the_newer_one_is_there(
     make_registry: Any, claims: Any, send: Any
 ) -> None:
