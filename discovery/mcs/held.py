@@ -49,7 +49,10 @@ class Facts(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
-    """One object. The last fields are of ServiceImports (`clusters`, `ready`) and Services (the others)."""
+    """One object; `epoch`: of the lease under which it was written last.
+
+    The last fields are of ServiceImports (`clusters`, `ready`) and Services (the others).
+    """
 
     kind: Kind
     namespace: str
@@ -59,6 +62,7 @@ class Held:
     facts: Facts
     ours: bool = True
     deleting: bool = False
+    epoch: int = 0
     clusters: tuple[str, ...] = ()
     ready: Condition | None = None
     service: str = ""
@@ -141,6 +145,7 @@ def read(kind: Kind, data: bytes | msgspec.Raw) -> Held:
         facts=_facts(kind, found),
         ours=labels.get(MANAGED_BY) == MANAGER or APPLIED in (meta.annotations or {}),
         deleting=meta.deletion_timestamp is not None,
+        epoch=_epoch(meta.annotations or {}),
         clusters=tuple(sys.intern(c.cluster) for c in status.clusters or ()),
         ready=ready,
         service=sys.intern(meta.name if kind in (Kind.IMPORT, Kind.EXPORT) else labels.get(MCS_SERVICE_NAME, "")),
@@ -151,6 +156,11 @@ def read(kind: Kind, data: bytes | msgspec.Raw) -> Held:
 
 
 _NO_PORTS: Mapping[int, int] = {}
+
+
+def _epoch(annotations: Mapping[str, str]) -> int:
+    text = annotations.get(EPOCH, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
 
 
 def facts(kind: Kind, body: Mapping[str, Any]) -> Facts:

@@ -76,8 +76,12 @@ class HeldExport:
     conditions: Mapping[str, Condition]
 
 
-def plan(desired: Desired, actual: Actual, site: Site, *, now: str) -> tuple[Write, ...]:
-    """The writes for an import; `now` is RFC 3339."""
+def plan(desired: Desired, actual: Actual, site: Site, *, now: str, stamp: bool = False) -> tuple[Write, ...]:
+    """The writes for an import; `now` is RFC 3339.
+
+    `stamp`: what was written under another lease is written again under this one. Its resourceVersion is then another
+    one, so that nothing counts any more that an earlier leader, which does not know, is about to write.
+    """
     if desired.namespace is Namespace.TERMINATING:
         return ()  # all that is in it goes with it
     if desired.import_ is None:
@@ -91,7 +95,13 @@ def plan(desired: Desired, actual: Actual, site: Site, *, now: str) -> tuple[Wri
         return ()  # a finalizer of somebody holds it; its end is a reason to plan again
     if not held.ours:
         return tuple(_delete(h) for h in _derived(actual))
-    return tuple(_writes(desired, desired.import_, actual, held, site, now))
+    return tuple(_writes(desired, desired.import_, actual, held, site, now, stamp))
+
+
+def unstamped(actual: Actual, epoch: int) -> bool:
+    """Whether something of ours was written under another lease last."""
+    held = (actual.import_, actual.service, *actual.slices.values())
+    return any(h is not None and h.ours and h.epoch != epoch for h in held)
 
 
 def foreign(desired: Desired, actual: Actual) -> Problem | None:
@@ -128,33 +138,40 @@ def plan_export(held: HeldExport, facts: ExportFacts, api_version: str, *, now: 
     )
 
 
-def _writes(desired: Desired, imported: Import, actual: Actual, held: Held, site: Site, now: str) -> Iterator[Write]:
+def _writes(
+    desired: Desired, imported: Import, actual: Actual, held: Held, site: Site, now: str, stamp: bool
+) -> Iterator[Write]:
     wanted = service_import(imported, site)
     service = derived_service(imported, desired, site, owner=held.uid)
-    if not held.facts.covers(wanted.facts):
+    epoch = site.epoch if stamp else None
+    if not _says(held, wanted, epoch):
         yield _apply(wanted, held)
     elif held.ready is None and service is not None and actual.service is None:
         pass  # it is about to have an address: one status instead of two
     elif (status := _status(imported, actual, held, site, now)) is not None:
         yield status
     if service is not None:
-        yield from _one(service, actual.service)
+        yield from _one(service, actual.service, epoch)
     elif actual.service is not None and not actual.service.deleting:
         yield _delete(actual.service)
     there = dict(actual.slices)
     for one in slices(imported, desired, site, owner=held.uid):
-        yield from _one(one, there.pop(one.name, None))
+        yield from _one(one, there.pop(one.name, None), epoch)
     yield from (_delete(h) for _, h in sorted(there.items()) if not h.deleting)
 
 
-def _one(wanted: Wanted, held: Held | None) -> Iterator[Write]:
+def _says(held: Held, wanted: Wanted, epoch: int | None) -> bool:
+    return held.facts.covers(wanted.facts) and epoch in (None, held.epoch)
+
+
+def _one(wanted: Wanted, held: Held | None, epoch: int | None) -> Iterator[Write]:
     if held is None:
         yield _create(wanted)
     elif held.selects and not held.deleting:
         # Somebody gave it a selector, and Kubernetes made EndpointSlices for that, which stay without it: they go with
         # the Service only. The next one is given the same address.
         yield _delete(held)
-    elif not held.deleting and not held.facts.covers(wanted.facts):
+    elif not held.deleting and not _says(held, wanted, epoch):
         yield _apply(wanted, held)
 
 

@@ -29,7 +29,7 @@ from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site, usable
 from discovery.mcs.families import service_families
 from discovery.mcs.held import Held, Kind
 from discovery.mcs.imports import Allocator
-from discovery.mcs.plan import HeldExport, Verb, Write, foreign, plan, plan_export
+from discovery.mcs.plan import HeldExport, Verb, Write, foreign, plan, plan_export, unstamped
 from discovery.mcs.queue import WorkQueue
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source
@@ -81,6 +81,7 @@ class Writer:
         self._backoffs: dict[ServiceName, Backoff] = {}
         self._rounds: dict[ServiceName, int] = {}
         self._unpublished: set[ServiceName] = set()
+        self._unstamped: set[ServiceName] = set()  # all is there, written under the lease of an earlier leader
         self._known = asyncio.Event()
         self._begun = False
         self.actuals = Actuals(
@@ -203,6 +204,8 @@ class Writer:
                 await self._look(name)
             finally:
                 self._queue.done(name)
+            if name in self._unstamped:
+                self._queue.add((name,), slow=True, hurry=False)
 
     # --- one name ----------------------------------------------------------------------------------------------------
 
@@ -217,11 +220,15 @@ class Writer:
         site = self._site(epoch)
         desired, actual = self._desired(name), self.actuals.of(name)
         now = datetime.fromtimestamp(self._clock.wall_ns() // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        writes = list(plan(desired, actual, site, now=now))
+        writes = list(plan(desired, actual, site, now=now, stamp=name in self._unstamped))
         if (status := self._export_status(name, site, now)) is not None:
             writes.append(status)
         problem = foreign(desired, actual)
         if not writes:
+            if name not in self._unstamped and unstamped(actual, epoch):
+                self._unstamped.add(name)  # what is missing comes first, at all names
+            else:
+                self._unstamped.discard(name)
             self._rounds.pop(name, None)
             self._backoffs.pop(name, None)
             self._settle(name, problem)

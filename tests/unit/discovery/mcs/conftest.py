@@ -107,7 +107,7 @@ class World:
         self.now = NOW
         self.ips: tuple[str, ...] = ()
 
-    def round(self, wanted: Import | None) -> tuple[Write, ...]:
+    def round(self, wanted: Import | None, *, stamp: bool = False) -> tuple[Write, ...]:
         """One plan, carried out."""
         actual = self.api.actual()
         ips: tuple[str, ...] = ()
@@ -120,15 +120,15 @@ class World:
         desired = Desired(
             name=ECHO, namespace=self.namespace, import_=wanted, ports=ports, ips=ips, settled=self.settled
         )
-        writes = plan(desired, actual, self.site, now=self.now)
+        writes = plan(desired, actual, self.site, now=self.now, stamp=stamp)
         for write in writes:
             self.api.do(write)
         return writes
 
-    def settle(self, wanted: Import | None) -> int:
+    def settle(self, wanted: Import | None, *, stamp: bool = False) -> int:
         """Rounds until there is nothing to do."""
         for number in range(12):
-            if not self.round(wanted):
+            if not self.round(wanted, stamp=stamp):
                 return number
         raise AssertionError(f"no end of writes: {[str(w) for w in self.api.writes[-6:]]}")
 

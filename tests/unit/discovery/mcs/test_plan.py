@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site, derived_name, exported_metadata, usable
 from discovery.mcs.held import Kind
-from discovery.mcs.plan import Verb, foreign, plan
+from discovery.mcs.plan import Verb, foreign, plan, unstamped
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Endpoint, Locality, Port, Protocol
 
@@ -211,6 +211,24 @@ def test_an_object_that_somebody_holds_back_is_waited_for(world, imported):
     for kind, name in ((Kind.IMPORT, "echo"), (Kind.SERVICE, DERIVED)):
         world.api.edit(kind, name, lambda o: o["metadata"].update(deletionTimestamp="2026-01-01T00:00:00Z"))
     assert world.settle(imported()) == 0
+
+
+def test_another_leader_writes_everything_again_so_that_what_the_last_one_saw_is_no_more(world, imported):
+    world.settle(imported())
+    before = world.api.actual()
+    world.site = dataclasses.replace(world.site, epoch=2)
+    assert unstamped(before, 2)
+    assert world.settle(imported()) == 0, "the epoch alone is no reason to write"
+    assert world.settle(imported(), stamp=True) == 1
+    after = world.api.actual()
+    assert not unstamped(after, 2)
+    for old, new in ((before.import_, after.import_), (before.service, after.service)):
+        assert (new.epoch, new.uid) == (2, old.uid)
+        assert new.resource_version != old.resource_version
+    for name, held in after.slices.items():
+        assert held.resource_version != before.slices[name].resource_version
+    assert before.service.ips == after.service.ips
+    assert world.settle(imported(), stamp=True) == 0
 
 
 def test_a_gateway_that_moves_is_followed(world, imported):
