@@ -164,8 +164,8 @@ class Agent:
             log=log,
             leader=self.replicas.leader if self.replicas is not None else None,
         )
-        self.dns = self._dns() if settings.dns.listen else None
         self._told = asyncio.Event()
+        self.dns = self._dns() if settings.dns.listen else None
         if self.sink.replica.origins:
             self._registry_told()
         self.report.gateways(self.consumers.gateways.value)
