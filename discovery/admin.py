@@ -194,8 +194,11 @@ class _Servicer(rpc.AgentServicer):
             seen = agent.clock.wall_ns() - int((agent.clock.monotonic() - watch.last_seen) * 1e9)
         failure = watch.last_error or agent.publish.last_error
         detail = str(failure) if failure is not None else ""
+        problems = [problem_to_pb(p) for p in agent.problems.all()]
         if not agent.source.state.value.complete:
-            detail = detail or f"it reports nothing before it has read {agent.source.what}"
+            why = f"it reports and serves nothing before it has read {agent.source.what}"
+            problems.append(records_pb2.Problem(code="source_not_read", detail=why, since_ns=agent.started_ns))
+            detail = detail or why
         return pb.AgentStatus(
             cluster=agent.settings.cluster,
             version=__version__,
@@ -208,7 +211,7 @@ class _Servicer(rpc.AgentServicer):
             imports=len(agent.view.imports),
             peers=[_peer(n) for n in agent.view.linked],
             consumers=[_consumer(c, agent) for c in agent.consumers.all],
-            problems=map(problem_to_pb, agent.problems.all()),
+            problems=problems,
             registry_detail=detail,
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
         )

@@ -62,6 +62,8 @@ def assess(seen: Seen) -> list[Finding]:
     for cluster in seen.clusters:
         if cluster.state != "live":
             detail = _NOT_LIVE.get(cluster.state, f"the registry calls it {cluster.state}")
+            if cluster.state == "pending" and cluster.name in seen.agents:
+                detail = "it has not reported yet, and its agent runs: see what it says of itself"
             findings.append(Finding("cluster_not_live", cluster.name, detail))
             away.add(cluster.name)
         elif not cluster.gateways:
@@ -82,9 +84,9 @@ def assess(seen: Seen) -> list[Finding]:
 
 
 def _assess_agent(name: str, status: agent_pb2.AgentStatus, away: Collection[str]) -> list[Finding]:
-    findings = [Finding(p.code, f"{name}: {p.subject}", p.detail) for p in status.problems]
+    findings = [Finding(p.code, f"{name}: {p.subject}" if p.subject else name, p.detail) for p in status.problems]
     reasons = {p.detail for p in status.problems}
-    if not status.registry_connected:
+    if not status.registry_connected and status.registry_detail not in reasons:
         detail = status.registry_detail or "it serves its last view"
         findings.append(Finding("registry_lost", name, detail))
     findings += [

@@ -103,3 +103,20 @@ def test_a_cluster_s_problems_come_from_its_agent_where_that_is_known_and_from_t
     remote = registry_pb2.ClusterInfo(name="west", state="live", gateways=1, problems=[problem])
     assert codes(Seen(clusters=[remote])) == [("file_malformed", "west: f")]
     assert codes(Seen(clusters=[remote], agents={"west": agent_pb2.AgentStatus(registry_connected=True)})) == []
+
+
+def test_an_agent_that_could_not_read_its_cluster_is_not_one_that_is_not_started():
+    why = "it reports and serves nothing before it has read the API server https://10.0.0.1"
+    problems = [
+        records_pb2.Problem(code="kube_unreachable", subject="Kubernetes", detail="no answer"),
+        records_pb2.Problem(code="source_not_read", detail=why),
+    ]
+    status = agent_pb2.AgentStatus(registry_connected=False, registry_detail=why, problems=problems)
+    seen = Seen(clusters=[cluster("east", "pending")], agents={"east": status})
+    assert codes(seen) == [
+        ("cluster_not_live", "east"),
+        ("kube_unreachable", "east: Kubernetes"),
+        ("source_not_read", "east"),
+    ]
+    assert "its agent runs" in assess(seen)[0].detail
+    assert "is its agent started" in assess(Seen(clusters=[cluster("east", "pending")]))[0].detail
