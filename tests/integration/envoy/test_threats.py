@@ -372,6 +372,47 @@ async def test_another_authority_is_misdirected(scene: Scene) -> None:
     assert scene.untouched()
 
 
+async def test_two_words_for_the_authority_are_one_or_none(scene: Scene) -> None:
+    """What is decided by and what the workload reads are the same, whatever else is said."""
+    authority, host = (":authority", HOST), ("host", "others.shop.global")
+    rest = [(":method", "GET"), (":scheme", "https"), (":path", "/")]
+    for headers in (
+        [*rest, authority, host],
+        [*rest, authority, ("host", HOST), host],
+        [*rest, ("host", HOST)],
+        [*rest, ("host", HOST), host],
+        [*rest, host],
+        [*rest, authority, (":authority", "others.shop.global")],
+        [*rest, (":authority", "others.shop.global"), authority],
+        [*rest, (":authority", "")],
+        [(":method", "GET"), (":scheme", "https"), (":path", "https://others.shop.global/"), authority],
+    ):
+        assert (await scene.request(scene.caller(), headers=headers))[0] in (0, 200, 400, 421, 599), headers
+    assert {request.get("host") for request in scene.web.requests} == {HOST}
+    assert not any("others" in request.line for request in scene.web.requests)
+
+
+async def test_names_that_only_look_like_a_service_are_misdirected(scene: Scene) -> None:
+    for host in (
+        f"{HOST}.",
+        f"{HOST}:80:80",
+        f"{HOST}:0x50",
+        f"{HOST}:+80",
+        f"user@{HOST}",
+        f"{HOST}|{HOST}",
+        f"others.shop.global|{HOST}",
+        "echo%2eshop.global",
+        "ec%68o.shop.global",
+        f"a.{HOST}",
+        f"{HOST}:{'0' * 300}80",
+        f"{'a' * 300}.shop.global",
+        f"[{HOST}]",
+        f" {HOST}",
+    ):
+        assert (await scene.request(scene.caller(), headers=_headers(host)))[0] in (0, 400, 421, 599), host
+    assert scene.untouched()
+
+
 async def test_every_request_of_a_connection_is_bound(scene: Scene) -> None:
     async with scene.kept(scene.caller()) as connection:
         for host, expected in (
