@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+import yaml
 
 from clusters.processes import ProcessFederation
 from clusters.scenario import greeting
@@ -98,7 +99,38 @@ def test_04_a_link_makes_exports_visible(federation: ProcessFederation, fedctl):
     assert found["ips"]
 
 
-def test_05_exports_can_be_withdrawn_and_granted(federation: ProcessFederation, fedctl, eventually):
+def test_05_a_preview_says_who_would_see_what(federation: ProcessFederation, fedctl):
+    manifests = federation.places["west"].manifests
+    before = {path.name: path.read_bytes() for path in manifests.iterdir()}
+
+    lost = fedctl.ok("unexport", "shop/kv", "--from", "west", "--dry-run", "-o", "json").json
+    (east,) = lost["consumers"]
+    assert (lost["action"], lost["would_change"], lost["complete"]) == ("unexport", True, True)
+    assert (east["cluster"], east["change"], east["rule"], east["others"]) == ("east", "loses", "withdrawn", ["east"])
+    told = fedctl.ok("unexport", "shop/kv", "--from", "west", "--dry-run")
+    assert "still from east" in told.out
+    assert "would be withdrawn" in told.err
+
+    # What somebody wrote by hand is not changed by a command: neither then nor now.
+    foreign = fedctl("export", "shop/kv", "--from", "west", "--to", "moon", "--dry-run", "-o", "json")
+    assert (foreign.status, foreign.error["code"]) == (7, "conflict")
+    same = fedctl.ok("export", "shop/kv", "--from", "west", "--dry-run")
+    assert "already exported like this" in same.err
+    (row,) = [line for line in same.out.splitlines() if line.startswith("east")]
+    assert "the link shows all" in row
+    assert "ClusterSetIP" in row
+    tree = yaml.safe_load(fedctl.ok("export", "shop/kv", "--from", "west", "--dry-run", "-o", "yaml").out)
+    assert tree["consumers"][0]["ports"][0]["rule"] == "link"
+    assert tree["consumers"][0]["namespace"] == "exists"
+
+    missing = fedctl("export", "shop/absent", "--from", "west", "--dry-run", "-o", "json")
+    assert (missing.status, missing.error["code"]) == (3, "no_service")
+    long = fedctl("export", f"shop/{'s' * 64}", "--from", "west", "--dry-run", "-o", "json")
+    assert (long.status, long.error["code"]) == (2, "invalid_name")
+    assert {path.name: path.read_bytes() for path in manifests.iterdir()} == before
+
+
+def test_06_exports_can_be_withdrawn_and_granted(federation: ProcessFederation, fedctl, eventually):
     missing = fedctl("export", "shop/absent", "--cluster", "west", "-o", "json")
     assert missing.status == 3, missing.err
     withdrawn = fedctl.ok("unexport", "shop/kv", "--cluster", "west", "-o", "json").json
@@ -109,11 +141,20 @@ def test_05_exports_can_be_withdrawn_and_granted(federation: ProcessFederation, 
         return sorted({row["cluster"] for row in rows})
 
     eventually(lambda: clusters_of_kv() == ["east"], what="the withdrawal")
-    fedctl.ok("export", "shop/kv", "--cluster", "west", "--to", "east")
+    words = ("export", "shop/kv", "--cluster", "west", "--to", "east", "--to", "moon:9")
+    told = fedctl.ok(*words, "--dry-run", "-o", "json").json
+    assert {c["cluster"]: (c["sees"], c["rule"], c["change"]) for c in told["consumers"]} == {
+        "east": (True, "export_grant", "gains"),
+        "moon": (False, "no_link", ""),
+    }
+    assert told["stray_ports"] == [{"consumer": "moon", "port": 9}]
+    assert told["conflicts"] == []
+    assert clusters_of_kv() == ["east"]
+    fedctl.ok(*words)
     eventually(lambda: clusters_of_kv() == ["east", "west"], what="the export")
 
 
-def test_06_names_are_answered_and_called(federation: ProcessFederation, fedctl):
+def test_07_names_are_answered_and_called(federation: ProcessFederation, fedctl):
     from clusters.names import lookup
 
     place = federation.places["east"]
@@ -122,7 +163,7 @@ def test_06_names_are_answered_and_called(federation: ProcessFederation, fedctl)
     assert lookup(place.address, place.dns_port, "absent.shop.global") == []
 
 
-def test_07_status_tells_the_truth_about_what_is_gone(federation: ProcessFederation, fedctl, eventually):
+def test_08_status_tells_the_truth_about_what_is_gone(federation: ProcessFederation, fedctl, eventually):
     federation.kill("west-gateway")
     done = eventually(lambda: (s := fedctl("status", "-o", "json")).status == 6 and s, what="a finding")
     assert any("west" in f["subject"] for f in done.json["findings"]), done.out
@@ -131,7 +172,7 @@ def test_07_status_tells_the_truth_about_what_is_gone(federation: ProcessFederat
     fedctl.ok("status", "--wait", "--timeout", "60")
 
 
-def test_08_a_malformed_manifest_is_named_and_the_last_good_state_stays(
+def test_09_a_malformed_manifest_is_named_and_the_last_good_state_stays(
     federation: ProcessFederation, fedctl, eventually
 ):
     bad = federation.places["east"].manifests / "bad.yaml"
@@ -143,7 +184,7 @@ def test_08_a_malformed_manifest_is_named_and_the_last_good_state_stays(
     fedctl.ok("status", "--wait", "--timeout", "60")
 
 
-def test_09_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedctl, eventually):
+def test_10_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedctl, eventually):
     fedctl.ok("unlink", "east", "west")
     again = fedctl("unlink", "east", "west", "-o", "json")
     assert (again.status, again.error["code"]) == (3, "link_unknown")
@@ -154,7 +195,7 @@ def test_09_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedc
     eventually(lambda: clusters_seen() == {"east"}, what="the cut")
 
 
-def test_10_a_cluster_leaves(federation: ProcessFederation, fedctl):
+def test_11_a_cluster_leaves(federation: ProcessFederation, fedctl):
     fedctl.ok("cluster", "leave", "west")
     assert [c["name"] for c in fedctl.ok("get", "clusters", "-o", "json").json] == ["east"]
     again = fedctl("cluster", "leave", "west", "-o", "json")
