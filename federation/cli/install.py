@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import ipaddress
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from federation.cli.output import Format, OutputOption, Printer
-from federation.model.ids import SYSTEM_NAMESPACE, parse_label
+from federation.dns.upstream import parse_server
+from federation.errors import InvalidInput
+from federation.model.address import join_address
+from federation.model.ids import SYSTEM_NAMESPACE, parse_domain, parse_label
+
+if TYPE_CHECKING:
+    from discovery.kube.client import KubeClient
+
+T = TypeVar("T")
 
 app = typer.Typer(no_args_is_help=True, help="What a Kubernetes cluster needs before its agent starts.")
 
@@ -60,6 +69,63 @@ def rbac(
     _install(wanted, kubeconfig, context, dry_run, output)
 
 
+@app.command(
+    "dns",
+    epilog="Examples: fedctl install dns --to 10.96.0.53 --dry-run; fedctl install dns --undo --context east",
+)
+def dns(
+    to: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS[:PORT]", help="dns.listen of the cluster's agents as pods reach it; repeatable."),
+    ] = None,
+    suffix: Annotated[str, typer.Option(help="As in the settings of the agents.")] = "global",
+    kubeconfig: KubeconfigOption = None,
+    context: ContextOption = "",
+    configmap: Annotated[
+        str, typer.Option(metavar="NAMESPACE/NAME", help="Where the Corefile of the cluster's CoreDNS is.")
+    ] = "kube-system/coredns",
+    undo: Annotated[bool, typer.Option("--undo", help="Take the stub domain out again.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and do nothing.")] = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Let the cluster's CoreDNS ask the agents for clusterset.local and the global names."""
+    from discovery.kube import corefile, stubdomain
+
+    parse_domain(suffix, what="--suffix")
+    namespace, slash, name = configmap.partition("/")
+    if not slash or not namespace or not name or "/" in name:
+        raise InvalidInput(f"--configmap {configmap} is not NAMESPACE/NAME")
+    if undo == bool(to):
+        raise InvalidInput("give --to ADDRESS[:PORT] of the agent's DNS, or --undo", hint="see dns.listen in docs")
+    zones = ("clusterset.local", suffix)
+    wanted = "" if undo else corefile.block(zones, [_reachable(text) for text in to or ()])
+
+    async def work(client: KubeClient) -> stubdomain.Edit:
+        def change(text: str) -> str:
+            return corefile.take_out(text) if undo else corefile.put(text, wanted, zones=zones)
+
+        return await stubdomain.edit(client, namespace, name, change, dry_run=dry_run)
+
+    made = asyncio.run(_with_client(kubeconfig, context, work))
+    printer = Printer(output)
+    done = "unchanged" if not made.diff else "would change" if dry_run else "changed"
+    item = {"configmap": configmap, "done": done, "diff": made.diff, "reloads": made.reloads}
+    printer.item(item, line=f"{made.diff}\n{configmap} {done}".lstrip())
+    if made.diff and not made.reloads:
+        printer.note("its Corefile has no `reload`: restart CoreDNS for this to take effect")
+
+
+def _reachable(text: str) -> str:
+    """ADDRESS:PORT as CoreDNS takes it, of an address that a pod can reach."""
+    host, port = parse_server(text, key="--to")
+    address = ipaddress.ip_address(host)
+    if address.is_loopback or address.is_unspecified or address.is_link_local:
+        raise InvalidInput(
+            f"--to {host} is not where a pod reaches the agent", hint="give the address of the agent's pod or Service"
+        )
+    return join_address(host, port)
+
+
 def kubeconfig_or_default(given: Path | None) -> Path:
     """The kubeconfig that kubectl would read."""
     return (given or Path("~/.kube/config")).expanduser()
@@ -69,21 +135,27 @@ def _install(manifests: Sequence[str], kubeconfig: Path | None, context: str, dr
     if dry_run:
         print("\n---\n".join(text.strip() for text in manifests))
         return
-    from discovery.kube.client import KubeClient
     from discovery.kube.install import Installed, install
+    from federation.aio.clock import SystemClock
+
+    async def work(client: KubeClient) -> list[Installed]:
+        return await install(client, manifests, clock=SystemClock())
+
+    done = asyncio.run(_with_client(kubeconfig, context, work))
+    rows = [{"kind": one.kind, "name": one.name, "done": one.done} for one in done]
+    Printer(output).rows(("kind", "name", "done"), rows, empty="there is nothing to install")
+
+
+async def _with_client(kubeconfig: Path | None, context: str, work: Callable[[KubeClient], Awaitable[T]]) -> T:
+    """What `work` does with the API server that the options name."""
+    from discovery.kube.client import KubeClient
     from discovery.kube.settings import KubernetesSettings
     from federation import log
     from federation.aio.clock import SystemClock
 
-    async def work() -> list[Installed]:
-        settings = KubernetesSettings(kubeconfig=str(kubeconfig_or_default(kubeconfig)), context=context)
-        clock = SystemClock()
-        client = await KubeClient.open(settings, log=log.get("fedctl"), clock=clock)
-        try:
-            return await install(client, manifests, clock=clock)
-        finally:
-            await client.close()
-
-    done = asyncio.run(work())
-    rows = [{"kind": one.kind, "name": one.name, "done": one.done} for one in done]
-    Printer(output).rows(("kind", "name", "done"), rows, empty="there is nothing to install")
+    settings = KubernetesSettings(kubeconfig=str(kubeconfig_or_default(kubeconfig)), context=context)
+    client = await KubeClient.open(settings, log=log.get("fedctl"), clock=SystemClock())
+    try:
+        return await work(client)
+    finally:
+        await client.close()
