@@ -23,6 +23,9 @@ _SHORTEST_RETRY = 0.2
 """Seconds."""
 _JITTER = 0.1
 """Part of the life by which the middle is missed on purpose, so that a fleet does not renew at once."""
+_RESERVE = timedelta(seconds=10)
+"""What is left of a life when it is renewed, at least: on a busy machine the start of the process that makes keys, and
+the agent's answer, may take as long. Where a life is short for that, a quarter of it passes all the same."""
 
 
 class Expiring(Protocol):
@@ -94,10 +97,11 @@ class Renewer(Generic[E]):
         await self._clock.sleep(delay)
 
     async def _until_due(self) -> None:
-        """Return at the middle of the life by the monotonic or by the wall clock, whichever comes first."""
+        """Return around the middle of the life by the monotonic or by the wall clock, whichever comes first."""
         credential = self.current
         life = credential.not_after - credential.issued_at
-        due = credential.issued_at + life * self._uniform(0.5 - _JITTER, 0.5 + _JITTER)
+        middle = life * self._uniform(0.5 - _JITTER, 0.5 + _JITTER)
+        due = credential.issued_at + min(middle, max(life / 4, life - _RESERVE))
         remaining = (due - utc(self._clock)).total_seconds()
         # A wall clock that was set back must not keep us from renewing: never wait longer than the life itself.
         deadline = self._clock.monotonic() + min(remaining, life / timedelta(seconds=1))

@@ -102,6 +102,16 @@ async def test_jitter_spreads_around_the_middle(
         assert renewer.current.number == 1
 
 
+@pytest.mark.parametrize(("life", "at"), [(30.0, 15.0), (16.0, 6.0), (8.0, 2.0)])
+async def test_a_short_life_leaves_time_for_the_renewal(clock: FakeClock, life: float, at: float) -> None:
+    office = Office(clock, life)
+    async with running(office) as renewer:
+        await advance(clock, at - 0.1, step=0.1)
+        assert renewer.current.number == 0
+        await advance(clock, 0.2, step=0.1)
+        assert renewer.current.number == 1
+
+
 async def test_failures_are_retried_without_end_and_the_old_one_stays(clock: FakeClock) -> None:
     office = Office(clock, 100)
     async with running(office) as renewer:
