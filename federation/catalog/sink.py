@@ -232,6 +232,9 @@ class Sink:
             if (count, digest_bytes(digest)) != (progress.count, progress.digest):
                 self.resync()
                 raise OutOfStep(f"{count} records are held where the source has {progress.count}, or others")
+            lost = self._unanswered()
+            if lost:  # they are asked for anew when the stream is opened
+                raise OutOfStep(f"the source has not answered for {', '.join(sorted(lost)[:5])}")
         if self._origin is None:
             self._yield()
         self._since = self.replica.revision = progress.revision
@@ -343,6 +346,15 @@ class Sink:
 
     def _wants(self, key: Key) -> bool:
         return key.kind in self.kinds and (self.wildcard or key.kind is not NAMED or key.name in self._names)
+
+    def _unanswered(self) -> set[str]:
+        """Names that were asked for, of which the source has said neither that they exist nor that they do not.
+
+        An answer without a record moves neither the revision nor the digest: were it lost, nothing else would tell.
+        """
+        if self.wildcard or NAMED not in self.kinds:
+            return set()
+        return {name for name in self._names - self.replica.absent if not self._held(name)}
 
     def _held(self, name: str) -> list[Key]:
         keys = (Key(origin, NAMED, name) for origin in self.replica.origins)

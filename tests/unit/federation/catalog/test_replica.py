@@ -317,6 +317,20 @@ def test_names_are_added_and_dropped_while_the_stream_runs(wire, record):
     assert set(w.source.names) == {"n/t", "n/u"}
 
 
+def test_an_answer_that_is_lost_is_noticed_though_nothing_has_changed(log, wire):
+    sink = Sink(wildcard=False)
+    w = wire(log, sink)
+    w.pump()
+    sink.subscribe(["n/none"])
+    for demand in sink.demands():
+        w.source.receive(demand.subscribe)
+    assert pb.Update.FromString(w.source.next_update()).batch.absent == ["n/none"]  # it does not arrive
+    with pytest.raises(OutOfStep, match="n/none"):
+        sink.receive(w.source.progress())
+    wire(log, sink).pump()
+    assert sink.replica.absent == {"n/none"}
+
+
 def test_known_names_are_not_sent_again(wire, record):
     log = Log(history="h1")
     imports(log, record, "n/s")
