@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.cli.clients import agent, home_of, operator
+from federation.cli.completion import known_clusters
 from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, IsthmusError
@@ -23,7 +24,6 @@ from federation.model.service import Grant
 
 if TYPE_CHECKING:
     from federation.cli.preview import Dispute, Known, PortSight, Sight
-    from federation.proto.v1 import agent_pb2
 
 PATIENCE = 3.0
 """Seconds for the registry and for each consumer's agent: a preview is worth something without them, too."""
@@ -63,7 +63,9 @@ def parse_consumers(texts: Iterable[str]) -> list[Grant]:
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Show who would see what, or lose it, and write nothing.")
 ]
-ClusterOption = Annotated[str, typer.Option("--cluster", "--from", help="The cluster that has it.")]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", "--from", help="The cluster that has it.", autocompletion=known_clusters)
+]
 
 
 def export(
@@ -72,7 +74,11 @@ def export(
     cluster: ClusterOption,
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar="CLUSTER[:PORTS]", help="Only for this cluster; repeatable; default: all linked."),
+        typer.Option(
+            metavar="CLUSTER[:PORTS]",
+            help="Only for this cluster, or these ports of it; repeatable; default: all linked, all ports.",
+            autocompletion=known_clusters,
+        ),
     ] = None,
     dry_run: DryRunOption = False,
     output: OutputOption = Format.TABLE,
@@ -126,15 +132,15 @@ def unexport(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Looked:
-    """What was found out. `peers`: what keeps a linked cluster from using the service now; `namespaces`: cluster →
-    "exists", "missing", "created" (with the import), of those that could be asked; `partly`: why something may be
-    missing, empty where nothing is."""
+    """What was found out. `peers`: how a linked cluster is, and what to know of that; `namespaces`: cluster → "exists",
+    "missing", "created" (with the import), of those that could be asked; `partly`: why something may be missing, empty
+    where nothing is."""
 
     known: Known
     withdraw: bool
     path: str
     changed: bool
-    peers: Mapping[str, str] = field(default_factory=dict)
+    peers: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     namespaces: Mapping[str, str] = field(default_factory=dict)
     partly: str = ""
 
@@ -183,7 +189,7 @@ async def look(home: Home, cluster: str, name: ServiceName, grants: Sequence[Gra
         withdraw=grants is None,
         path=reply.path,
         changed=reply.changed,
-        peers={peer.status.cluster: text for peer in reply.peers if (text := _peer(peer.status))},
+        peers={peer.status.cluster: (peer.status.state, peer.status.detail) for peer in reply.peers},
         namespaces=await _namespaces(home, name.namespace, [peer.status.cluster for peer in reply.peers]),
         partly=partly,
     )
@@ -191,11 +197,6 @@ async def look(home: Home, cluster: str, name: ServiceName, grants: Sequence[Gra
 
 def _at(info: Any, cluster: str) -> bool:
     return cluster in (info.link.a, info.link.b)
-
-
-def _peer(status: agent_pb2.PeerStatus) -> str:
-    """Why the cluster cannot call the service as things are; a gateway of its own it does not need for that."""
-    return "" if status.state in ("live", "no gateway") else f"{status.state}: {status.detail}"
 
 
 async def _namespaces(home: Home, namespace: str, clusters: Iterable[str]) -> dict[str, str]:
@@ -252,13 +253,24 @@ def show(looked: Looked, printer: Printer) -> None:
 
 
 def _rows(looked: Looked, sight: Sight) -> list[dict[str, Any]]:
-    common = {"cluster": sight.cluster, "type": sight.type, "note": _note(looked, sight)}
-    rows = [
-        {**common, "port": _port(p), "sees": p.sees, "rule": _RULES[p.rule], "change": p.change.value}
-        for p in sight.ports
+    """What concerns the whole service stands where it is seen, or once where it is not."""
+    note = _note(looked, sight)
+    if not sight.ports:
+        said = {"sees": sight.sees, "rule": _RULES[sight.rule], "change": sight.change.value}
+        return [{"cluster": sight.cluster, "port": "", **said, "type": sight.type if sight.sees else "", "note": note}]
+    noted = [p for p in sight.ports if p.sees] or sight.ports[:1]
+    return [
+        {
+            "cluster": sight.cluster,
+            "port": _port(port),
+            "sees": port.sees,
+            "rule": _RULES[port.rule],
+            "change": port.change.value,
+            "type": sight.type if port.sees else "",
+            "note": note if port in noted else "",
+        }
+        for port in sight.ports
     ]
-    alone = {**common, "port": "", "sees": sight.sees, "rule": _RULES[sight.rule], "change": sight.change.value}
-    return rows or [alone]
 
 
 def _port(port: PortSight) -> str:
@@ -270,8 +282,9 @@ def _note(looked: Looked, sight: Sight) -> str:
     said = []
     if sight.sees and looked.namespaces.get(sight.cluster) == "missing":
         said.append(f"it has no namespace {looked.known.name.namespace}: no ServiceImport")
-    if sight.sees and sight.cluster in looked.peers:
-        said.append(looked.peers[sight.cluster])
+    state, detail = looked.peers.get(sight.cluster, ("", ""))
+    if sight.sees and state not in ("live", "no gateway"):  # to call others it needs no gateway that is known here
+        said.append(f"{state}: {detail}")
     if sight.others and sight.linked:
         said.append(f"{'still ' if looked.withdraw else 'also '}from {', '.join(sight.others)}")
     elif sight.change.value == "loses":
@@ -299,7 +312,8 @@ def _tree(
                 "change": sight.change.value,
                 "type": sight.type,
                 "namespace": looked.namespaces.get(sight.cluster, "unknown"),
-                "state": looked.peers.get(sight.cluster, ""),
+                "state": looked.peers.get(sight.cluster, ("", ""))[0],
+                "detail": looked.peers.get(sight.cluster, ("", ""))[1],
                 "others": list(sight.others),
                 "ports": [
                     {**dataclasses.asdict(port), "rule": port.rule.value, "change": port.change.value}

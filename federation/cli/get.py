@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.clients import agent, home_of, operator
+from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import age, timestamp
 from federation.errors import IsthmusError
@@ -77,7 +78,7 @@ def links(context: typer.Context, output: OutputOption = Format.TABLE) -> None:
 @app.command("services", epilog="Example: fedctl get services --cluster west")
 def services(
     context: typer.Context,
-    cluster: Annotated[str, typer.Option(help="Only of this cluster.")] = "",
+    cluster: Annotated[str, typer.Option(help="Only of this cluster.", autocompletion=known_clusters)] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
     """What the clusters export."""
@@ -137,7 +138,9 @@ def gateways(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
 @app.command("endpoints", epilog="Example: fedctl get endpoints --from east --service shop/echo")
 def endpoints(
     context: typer.Context,
-    seen_from: Annotated[str, typer.Option("--from", help="Only as this cluster sees them.")] = "",
+    seen_from: Annotated[
+        str, typer.Option("--from", help="Only as this cluster sees them.", autocompletion=known_clusters)
+    ] = "",
     service: Annotated[str, typer.Option(help="Only of this NAMESPACE/SERVICE.")] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:

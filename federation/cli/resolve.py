@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from federation.cli.clients import agent
+from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
 from federation.proto.v1 import agent_pb2 as pb
 
@@ -15,7 +16,7 @@ from federation.proto.v1 import agent_pb2 as pb
 def resolve(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="A global name, for example echo.shop.global.")],
-    seen_from: Annotated[str, typer.Option("--from", help="The cluster that asks.")],
+    seen_from: Annotated[str, typer.Option("--from", help="The cluster that asks.", autocompletion=known_clusters)],
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Explain a global name: its address, and its copies in the order in which they are used."""
