@@ -148,6 +148,7 @@ class Agent:
             consumers=self.consumers,
             pins=self.pins,
             on_pins=self._repinned,
+            member=self._is_member,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,
@@ -377,6 +378,11 @@ class Agent:
     def _acknowledged(self) -> None:
         if self.writer is not None:
             self.writer.acknowledged()
+
+    def _is_member(self) -> bool:
+        """False once the registry has said that this cluster is none."""
+        error = self.watch.last_error
+        return error is None or error.error_code != "not_authorised"
 
     def _repinned(self, peers: Collection[str]) -> None:
         for peer in sorted(peers):

@@ -15,7 +15,7 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
-from discovery.kube import shared
+from discovery.kube import about, shared
 from discovery.kube.client import KubeClient
 from discovery.kube.settings import KubernetesSettings
 from discovery.report import keep_floor
@@ -210,6 +210,8 @@ async def retire(settings: AgentSettings, *, clock: Clock | None = None) -> list
     client = KubeClient(kubernetes, log=log.get("leave"), clock=clock)
     try:
         removed = []
+        properties = about.wanted(cluster=settings.cluster, federation=settings.federation)
+        removed += [f"ClusterProperty {name}" for name in await about.remove(client, properties)]
         if await shared.remove(client, kubernetes.namespace, root=root):
             removed.append(f"Secret {kubernetes.namespace}/{shared.NAME}")
         return removed

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from discovery.consumers import Consumers
+from discovery.kube.about import About, wanted
 from discovery.kube.client import KubeClient
 from discovery.kube.lease import Elector, Rules, replica_identity
 from discovery.kube.pinboard import Pinboard
@@ -46,19 +47,20 @@ class Replicas:
         consumers: Consumers,
         pins: Pins,
         on_pins: Callable[[Collection[str]], None],
+        member: Callable[[], bool],
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. Raises
-        StorageFailed."""
+        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. `member`: the
+        registry has not said that the cluster is none. Raises StorageFailed."""
         kubernetes = settings.kubernetes
         assert kubernetes is not None  # noqa: S101 - the source is Kubernetes
         rng = rng or random.Random()
         log = log.bind(part="replicas")
         self._on_problems = on_problems
-        self._problems: dict[str, Problem | None] = {}
+        self._problems: dict[str, tuple[Problem, ...]] = {}
         # Of its own, so that the Lease can be given back when everything else has ended.
         self._client = KubeClient(kubernetes, log=log, clock=clock)
         leases: Store[LeaseObject] = Store()
@@ -119,6 +121,18 @@ class Replicas:
             rng=rng,
         )
 
+        self._about = About(
+            self._client,
+            wanted(cluster=settings.cluster, federation=settings.federation),
+            leader=self._elector.leader,
+            member=member,
+            on_problems=lambda found: self._show("about", found),
+            clock=clock,
+            log=log,
+            lists=source.lists,
+            rng=rng,
+        )
+
     @property
     def leader(self) -> Latest[int | None]:
         """The epoch to write with while this replica leads."""
@@ -157,6 +171,7 @@ class Replicas:
                     tasks.create_task(self._follow(reflector), name=f"kube-{plural}-problem")
                 tasks.create_task(self._roster.run(), name="kube-roster")
                 tasks.create_task(self._pinboard.run(), name="kube-pins")
+                tasks.create_task(self._about.run(), name="kube-about")
                 tasks.create_task(self._elector.run(), name="kube-elector")
         finally:
             await self._client.close()
@@ -168,9 +183,12 @@ class Replicas:
             self._tell(str(reflector.resource), problem)
 
     def _tell(self, what: str, problem: Problem | None) -> None:
-        if self._problems.get(what) != problem:
-            self._problems[what] = problem
-            self._on_problems([p for p in self._problems.values() if p is not None])
+        self._show(what, () if problem is None else (problem,))
+
+    def _show(self, what: str, problems: Collection[Problem]) -> None:
+        """Each problem once: an API server that is away is one, not four."""
+        self._problems[what] = tuple(problems)
+        self._on_problems(dict.fromkeys(p for group in self._problems.values() for p in group))
 
 
 def make_replicas(
@@ -181,6 +199,7 @@ def make_replicas(
     consumers: Consumers,
     pins: Pins,
     on_pins: Callable[[Collection[str]], None],
+    member: Callable[[], bool],
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
     log: Logger,
@@ -195,6 +214,7 @@ def make_replicas(
         consumers=consumers,
         pins=pins,
         on_pins=on_pins,
+        member=member,
         on_problems=on_problems,
         clock=clock,
         log=log,

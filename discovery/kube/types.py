@@ -111,6 +111,17 @@ class LeaseObject(Struct, _Keyed, frozen=True, omit_defaults=True):
     spec: LeaseSpec = LeaseSpec()
 
 
+class PropertySpec(Struct, frozen=True, omit_defaults=True):
+    value: str = ""
+
+
+class ClusterProperty(Struct, _Keyed, frozen=True, omit_defaults=True):
+    """A ClusterProperty of about.k8s.io."""
+
+    metadata: ObjectMeta
+    spec: PropertySpec = PropertySpec()
+
+
 class ConfigMap(Struct, _Keyed, frozen=True, omit_defaults=True):
     metadata: ObjectMeta
     data: dict[str, str] | None = None

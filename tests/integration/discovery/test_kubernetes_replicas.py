@@ -1,0 +1,417 @@
+"""Two processes of one agent on a real API server: one writes and reports, both serve, and neither can be confused."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import yaml
+
+from clusters.network import free_port
+from clusters.program import Program
+from discovery.client import AgentClient
+from discovery.join import join, replicate
+from discovery.kube.client import KubeClient
+from discovery.kube.settings import KubernetesSettings
+from discovery.mcs.apply import Applier, resource_of
+from discovery.mcs.held import EPOCH
+from discovery.mcs.held import Kind as ObjectKind
+from discovery.mcs.plan import Verb, Write
+from federation import log
+from federation.aio.clock import SystemClock
+from federation.aio.tasks import cancel
+from federation.catalog.replica import Changes, Sink
+from federation.errors import AlreadyExists, Conflict, IsthmusError, NotFound
+from federation.model.record import Kind, OriginState
+from federation.proto.v1 import catalog_pb2 as pb
+from federation.proto.v1 import records_pb2
+from federation.registry.client import CHANNEL_OPTIONS, WatchClient
+from federation.trust.grpc_credentials import agent_server_name, channel_credentials, channel_options
+from federation.trust.workload import WorkloadIdentity
+
+pytestmark = pytest.mark.integration
+
+Until = Callable[..., Awaitable[Any]]
+MCS = "multicluster.x-k8s.io/v1beta1"
+LEASE, RENEW = 4.0, 1.0
+
+
+class Replica:
+    """One process of east's agent."""
+
+    def __init__(self, name: str, settings: Path) -> None:
+        self.name, self.settings, self.state = name, settings, settings.parent
+        self.log = settings.parent.parent / f"{name}.log"
+        self.program = Program(name, [sys.executable, "-m", "discovery", "--settings", str(settings)], self.log)
+
+    def adjust(self, **changes: Any) -> None:
+        tree = yaml.safe_load(self.settings.read_text())
+        tree["kubernetes"] |= {"lease": LEASE, "renew": RENEW, "confirm": 0.2}
+        tree |= {"log": {"level": "debug", "json": True}, "save": 0.05, **changes}
+        self.settings.write_text(yaml.safe_dump(tree))
+
+    @property
+    def identity(self) -> str:
+        return (self.state / "replica.state").read_bytes().rpartition(b"\n")[2].decode()
+
+    @property
+    def address(self) -> str:
+        address: str = yaml.safe_load(self.settings.read_text())["listen"]
+        return address
+
+    def ready(self) -> bool:
+        try:
+            port = json.loads((self.state / "ports.json").read_text())["metrics"]
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2):
+                return True
+        except (OSError, ValueError, KeyError, urllib.error.HTTPError):
+            return False
+
+    async def status(self) -> Any:
+        async with AgentClient.open(self.state) as client:
+            return await client.status()
+
+    def events(self) -> list[dict[str, Any]]:
+        """Its log."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        return [e for e in self.events() if e.get("event") == event]
+
+
+class World:
+    """East with two replicas on an API server, west with a folder, one registry; and what was ever missing."""
+
+    def __init__(self, federation: Any, west: Any, cluster: Any, client: Any, namespace: str) -> None:
+        self.federation, self.west, self.cluster, self.client = federation, west, cluster, client
+        self.namespace = namespace
+        self.replicas: list[Replica] = []
+        self.dips: list[str] = []
+
+    async def lease(self) -> dict[str, Any]:
+        found: dict[str, Any] = await self.client.get(
+            "coordination.k8s.io/v1", "Lease", "isthmus-agent", self.namespace
+        )
+        return found
+
+    async def led_by(self, replica: Replica) -> bool:
+        with contextlib.suppress(NotFound):
+            return bool((await self.lease())["spec"]["holderIdentity"] == replica.identity)
+        return False
+
+    async def export(self, ready: int) -> None:
+        """`api` in east, with so many endpoints."""
+        metadata = {"name": "api", "namespace": self.namespace}
+        await self.client.apply(
+            {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}},
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {**metadata, "name": "api-1", "labels": {"kubernetes.io/service-name": "api"}},
+                "addressType": "IPv4",
+                "ports": [{"name": "", "port": 8080, "protocol": "TCP"}],
+                "endpoints": [{"addresses": [f"10.0.0.{n + 1}"]} for n in range(ready)],
+            },
+            {"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata},
+        )
+
+    def offer(self, *ports: int) -> None:
+        """`echo` in west, at these ports."""
+        place = f"namespace: {self.namespace}"
+        listed = ", ".join(f"{{name: p{port}, port: {port}}}" for port in ports)
+        self.west.write(
+            "echo.yaml",
+            f"apiVersion: v1\nkind: Service\nmetadata: {{name: echo, {place}}}\nspec: {{ports: [{listed}]}}\n---\n"
+            "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\n"
+            f"metadata: {{name: echo-1, {place}, labels: {{kubernetes.io/service-name: echo}}}}\n"
+            f"addressType: IPv4\nports: [{listed}]\nendpoints: [{{addresses: [10.9.0.1]}}]\n---\n"
+            f"apiVersion: {MCS}\nkind: ServiceExport\n"
+            f"metadata: {{name: echo, {place}, creationTimestamp: '2026-01-02T03:04:05Z'}}\n",
+        )
+
+    async def objects(self) -> dict[str, dict[str, Any]]:
+        """What is written for the import of `echo`, by kind."""
+        found = {"ServiceImport": await self.client.get(MCS, "ServiceImport", "echo", self.namespace)}
+        selector = "multicluster.kubernetes.io/service-name=echo"
+        (found["Service"],) = await self.client.list("v1", "Service", self.namespace, labelSelector=selector)
+        (found["EndpointSlice"],) = await self.client.list(
+            "discovery.k8s.io/v1", "EndpointSlice", self.namespace, labelSelector=selector
+        )
+        return found
+
+    async def imported(self, *wanted: int) -> dict[str, dict[str, Any]] | None:
+        """The objects once they are ready for these ports."""
+        try:
+            found = await self.objects()
+        except (NotFound, ValueError):
+            return None
+        ports = [p["port"] for p in found["ServiceImport"]["spec"]["ports"]]
+        ready = [c["status"] for c in found["ServiceImport"].get("status", {}).get("conditions", ())]
+        if sorted(ports) != sorted(wanted) or ready != ["True"] or not found["EndpointSlice"]["endpoints"]:
+            return None
+        return found
+
+    async def watch(self) -> None:
+        """Note whatever is missing, until cancelled."""
+        registry = self.federation._registry
+        while True:
+            origin = registry.service.reports.log.origins().get("east")
+            if origin is None or origin.state is not OriginState.LIVE:
+                self.dips.append(f"the registry has east as {origin}")
+            for kind, name in ((Kind.SERVICE, f"{self.namespace}/api"), (Kind.GATEWAY, "gw-1")):
+                if name not in {r.key.name for r in registry.service.reports.log.records(kind=kind, origin="east")}:
+                    self.dips.append(f"the registry lacks {name}")
+            if not self.west.clusters(f"{self.namespace}/api").get("east"):
+                self.dips.append("west lacks api")
+            try:
+                if not (await self.objects())["EndpointSlice"]["endpoints"]:
+                    self.dips.append("an EndpointSlice is empty")
+            except (NotFound, ValueError) as error:
+                self.dips.append(f"an object is missing: {error}")
+            await asyncio.sleep(0.05)
+
+
+class Edge:
+    """A gateway without an Envoy that dials the replicas in turn."""
+
+    def __init__(self, world: World, grant: Any) -> None:
+        self.targets = [r.address for r in world.replicas]
+        self.sink = Sink(kinds=(Kind.EXPORT, Kind.PEER, Kind.IMPORT), speaker="east")
+        self.deleted: list[Any] = []
+        self._grant = grant
+        self.client = WatchClient(
+            connect=self._dial, sink=self.sink, on_changes=self._changed, presence=self._presence, patience=2.0
+        )
+
+    def _changed(self, changes: Changes) -> None:
+        self.deleted += changes.deleted
+
+    @staticmethod
+    def _presence() -> pb.Presence:
+        gateway = records_pb2.Gateway(name="gw-1", address="127.0.0.1", port=15443, weight=1, egress="10.1.0.1")
+        return pb.Presence(role=pb.Presence.GATEWAY_PROCESS, name="gw-1", gateway=gateway)
+
+    async def _dial(self) -> grpc.aio.Channel:
+        self.targets.append(self.targets.pop(0))
+        return grpc.aio.secure_channel(
+            self.targets[-1],
+            channel_credentials(self._grant.svid, self._grant.bundle),
+            options=[*CHANNEL_OPTIONS, *channel_options(agent_server_name(self._grant.bundle.trust_domain))],
+        )
+
+    def names(self, kind: Kind) -> set[str]:
+        return {r.key.name for r in self.sink.replica.records(kind=kind)}
+
+
+@pytest.fixture
+async def world(
+    federation: Any, kube_clusters: Any, kube_namespace: str, until: Until, tmp_path: Path
+) -> AsyncIterator[World]:
+    """Linked and settled; the first replica leads and has the stream of the gateway."""
+    cluster = kube_clusters[0]
+    west = await federation.cluster("west")
+    kubernetes = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), namespace=kube_namespace)
+    async with federation.operator() as operator:
+        token = (await operator.issue_token("east")).token
+    one = tmp_path / "one" / "state"
+    await join(one, token=token, cluster="east", kubernetes=kubernetes, listen=f"127.0.0.1:{free_port()}")
+    async with cluster.connect() as client:
+        made = World(federation, west, cluster, client, kube_namespace)
+        two = tmp_path / "two" / "state"
+        await replicate(two, kubernetes=kubernetes, listen=f"127.0.0.1:{free_port()}")
+        made.replicas = [Replica("one", one / "settings.yaml"), Replica("two", two / "settings.yaml")]
+        first = made.replicas[0]
+        try:
+            for replica in made.replicas:
+                replica.adjust()
+                replica.program.start()
+                await until(lambda replica=replica: replica.ready() or not replica.program.alive)
+                if replica is first:
+                    await until(lambda: made.led_by(first))
+            federation.agents["east"] = first
+            await federation.link("east", "west")
+            await made.export(1)
+            made.offer(80)
+            await until(lambda: west.clusters(f"{kube_namespace}/api").get("east"))
+            yield made
+        finally:
+            for replica in made.replicas:
+                with contextlib.suppress(IsthmusError):
+                    os.kill(replica.program.pid, signal.SIGCONT)
+                replica.program.end()
+            del federation.agents["east"]
+
+
+@pytest.fixture
+async def edge(world: World, until: Until) -> AsyncIterator[Edge]:
+    """A gateway that is connected to the first replica, and known everywhere."""
+    socket = world.replicas[0].state / "identity.sock"
+    grant = await WorkloadIdentity(clock=SystemClock()).fetch(socket, "isthmus-system", "gateway")
+    made = Edge(world, grant)
+    task = asyncio.create_task(made.client.run(), name="edge")
+    try:
+        await until(lambda: made.sink.synced)
+        assert made.targets[-1] == world.replicas[0].address
+        await until(lambda: world.imported(80))
+        await until(lambda: f"{world.namespace}/echo" in made.names(Kind.IMPORT))
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
+async def test_a_replica_has_the_identity_and_the_pins_of_the_first(world: World, until: Until, tmp_path: Path) -> None:
+    one, two = world.replicas
+    async with AgentClient.open(one.state) as a, AgentClient.open(two.state) as b:
+        first, second = await a.identity(), await b.identity()
+        assert (first.fingerprint, first.cluster) == (second.fingerprint, "east")
+
+        async def trusted() -> bool:
+            return [p.state for p in (await b.status()).peers] not in ([], ["unpinned"])
+
+        await until(trusted)
+        seen = {i.name for i in await b.imports()}
+        assert {"api", "echo"} <= seen
+        # what is pinned at the second is pinned at the first, and so is what is taken away
+        await b.unpin("west")
+        await until(lambda: _states(a, ["unpinned"]))
+        fingerprint = (await _west(world)).fingerprint
+        await b.pin("west", "west.fed.example", fingerprint)
+        await until(lambda: _states(a, ["live", "no gateway"]))
+    assert one.identity != two.identity
+    with pytest.raises(AlreadyExists):
+        await replicate(two.state, kubernetes=KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig)))
+    with pytest.raises(NotFound, match="no agent has joined"):
+        await replicate(
+            tmp_path / "three",
+            kubernetes=KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig), namespace="default"),
+        )
+
+
+async def _states(client: AgentClient, wanted: list[str]) -> bool:
+    return all(p.state in wanted for p in (await client.status()).peers)
+
+
+async def _west(world: World) -> Any:
+    async with AgentClient.open(world.west.state) as client:
+        return await client.identity()
+
+
+async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World, edge: Edge, until: Until) -> None:
+    one, two = world.replicas
+    await until(lambda: _knows_gateway(two))
+    before, lease = await world.objects(), await world.lease()
+    watching = asyncio.create_task(world.watch())
+    killed = one.program.kill()
+    await until(lambda: world.led_by(two))
+    took = asyncio.get_running_loop().time() - killed
+    assert took < LEASE + 10.0  # a busy machine; on a quiet one it is LEASE at most
+    now = await world.lease()
+    for key in (EPOCH, "isthmus.io/report-epoch"):
+        assert int(now["metadata"]["annotations"][key]) > int(lease["metadata"]["annotations"][key])
+    # it reports what changes, and writes what others change
+    await world.export(3)
+    await until(lambda: world.west.clusters(f"{world.namespace}/api") == {"east": 3})
+    await until(lambda: edge.client.connected and edge.targets[-1] == two.address and edge.sink.synced)
+    world.offer(80, 81)
+    after = await until(lambda: world.imported(80, 81))
+    await cancel(watching)
+    assert {kind: o["metadata"]["uid"] for kind, o in after.items()} == {
+        kind: o["metadata"]["uid"] for kind, o in before.items()
+    }
+    assert after["Service"]["spec"]["clusterIPs"] == before["Service"]["spec"]["clusterIPs"]
+    assert not world.dips
+    assert not edge.deleted
+    await until(lambda: _stamped(world, now))
+
+
+async def _stamped(world: World, lease: dict[str, Any]) -> bool:
+    epoch = lease["metadata"]["annotations"][EPOCH]
+    return {o["metadata"]["annotations"][EPOCH] for o in (await world.objects()).values()} == {epoch}
+
+
+async def _knows_gateway(replica: Replica) -> bool:
+    port = json.loads((replica.state / "ports.json").read_text())["metrics"]
+    text = await asyncio.to_thread(
+        lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    )
+    return "isthmus_agent_gateways 1.0" in text
+
+
+async def test_a_leader_that_stood_still_writes_and_reports_nothing_any_more(
+    world: World, edge: Edge, until: Until
+) -> None:
+    one, two = world.replicas
+    await until(lambda: _knows_gateway(two))
+    watching = asyncio.create_task(world.watch())
+    before = await world.objects()
+    one.program.pause()
+    await until(lambda: world.led_by(two))
+    world.offer(80, 81)
+    after = await until(lambda: world.imported(80, 81))
+    await world.export(2)
+    await until(lambda: world.west.clusters(f"{world.namespace}/api") == {"east": 2})
+    lease = await world.lease()
+    await until(lambda: _stamped(world, lease))
+    stood = len(one.events())
+    one.program.resume()
+    # it is told of everything that happened meanwhile, sees who leads, and leaves it at that
+    await until(lambda: [e for e in one.events()[stood:] if e["event"] == "another replica reports"])
+
+    async def caught_up() -> bool:
+        async with AgentClient.open(one.state) as client:
+            found = next(i for i in await client.imports() if i.name == "echo")
+            return sorted(p.port for p in found.ports) == [80, 81]
+
+    await until(caught_up)
+    world.offer(80, 81, 82)
+    await until(lambda: world.imported(80, 81, 82))
+    await cancel(watching)
+    assert not [e for e in one.events()[stood:] if e["event"] in ("wrote", "not written")]
+    epoch = world.federation._registry.service.reports.log.origins()["east"].version.epoch
+    assert epoch == int((await world.lease())["metadata"]["annotations"]["isthmus.io/report-epoch"])
+    assert (await world.objects())["Service"]["metadata"]["uid"] == after["Service"]["metadata"]["uid"]
+    assert not world.dips
+    assert not edge.deleted
+    # what it was about to write, had it been quicker, is refused: all has been written since by the new leader
+    async with contextlib.AsyncExitStack() as stack:
+        settings = KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig))
+        client = KubeClient(settings, log=log.get("test"), clock=SystemClock())
+        stack.push_async_callback(client.close)
+        for kind in (ObjectKind.IMPORT, ObjectKind.SERVICE, ObjectKind.SLICE):
+            meta = before[kind]["metadata"]
+            stale = Write(
+                verb=Verb.APPLY,
+                kind=kind,
+                namespace=world.namespace,
+                name=meta["name"],
+                body={
+                    **before[kind],
+                    "apiVersion": resource_of(kind, "v1beta1").api_version,
+                    "kind": kind.value,
+                    "metadata": {"name": meta["name"], "namespace": world.namespace},
+                },
+                uid=meta["uid"],
+                resource_version=meta["resourceVersion"],
+            )
+            with pytest.raises(Conflict):
+                await Applier(client).do(stale, "v1beta1")
+    # it takes over again when the other one ends in order, at once; the gateway comes, though its numbers are lower
+    os.kill(two.program.pid, signal.SIGTERM)
+    await until(lambda: world.led_by(one))
+    await until(lambda: edge.client.connected and edge.targets[-1] == one.address and edge.sink.synced)
+    assert not edge.sink.overruled
+    assert not edge.deleted
+    assert edge.names(Kind.IMPORT) == {f"{world.namespace}/{name}" for name in ("api", "echo")}
