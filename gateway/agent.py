@@ -1,18 +1,20 @@
 """A gateway process: what the agent tells becomes its Envoy's configuration, and the agent learns where it is reached.
 
-Arrive: exports, peers and the imports that are led through the gateway; the names that Envoy asks for. Leave: snapshots
-(by way of gateway.build), Presence.
+Arrive: exports, peers and the imports that are led through the gateway; the names that Envoy asks for, and what it
+counts. Leave: snapshots (by way of gateway.build), Presence.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Collection, Iterable
 
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
 from federation.envoy.ledger import Changes
-from federation.envoy.names import INBOUND
+from federation.envoy.names import INBOUND, parse_egress_cluster
+from federation.envoy.process import open_files
+from federation.envoy.traffic import Traffic
+from federation.errors import TimedOut, Unavailable
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.record import Kind
@@ -27,10 +29,14 @@ from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
 from gateway.asked import Asked
 from gateway.build import Builder, GatewayConfig
+from gateway.called import Called
 from gateway.settings import GatewaySettings
 
 ANNOUNCE_SECONDS = 1.0
 """How long new connections are still taken after draining was announced: until peers have heard of it."""
+
+DRAIN_MARGIN = 5.0
+"""Seconds for which the cluster of a replaced listener outlasts the connections that this one had."""
 
 
 class GatewayPart:
@@ -39,8 +45,17 @@ class GatewayPart:
     def __init__(self, settings: GatewaySettings, edge: Edge) -> None:
         self._settings, self._edge = settings, edge
         self.asked = asked = Asked(limit=settings.names_limit, refused_limit=settings.refused_limit)
+        self.called = called = Called(
+            idle_seconds=settings.egress_idle_seconds, drain_seconds=settings.drain_seconds + DRAIN_MARGIN
+        )
         self._builder: Builder | None = None
         for name, text, value in (
+            ("isthmus_gateway_egress_listeners", "Ports for workloads without a sidecar", self._listening),
+            (
+                "isthmus_gateway_egress_called",
+                "Those of them that are called",
+                lambda: float(called.count),
+            ),
             ("isthmus_gateway_names_served", "What Envoy asked for and has", lambda: float(asked.served)),
             ("isthmus_gateway_names_refused", "What Envoy asked for in vain", lambda: float(asked.refused)),
         ):
@@ -58,7 +73,9 @@ class GatewayPart:
                     port=self._settings.listen_port,
                     identity=grant.svid,
                     egress_address=self._settings.egress_bind,
+                    most_listeners=self._most_listeners(),
                 ),
+                called=self.called,
                 finish=Resource.of,
             )
         asked = self.asked
@@ -66,7 +83,26 @@ class GatewayPart:
             view, asked=asked.names, silent=asked.silent, changed=changed, identity=grant.svid
         )
         asked.settle(self._builder.take_moved())
+        self._tell_left_out(len(self._builder.egress.left_out))
         return changes
+
+    def _listening(self) -> float:
+        return float(self._builder.egress.listening) if self._builder is not None else 0.0
+
+    def _most_listeners(self) -> int:
+        """Each has a socket for each worker; half of what Envoy may open is left to connections."""
+        return open_files() // 2 // self._settings.envoy.concurrency
+
+    def _tell_left_out(self, imports: int) -> None:
+        if not imports:
+            self._edge.problems.clear("file_limit", "egress")
+            return
+        self._edge.problems.set(
+            "file_limit",
+            "egress",
+            f"{imports} imports have no port here: Envoy may open {open_files()} files, half of them for listeners,"
+            f" each of which takes {self._settings.envoy.concurrency}; raise the hard limit (ulimit -Hn, LimitNOFILE=)",
+        )
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
         """See Part."""
@@ -103,12 +139,28 @@ class GatewayPart:
         return {}
 
     async def run(self) -> None:
-        """See Member: announce the gateway when it is open; all else is a callback of the Edge."""
+        """See Member: announce the gateway when it is open, then look at what is used; all else is a callback."""
         acked = self._edge.server.acked
         while not acked.value:
             await acked.newer(acked.version)
         self._edge.client.announce()
-        await asyncio.get_running_loop().create_future()
+        await self._sweep()
+
+    async def _sweep(self) -> None:
+        """What workloads without a sidecar do not call any more is given up."""
+        edge, traffic = self._edge, Traffic[str]()
+        pause = min(30.0, self._settings.egress_idle_seconds / 4)
+        while True:
+            await edge.clock.sleep(pause)
+            if not self.called.busy:
+                continue
+            try:
+                clusters = await edge.envoy.admin.get("/clusters")
+            except (Unavailable, TimedOut):
+                continue  # nobody can tell what is used: nothing is given up
+            used = traffic.used(clusters, lambda name: name if parse_egress_cluster(name) is not None else None)
+            if self.called.sweep(used, edge.clock.monotonic()):
+                edge.publisher.poke()
 
     async def drain(self) -> None:
         """See Member: peers hear of it first, then nothing new is taken and what runs may end."""
@@ -130,6 +182,7 @@ class GatewayPart:
             self._edge.server.refuse(kind, names)
             return
         self.asked.ask(names)
+        self.called.ask(names)
         self._edge.publish_now()
         made = self._edge.server.snapshot.table(TypeUrl.CLUSTER)
         self._edge.server.refuse(kind, [name for name in names if name not in made])

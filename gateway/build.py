@@ -3,8 +3,7 @@
 What comes in is the view (federation.model.view) and the clusters that Envoy asked for; what leaves goes to
 federation.xds by way of gateway.agent. Inbound, a cluster's name holds who calls, the connection's server name and the
 request's authority: it leads to the endpoints when they agree with each other and with a grant, and to a refusal
-otherwise. Nothing is held for an export that nobody uses. Outbound ("egress") the same code runs as in a sidecar
-(federation.envoy.outbound).
+otherwise. Nothing is held for an export that nobody uses. Outbound: gateway.egress.
 """
 
 from __future__ import annotations
@@ -22,12 +21,14 @@ from federation.envoy.ledger import Changes, Ledger, Part, settled
 from federation.envoy.names import Inbound, InboundKind
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
-from federation.model.service import Export, Import, Locality, Port
+from federation.model.service import Export, Port
 from federation.model.view import View
 from federation.policy import routes
-from federation.policy.locality import place, ready_hosts
+from federation.policy.locality import ready_hosts
 from gateway import inbound
 from gateway.authz import admitted, host_of, is_name
+from gateway.called import Called
+from gateway.egress import Egress
 
 ODD_NAMES = 8
 """Ways to write an authority (another port, upper case) that are served for a caller's trust domain and server name."""
@@ -35,7 +36,8 @@ ODD_NAMES = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewayConfig:
-    """What is fixed for a gateway. Peers reach it at `address`:`port`; workloads of its cluster at `egress_address`."""
+    """What is fixed for a gateway. Peers reach it at `address`:`port`; workloads of its cluster at `egress_address`, on
+    `most_listeners` ports at most."""
 
     cluster: str
     trust_domain: str
@@ -44,15 +46,31 @@ class GatewayConfig:
     port: int
     identity: tls.Identity
     egress_address: str = "127.0.0.1"
+    most_listeners: int = 65_535
 
 
 class Builder:
-    """Keeps track of what it built: an update costs what changed. One per Envoy. `finish`: see Ledger."""
+    """Keeps track of what it built: an update costs what changed. One per Envoy.
 
-    def __init__(self, config: GatewayConfig, *, finish: Callable[[str, Message], Any] | None = None) -> None:
+    `called` tells which imports are called from here; `finish`: see Ledger.
+    """
+
+    def __init__(
+        self,
+        config: GatewayConfig,
+        *,
+        called: Called | None = None,
+        finish: Callable[[str, Message], Any] | None = None,
+    ) -> None:
         self._config = config
         self._ledger = Ledger(finish)
-        self._imports: dict[ServiceName, Import] = {}
+        self.egress = Egress(
+            self._ledger,
+            called if called is not None else Called(),
+            address=config.egress_address,
+            suffix=config.suffix,
+            most_listeners=config.most_listeners,
+        )
         self._peers: dict[str, Peer] = {}
         self._asked: frozenset[str] = frozenset()
         self._silent: frozenset[str] = frozenset()
@@ -82,7 +100,6 @@ class Builder:
         everything, regrouped = view.peers != self._peers, _domains(view.peers) != _domains(self._peers)
         if everything:
             self._peers = dict(view.peers)
-        all_imports = {*self._imports, *view.imports} if everything or changed is None else changed
         for name in list(self._named) if regrouped or changed is None else changed:
             for cluster_name, named in self._named.get(name, {}).items():
                 self._update_named(view, cluster_name, named)
@@ -90,11 +107,7 @@ class Builder:
             meant = names.parse_inbound_cluster(cluster_name)
             if meant is not None and cluster_name in self._named.get(_service(meant), ()):
                 self._update_named(view, cluster_name, meant)
-        for name in all_imports:
-            self._update_import(view, name, force=everything)
-        for owner in ledger.checks.take_due():
-            if isinstance(owner, ServiceName):
-                self._update_import(view, owner, force=True)
+        self.egress.update(view, changed, everything=everything)
         if asked is not self._asked:
             self._follow(view, asked)
         ledger.write("inbound", self._inbound_parts())
@@ -205,41 +218,6 @@ class Builder:
         yield Part(names.LISTENER_TYPE, names.INBOUND_TCP, (), lambda: listener.tcp_to_exported(names.INBOUND_TCP))
         yield Part(names.CLUSTER_TYPE, names.INBOUND_TCP, (), lambda: cluster.internal_cluster(names.INBOUND_TCP))
 
-    def _update_import(self, view: View, name: ServiceName, *, force: bool) -> None:
-        service = view.imports.get(name)
-        if service is self._imports.get(name) and not force:
-            return
-        if service is None:
-            self._imports.pop(name, None)
-            self._ledger.drop(name)
-        else:
-            self._imports[name] = service
-            self._ledger.write(name, self._egress_parts(view, service))
-
-    def _egress_parts(self, view: View, service: Import) -> Iterator[Part]:
-        config = self._config
-        locality = view.own.locality if view.own is not None else Locality()
-        for port in outbound.tcp_ports(service):
-            at = service.gateway_ports.get(port.port)
-            if at is None:
-                continue
-            own = names.outbound_cluster(service.name, port.port)
-            target = outbound.Target(
-                service=service.name,
-                port=port,
-                domains=routes.names(service.name, suffix=config.suffix, pinned=None),
-                remotes=outbound.remotes(service, port.port, view.peers, None),
-                affinity=service.session_affinity == "ClientIP",
-                cluster=own,
-                endpoints=own,
-            )
-            placement = place(service, port.port, peers=view.peers, locality=locality)
-            checked = self._ledger.checks.begun(service.name, own, placement)
-            yield from outbound.parts(target, placement, checked=checked)
-            yield outbound.listener_part(
-                names.egress_listener(service.name, port.port), config.egress_address, at, target
-            )
-
 
 def _domains(peers: Mapping[str, Peer]) -> dict[str, str]:
     return {name: peer.trust_domain for name, peer in peers.items()}
@@ -253,5 +231,7 @@ def _service(named: Inbound) -> ServiceName | None:
 
 def build(view: View, config: GatewayConfig, *, asked: Collection[str]) -> dict[str, list[tuple[str, Message]]]:
     """All resources of a gateway's Envoy: type URL → [(name, message)], sorted."""
-    builder, frozen = Builder(config), frozenset(asked)
+    called, frozen = Called(), frozenset(asked)
+    called.ask(asked)
+    builder = Builder(config, called=called)
     return settled(lambda: builder.update(view, asked=frozen))

@@ -16,7 +16,8 @@ from federation.settings import load
 class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`address` and `port` are what peers reach and what is announced; `bind` and `bind_port` what Envoy listens on.
 
-    `egress_address`: where workloads of the own cluster reach `egress_bind`; needed where that is all addresses.
+    `egress_address`: where workloads of the own cluster reach `egress_bind`; needed where that is all addresses. What
+    they did not call for `egress_idle_seconds` Envoy forgets until they call again.
     """
 
     address: str
@@ -25,6 +26,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     bind_port: int = 0  # 0: the same as `port`
     egress_bind: str = "127.0.0.1"
     egress_address: str = ""
+    egress_idle_seconds: float = 600.0
     weight: int = 1
     drain_seconds: float = 5.0
     names_limit: int = 10_000
@@ -60,6 +62,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         check_address(self.address, key="address")
         if self.egress_address:
             check_address(self.egress_address, key="egress_address")
+        if not 1 <= self.egress_idle_seconds <= 1_000_000:
+            raise InvalidSettings(f"egress_idle_seconds {self.egress_idle_seconds} is not 1 to 1000000")
         if not 1 <= self.weight <= 1000:
             raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
         if not 0 <= self.drain_seconds <= 600:

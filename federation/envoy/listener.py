@@ -149,18 +149,20 @@ def http(
     gateway: bool = False,
     http1: bool = False,
     on_demand: str = "",
+    ask: bool = False,
     replies: Iterable[Reply] = (),
 ) -> Filter:
     """The HTTP connection manager.
 
     `routes` is a configuration or the name of one (RDS). `gateway`: callers come from other clusters by mutual TLS, so
     their identity is put into x-forwarded-client-cert. `on_demand` is the format of the name of the cluster that a
-    request is led to (ASK_FOR_…), which is asked for where Envoy has it not.
+    request is led to (ASK_FOR_…), which is asked for where Envoy has it not; with `ask` the clusters that the routes
+    name themselves are.
     """
     manager = HttpConnectionManager(
         stat_prefix=stat_prefix,
         codec_type=HttpConnectionManager.HTTP2 if gateway and not http1 else HttpConnectionManager.AUTO,
-        http_filters=_http_filters(on_demand=bool(on_demand)),
+        http_filters=_http_filters(on_demand=ask or bool(on_demand)),
         common_http_protocol_options=HttpProtocolOptions(
             idle_timeout=seconds(cluster.IDLE_SECONDS),
             headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST,
@@ -192,10 +194,15 @@ def http(
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
-def tcp(stat_prefix: str, to: str, *, affinity: bool = False) -> Filter:
-    """A TCP proxy to the cluster `to`; a connection that cannot be made is tried with other endpoints."""
+def tcp(stat_prefix: str, to: str, *, affinity: bool = False, ask: bool = False) -> Filter:
+    """A TCP proxy to the cluster `to`, with `ask` asked for where Envoy has it not.
+
+    A connection that cannot be made is tried with other endpoints.
+    """
     proxy = _tcp_proxy(stat_prefix, affinity=affinity)
     proxy.cluster = to
+    if ask:
+        _ask(proxy)
     return Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))
 
 

@@ -94,6 +94,11 @@ def egress_listener(name: ServiceName, port: int) -> str:
     return f"egress/{name.namespace}/{name.name}/{port}"
 
 
+def egress_cluster(name: ServiceName, port: int, number: int) -> str:
+    """The cluster behind that listener, asked for on demand; each name is asked for once, so that they are numbered."""
+    return f"egress/{name.namespace}/{name.name}/{port}/{number}"
+
+
 def host_port(ip: str, port: int) -> str:
     """As Envoy prints an address: brackets around IPv6."""
     return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
@@ -163,6 +168,21 @@ def parse_vip_cluster(cluster: str) -> tuple[str, int] | None:
     if ip.startswith("[") and ip.endswith("]") and ":" in ip:
         return ip[1:-1], port
     return None if ":" in ip or "[" in ip else (ip, port)
+
+
+def parse_egress_cluster(cluster: str) -> tuple[ServiceName, int, int] | None:
+    """(service, port, number) of what `egress_cluster` made, None for anything else."""
+    parts = cluster.split("/")
+    if len(parts) != 5 or parts[0] != "egress":
+        return None
+    port, number = _port(parts[3]), parts[4]
+    if port is None or not (number.isascii() and number.isdigit()) or number[0] == "0" or len(number) > 18:
+        return None
+    try:
+        name = ServiceName(parse_label(parts[1], what="namespace"), parse_label(parts[2], what="service"))
+    except InvalidName:
+        return None
+    return name, port, int(number)
 
 
 def _port(digits: str) -> int | None:

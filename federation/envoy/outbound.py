@@ -85,12 +85,13 @@ def target_cluster(target: Target) -> Cluster:
     )
 
 
-def target_filters(target: Target) -> list[Filter]:
-    """The filters of a listener that leads to this port alone."""
+def target_filters(target: Target, *, ask: bool = False) -> list[Filter]:
+    """The filters of a listener that leads to this port alone; with `ask` its cluster comes on demand."""
     if not target.port.app.is_http:
-        return [listener.tcp("out", target.cluster, affinity=target.affinity)]
+        return [listener.tcp("out", target.cluster, affinity=target.affinity, ask=ask)]
     host = virtual_host(target, route.caller_routes(target.cluster, affinity=target.affinity))
-    return [listener.http("out", route.configuration(target.cluster, [host, stranger()]), replies=replies())]
+    routes = route.configuration(target.cluster, [host, stranger()])
+    return [listener.http("out", routes, ask=ask, replies=replies())]
 
 
 def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]], *, checked: bool = True) -> Iterator[Part]:
@@ -104,13 +105,13 @@ def parts(target: Target, placement: Sequence[Sequence[endpoint.Host]], *, check
     )
 
 
-def listener_part(name: str, ip: str, port: int, target: Target) -> Part:
-    """A listener on `ip`:`port` that leads to the target alone."""
+def listener_part(name: str, ip: str, port: int, target: Target, *, ask: bool = False) -> Part:
+    """A listener on `ip`:`port` that leads to the target alone; `ask`: see target_filters."""
     return Part(
         names.LISTENER_TYPE,
         name,
-        (ip, port, target),
-        lambda: listener.listener(name, ip, port, [listener.chain("out", target_filters(target))]),
+        (ip, port, replace(target, remotes=())),  # who serves it is nothing to the listener
+        lambda: listener.listener(name, ip, port, [listener.chain("out", target_filters(target, ask=ask))]),
     )
 
 

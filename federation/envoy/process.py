@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -51,6 +52,12 @@ def find_envoy(explicit: Path | None = None) -> Path:
             f"the Envoy at {path} is {found}; {wanted} or newer is needed", hint=_INSTALL, code="envoy_too_old"
         )
     return path
+
+
+def open_files() -> int:
+    """How many files and sockets an Envoy of ours can have open: it raises its limit to the hard one by itself."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if hard == resource.RLIM_INFINITY else hard
 
 
 def _search() -> Path | None:

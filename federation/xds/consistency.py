@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from federation.xds.snapshot import InconsistentSnapshot, Snapshot, TypeUrl
 
-ON_DEMAND = ("vip/", "in-http/", "in-tcp/", "in-health/")
+ON_DEMAND = ("vip/", "egress/", "in-http/", "in-tcp/", "in-health/")
 _SHOWN = 5
 
 

@@ -136,7 +136,8 @@ def of_gateway() -> dict[str, list[tuple[str, Any]]]:
             names.inbound_tcp_cluster(domain, raw),
         )
     ]
-    return gateway_build.build(VIEW, config, asked=asked)
+    called = [names.egress_cluster(ECHO, port, 1) for port in (80, 9000)]
+    return gateway_build.build(VIEW, config, asked=[*asked, *called])
 
 
 def of_sidecar(way: str) -> dict[str, list[tuple[str, Any]]]:

@@ -85,3 +85,19 @@ def test_clusters_of_virtual_addresses(cluster: str, parsed: tuple[str, int] | N
 )
 def test_clusters_that_a_gateway_asks_for(cluster: str, parsed: tuple[str, ...] | None) -> None:
     assert names.parse_inbound_cluster(cluster) == parsed
+
+
+@pytest.mark.parametrize("number", [1, 17])
+def test_the_cluster_of_an_egress_listener_is_read_back(number: int) -> None:
+    made = names.egress_cluster(ServiceName("shop", "echo"), 80, number)
+    assert names.parse_egress_cluster(made) == (ServiceName("shop", "echo"), 80, number)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "egress/shop/echo/80", "egress/shop/echo/80/", "egress/shop/echo/80/0", "egress/shop/echo/80/01",
+     "egress/shop/echo/0/1", "egress/shop/Echo/80/1", "egress/shop/echo/80/1/1", "out/shop/echo/80/1",
+     "egress/shop/echo/80/" + "9" * 19],
+)  # fmt: skip
+def test_what_no_egress_listener_names_is_nothing(text: str) -> None:
+    assert names.parse_egress_cluster(text) is None
