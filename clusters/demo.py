@@ -26,7 +26,7 @@ from rich.table import Table
 
 from clusters.ground import ApiServers
 from clusters.load import Account
-from clusters.namespace import as_root_of_a_network
+from clusters.namespace import enter_own_network, in_own_network
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.scenario import CALLER, GLOBAL_NAME, Result, build, tell
 from clusters.topology import DEMO
@@ -131,12 +131,11 @@ def main() -> None:
         default="processes",
         help="plain hosts described by files (default), or Kubernetes API servers of this machine",
     )
-    parser.add_argument("--entered", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help="where to keep state and logs (default: a temporary folder)")
     arguments = parser.parse_args()
     try:
         if arguments.clusters == "apiserver":
-            as_root_of_a_network("clusters.demo", sys.argv[1:])
+            enter_own_network()
         status = asyncio.run(_run(arguments))
     except IsthmusError as error:
         print(json.dumps({"error": error.as_dict()}) if arguments.json else f"error: {error}", file=sys.stderr)
@@ -175,7 +174,7 @@ async def _run(arguments: argparse.Namespace) -> int:
         result.seconds = time.monotonic() - began
         _print(result, arguments, console)
         if arguments.keep:
-            _print_commands(federation, sys.stderr if arguments.json else sys.stdout, entered=arguments.entered)
+            _print_commands(federation, sys.stderr if arguments.json else sys.stdout)
             await asyncio.Event().wait()
         done = result.failed == 0
         return 0 if done else 1
@@ -227,7 +226,7 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
         console.print("To go on exploring: scripts/demo --keep")
 
 
-def _print_commands(federation: ProcessFederation, file: Any, *, entered: bool) -> None:
+def _print_commands(federation: ProcessFederation, file: Any) -> None:
     place = federation.places[CALLER]
     fedctl = Path(sys.executable).with_name("fedctl")
     print("\nEverything runs until Ctrl-C. Try, in another terminal:\n", file=file)
@@ -236,7 +235,7 @@ def _print_commands(federation: ProcessFederation, file: Any, *, entered: bool) 
         config = ground.clusters[CALLER].kubeconfig
         kubectl = [f"kubectl --kubeconfig {config} get serviceimports,services,endpointslices -n {NAMESPACE}"]
     for line in (
-        *([f"nsenter --target {os.getpid()} --user --net --preserve-credentials bash"] if entered else []),
+        *([f"nsenter --target {os.getpid()} --user --net --preserve-credentials bash"] if in_own_network() else []),
         f"export ISTHMUS_HOME={federation.home.directory}",
         f"{fedctl} status",
         f"{fedctl} get services",

@@ -15,14 +15,20 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
 import yaml
 
 from clusters import manifests
 from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
-from clusters.kubeclient import KubeClient, Object
+from clusters.kubeclient import Object
 from clusters.namespace import LocalNetwork
 from clusters.network import loopback_addresses
 from discovery.kube import rbac
+from discovery.kube.client import KubeClient
+from discovery.kube.resources import ENDPOINT_SLICES
+from discovery.kube.settings import KubernetesSettings
+from federation import log
+from federation.aio.clock import SystemClock
 from federation.aio.files import write_atomic
 from federation.errors import AlreadyExists
 from federation.model.ids import SYSTEM_NAMESPACE
@@ -35,10 +41,10 @@ _AT_ONCE = 16
 
 
 class Pen(Protocol):
-    """Writes objects of one cluster that exist already."""
+    """Writes EndpointSlices of one cluster that exist already."""
 
     async def prepared(self, document: Object) -> Write:
-        """What replaces the object by `document` when it is called; all that can be done before is done."""
+        """What replaces the slice by `document` when it is called; all that can be done before is done."""
         ...
 
 
@@ -57,8 +63,11 @@ class Ground(Protocol):
 
     def pen(self, cluster: str) -> AbstractAsyncContextManager[Pen]: ...
 
-    def tell(self, cluster: str, settings: Path) -> None:
-        """Make the agent with this settings file, written for a folder of manifests, read the cluster."""
+    def tell(self, cluster: str, settings: Path, *, dns: str) -> None:
+        """Make the agent with this settings file, written for a folder of manifests, read the cluster.
+
+        `dns`: where it answers workloads without a sidecar, if that is done on this ground.
+        """
         ...
 
     def stop(self) -> None: ...
@@ -85,7 +94,7 @@ class Folders:
     async def pen(self, cluster: str) -> AsyncIterator[Pen]:
         yield _FolderPen(lambda document: self._path(cluster, document))
 
-    def tell(self, cluster: str, settings: Path) -> None:
+    def tell(self, cluster: str, settings: Path, *, dns: str) -> None:
         """It reads the folder already."""
 
     def stop(self) -> None:
@@ -153,13 +162,18 @@ class ApiServers:
 
     @asynccontextmanager
     async def pen(self, cluster: str) -> AsyncIterator[Pen]:
-        async with self.clusters[cluster].connect() as client:
+        settings = KubernetesSettings(kubeconfig=str(self.clusters[cluster].kubeconfig))
+        client = await KubeClient.open(settings, log=log.get("harness"), clock=SystemClock())
+        try:
             yield _KubePen(client)
+        finally:
+            await client.close()
 
-    def tell(self, cluster: str, settings: Path) -> None:
+    def tell(self, cluster: str, settings: Path, *, dns: str) -> None:
         tree = yaml.safe_load(settings.read_text())
         del tree["files"]
         tree["kubernetes"] = {"kubeconfig": str(self._agents[cluster])}
+        tree["dns"] = {"listen": dns}
         write_atomic(settings, yaml.safe_dump(tree, sort_keys=False).encode())
 
     def stop(self) -> None:
@@ -173,12 +187,11 @@ class _KubePen:
         self._client = client
 
     async def prepared(self, document: Object) -> Write:
-        """Replaced as the EndpointSlice controller does it (PUT)."""
-        metadata = document["metadata"]
-        resource = await self._client.resource(document["apiVersion"], document["kind"])
-        path = resource.path(metadata["namespace"], metadata["name"])
+        """EndpointSlices only, replaced as their controller does it (PUT)."""
+        metadata, body = document["metadata"], msgspec.json.encode(document)
+        assert document["kind"] == ENDPOINT_SLICES.kind  # noqa: S101 - see above
 
         async def write() -> None:
-            await self._client.request("PUT", path, document)
+            await self._client.update(ENDPOINT_SLICES, metadata["namespace"], metadata["name"], body)
 
         return write

@@ -9,10 +9,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from clusters.network import Claims
 from federation.errors import Unavailable
+
+_ENTERED = "ISTHMUS_OWN_NETWORK"
 
 
 class NetworkNamespace:
@@ -102,10 +104,10 @@ class LocalNetwork:
         self._claims.close()
 
 
-def as_root_of_a_network(module: str, words: Sequence[str]) -> None:
-    """Where we are not root: run `module` anew in a user and network namespace where we are. Raises Unavailable.
+def enter_own_network() -> None:
+    """Where we are not root: run this program anew in a user and network namespace in which we are.
 
-    It is given the word --entered besides `words`. Returns where we are root, in such a namespace or not.
+    Returns in that program, and where we are root at once. Raises Unavailable where such namespaces are not allowed.
     """
     if os.geteuid() == 0:
         return
@@ -116,7 +118,13 @@ def as_root_of_a_network(module: str, words: Sequence[str]) -> None:
         raise Unavailable(
             f"no network of our own: {error}", hint="run it as root, or where user namespaces are allowed"
         ) from error
-    os.execvp(command[0], [*command, sys.executable, "-m", module, *words, "--entered"])  # noqa: S606 - no shell
+    os.environ[_ENTERED] = "1"
+    os.execvp(command[0], [*command, *sys.orig_argv])  # noqa: S606 - no shell
+
+
+def in_own_network() -> bool:
+    """Whether `enter_own_network` has started us: others enter it with nsenter(1)."""
+    return _ENTERED in os.environ
 
 
 def _free_network(claims: Claims) -> str:

@@ -50,6 +50,8 @@ class Place:
     http_port: int
     tcp_port: int
     dns_port: int
+    """Of the sidecar."""
+    agent_dns_port: int
     virtual_range: str
     metrics: dict[str, int]
 
@@ -105,6 +107,7 @@ class ProcessFederation:
             http_port=free_port(address),
             tcp_port=free_port(address),
             dns_port=free_port(address),
+            agent_dns_port=free_port(address),
             virtual_range=next(ranges),
             metrics={role: free_port("127.0.0.1") for role in ("agent", "gateway", "sidecar")},
         )
@@ -163,7 +166,7 @@ class ProcessFederation:
             locality=place.spec.locality,
             metrics=f"127.0.0.1:{place.metrics['agent']}",
         )
-        self.ground.tell(name, place.agent / SETTINGS_FILE)
+        self.ground.tell(name, place.agent / SETTINGS_FILE, dns=f"{place.address}:{place.agent_dns_port}")
         self.home.with_cluster(name, place.agent).save()
 
     def start_agent(self, name: str) -> None:

@@ -99,7 +99,7 @@ async def measure(
                 acknowledged.read()
                 began = time.monotonic_ns()
                 await write()
-                samples.append((await _first_after(acknowledged, began, timeout) - began) / 1e6)
+                samples.append((await first_after(acknowledged, began, timeout) - began) / 1e6)
     finally:
         acknowledged.close()
         documents = [manifests.slice_(NAMESPACE, service, app="http", copies=[real]) for service in services]
@@ -107,7 +107,8 @@ async def measure(
     return Propagation(tuple(samples))
 
 
-async def _first_after(acknowledged: Acknowledgements, began: int, timeout: float) -> int:
+async def first_after(acknowledged: Acknowledgements, began: int, timeout: float = DEADLINE) -> int:
+    """The first acknowledgement after `began` (ns), awaited. Raises TimedOut."""
     deadline = time.monotonic() + timeout
     while time.monotonic() < deadline:
         for moment in acknowledged.read():
