@@ -222,6 +222,12 @@ async def federation(tmp_path: Path) -> AsyncIterator[Federation]:
         await made.stop_registry()
 
 
+@pytest.fixture(scope="session")
+def federations() -> type[Federation]:
+    """For fixtures that many tests share: `Federation(root)`, to be started and stopped."""
+    return Federation
+
+
 @pytest.fixture(name="until")
 def _until() -> Callable[..., Awaitable[Any]]:
     return until
