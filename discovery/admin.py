@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from discovery.consumers import Consumer
-from discovery.names import parse_global
+from discovery.names import check_callable, parse_global
 from discovery.view import Neighbour
 from federation import __version__
-from federation.envoy.names import server_name
-from federation.errors import InvalidName, NotFound, StorageFailed
+from federation.errors import NotFound, StorageFailed
 from federation.model.address import join_address
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName, parse_label
@@ -48,8 +47,6 @@ _METHODS = (
     *("Identity", "Pin", "Unpin", "Namespace", "Status"),
     *("Export", "Unexport", "Preview", "ListImports", "Resolve"),
 )
-_MAX_SERVER_NAME = 253
-"""Characters of a host name (RFC 1035, 2.3.4), which a TLS server name is (RFC 6066, 3)."""
 
 
 class AdminServer:
@@ -161,14 +158,7 @@ class _Servicer(rpc.AgentServicer):
     def _name(self, request: pb.ExportRequest) -> ServiceName:
         """Raises InvalidName, for one that no peer could call, too."""
         name = ServiceName.parse(f"{request.namespace}/{request.name}")
-        longest = server_name(name, 65535, self._agent.settings.trust_domain)
-        if len(longest) > _MAX_SERVER_NAME:
-            more = len(longest) - _MAX_SERVER_NAME
-            raise InvalidName(
-                f"{name} makes a server name of {len(longest)} characters, {more} too many",
-                hint="shorten the names of the service, its namespace, or the federation's domain",
-                code="name_too_long",
-            )
+        check_callable(name, self._agent.settings.trust_domain)
         return name
 
     async def _listimports(self, request: registry_pb2.Empty, context: Any) -> pb.ListImportsReply:

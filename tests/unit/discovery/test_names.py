@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from discovery.names import parse_global
+from discovery.names import check_callable, parse_global
+from federation.envoy.names import server_name
 from federation.errors import InvalidName
 from federation.model.ids import ServiceName
 
@@ -40,3 +41,12 @@ def test_the_suffix_is_a_setting() -> None:
     assert parse_global("echo.shop.east.mesh.example", suffix="mesh.example") == (ServiceName("shop", "echo"), "east")
     with pytest.raises(InvalidName, match="no global name"):
         parse_global("echo.shop.global", suffix="mesh.example")
+
+
+def test_a_name_that_is_too_long_for_a_tls_server_name():
+    longest = ServiceName("n" * 63, "s" * 63)
+    room = 253 - len(server_name(longest, 65535, ""))
+    check_callable(longest, "d" * room)
+    with pytest.raises(InvalidName, match="1 too many") as caught:
+        check_callable(longest, "d" * (room + 1))
+    assert caught.value.error_code == "name_too_long"

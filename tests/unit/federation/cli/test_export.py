@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -77,6 +78,17 @@ def test_the_table_says_who_sees_what_and_why(capsys: pytest.CaptureFixture[str]
         "conflict: PortConflict: east: has 81/TCP, which north has not (as seen by east, north)",
         "conflict: TypeConflict: east: type is Headless as in north, not ClusterSetIP (as seen by east, north)",
     ]
+
+
+def test_the_documentation_shows_just_that(capsys: pytest.CaptureFixture[str]):
+    root = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
+    page = (root / "docs" / "exporting.md").read_text().splitlines()
+    start = next(n for n, line in enumerate(page) if line.startswith("fedctl export") and line.endswith("--dry-run"))
+    example = page[start + 1 : page.index("```", start)]
+    show(LOOKED, Printer(Format.TABLE))
+    printed = capsys.readouterr()
+    first, *rest = printed.err.splitlines()
+    assert example == [first, *(line.rstrip() for line in printed.out.splitlines()), *rest]
 
 
 def test_a_withdrawal_says_who_loses_it(capsys: pytest.CaptureFixture[str]):
