@@ -11,7 +11,7 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 _UNUSED = ("ssl", "http.server", "socketserver", "urllib.error", "urllib.request", "wsgiref.simple_server")
 _OPTIONAL = ("_hashlib", "bz2", "lzma")
@@ -39,14 +39,22 @@ class _Meta(type):
 
 
 class _Anything(metaclass=_Meta):
-    """What is subclassed, or asked for a constant (`ssl.TLSVersion.TLSv1_2`), while a module is imported."""
+    """What is subclassed, or asked for a constant (`ssl.TLSVersion.TLSv1_2`), while a module is imported.
+
+    Who would use it later (asyncio, asked for TLS) hears of it: it can be neither called nor made.
+    """
+
+    def __new__(cls, *_: Any, **__: Any) -> NoReturn:
+        raise RuntimeError(f"this process does without {cls.__name__}: see {__name__}")
 
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
     """What is imported within does without them; afterwards everything can be had again.
 
-    What is loaded already stays: in a process that has OpenSSL nothing changes.
+    What is loaded already stays: in a process that has OpenSSL nothing changes. What is imported within keeps its
+    stand-ins, and uses them in vain: for the libraries around an event loop only, where lazy imports of our own would
+    not help, and before any thread is started.
     """
     hidden: dict[str, ModuleType | None] = {name: _Empty(name) for name in _UNUSED}
     hidden.update(dict.fromkeys(_OPTIONAL))
