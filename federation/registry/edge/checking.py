@@ -2,8 +2,8 @@
 
 The first checks of a name cost Envoy's main thread a handshake for each gateway, and that thread also takes up new
 names. So checks keep out of the way of look-ups: they begin when nobody has waited for Envoy for a moment, one set of
-endpoints at a time, each when Envoy has acknowledged the one before. Look-ups without end cannot hold them back for ever.
-Until its checks begin, a gateway that is dead is found by pings, connect time-outs and outlier detection alone.
+endpoints at a time, each when Envoy has acknowledged the one before. Look-ups without end do not hold them back for
+ever. Until its checks begin, a gateway that is dead is found by pings, connect time-outs and outlier detection alone.
 """
 
 from __future__ import annotations

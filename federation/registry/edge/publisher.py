@@ -125,10 +125,9 @@ class Publisher:
             await self._poked.wait()
             await asyncio.sleep(0)  # whatever else this turn of the loop brings goes into the same push
             self._poked.clear()
-            if self._published != self._wanted:
-                push = self._push()
-            else:  # `push_now` was quicker
-                push = self._sent[-1] if self._sent else None
+            quicker = self._published == self._wanted  # `push_now`
+            newest = self._sent[-1] if self._sent else None
+            push = newest if quicker else self._push()
             if push is not None and self._server.connected:
                 await self._in_flight(push)
 
