@@ -35,11 +35,12 @@ from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
-from discovery.publishing import Publishing
+from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source, SourceState
+from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.select import make_source
 from discovery.state import Saver, read_or_none, set_aside
 from discovery.view import ClusterView
@@ -50,7 +51,7 @@ from federation.aio.files import read_state, write_atomic
 from federation.aio.latest import Latest
 from federation.aio.tasks import wait_for_signal
 from federation.catalog.replica import Changes, Replica, Sink
-from federation.errors import Conflict, CorruptState, NotFound, StorageFailed
+from federation.errors import Conflict, CorruptState, IsthmusError, NotFound, StorageFailed
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
@@ -141,6 +142,7 @@ class Agent:
         self.view.on_change = self._view_changed
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
+        self._left = False  # the registry has said that this cluster is no member
         self.replicas = make_replicas(
             settings,
             self.source,
@@ -148,7 +150,7 @@ class Agent:
             consumers=self.consumers,
             pins=self.pins,
             on_pins=self._repinned,
-            member=self._is_member,
+            member=lambda: not self._left,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,
@@ -186,7 +188,7 @@ class Agent:
             cluster=settings.cluster,
             connect=self._connect,
             reporting=self.replicas.reporting if self.replicas is not None else Latest(self.epoch),
-            outbid=self.replicas.outbid if self.replicas is not None else lambda: None,
+            on_failed=self._publish_failed,
             on_acknowledged=self._acknowledged,
             on_problems=lambda found: self.problems.set("registry", found),
             clock=self.clock,
@@ -372,6 +374,7 @@ class Agent:
     def _registry_told(self) -> None:
         """The view says all there is: by the registry itself, or by what it said before the start."""
         self._told.set()
+        self._left = False
         if self.writer is not None:
             self.writer.view_known()
 
@@ -379,10 +382,11 @@ class Agent:
         if self.writer is not None:
             self.writer.acknowledged()
 
-    def _is_member(self) -> bool:
-        """False once the registry has said that this cluster is none."""
-        error = self.watch.last_error
-        return error is None or error.error_code != "not_authorised"
+    def _publish_failed(self, error: IsthmusError) -> None:
+        if error.error_code == STALE_EPOCH and self.replicas is not None:
+            self.replicas.outbid()
+        elif error.error_code == NO_MEMBER:
+            self._left = True
 
     def _repinned(self, peers: Collection[str]) -> None:
         for peer in sorted(peers):
@@ -467,15 +471,19 @@ class Agent:
         return allocations
 
     def _dns(self) -> ClusterDns:
-        return ClusterDns(
+        made = ClusterDns(
             self.settings.dns,
             self.view,
             suffix=self.settings.suffix,
             cluster=self.settings.cluster,
             known=self._told.is_set,
+            has_namespace=self.source.has_namespace,
             clock=self.clock,
             log=self.log,
         )
+        if isinstance(self.source, KubernetesSource):
+            self.source.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        return made
 
     def _load_gateways(self) -> None:
         data = read_or_none(self.path / GATEWAYS, self.log)

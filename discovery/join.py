@@ -198,15 +198,19 @@ async def replicate(
     )
 
 
-async def retire(settings: AgentSettings, *, clock: Clock | None = None) -> list[str]:
+async def retire(
+    settings: AgentSettings, other: KubernetesSettings | None = None, *, clock: Clock | None = None
+) -> list[str]:
     """Remove what a cluster that has left keeps in its API server, if it is its own; says what was removed.
 
-    Raises the errors of discovery.kube.errors.
+    `other`: a connection with more rights than the agent's. Raises the errors of discovery.kube.errors.
     """
     clock = clock or SystemClock()
     kubernetes, root = settings.kubernetes, _root(settings.path)
     if kubernetes is None or root is None:
         return []
+    if other is not None:
+        kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=other.kubeconfig, context=other.context)
     client = KubeClient(kubernetes, log=log.get("leave"), clock=clock)
     try:
         removed = []

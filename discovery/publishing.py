@@ -23,7 +23,8 @@ from federation.model.record import Key, Kind
 from federation.registry.client import Connect, PublishClient, Rejection
 
 STALE_EPOCH = "stale_epoch"
-"""The registry has heard of a newer epoch than ours."""
+NO_MEMBER = "not_authorised"
+"""Codes of what the registry says."""
 
 
 class _Client(PublishClient):
@@ -41,7 +42,8 @@ class _Client(PublishClient):
 class Publishing:
     """`run` until cancelled. `on_acknowledged` is called when the registry has taken, or refused, some of the report.
 
-    `outbid` is called when the registry refuses the epoch as too old: who is the one to report finds a newer one.
+    `on_failed` gets why the registry ended or refused the stream: by STALE_EPOCH it has heard of a newer epoch, by
+    NO_MEMBER the cluster is none any more.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Publishing:
         cluster: str,
         connect: Connect,
         reporting: Latest[int | None],
-        outbid: Callable[[], None],
+        on_failed: Callable[[IsthmusError], None],
         on_acknowledged: Callable[[], None],
         on_problems: Callable[[Iterable[Problem]], None],
         heartbeat: float,
@@ -61,13 +63,13 @@ class Publishing:
         log: Logger,
     ) -> None:
         self._report, self._cluster, self._reporting = report, cluster, reporting
-        self._outbid, self._on_acknowledged, self._on_problems = outbid, on_acknowledged, on_problems
+        self._on_acknowledged, self._on_problems = on_acknowledged, on_problems
         self._log = log
         self._options: dict[str, Any] = {
             "connect": connect,
             "on_rejections": self._rejected,
             "on_ack": self._published,
-            "on_failed": self._refused,
+            "on_failed": on_failed,
             "clock": clock,
             "log": log,
             "heartbeat": heartbeat,
@@ -153,10 +155,6 @@ class Publishing:
     def _make(self) -> PublishClient:
         backoff = Backoff(base=0.1, cap=3.0)
         return _Client(log_=self._report.records.log, backoff=backoff, **self._options)
-
-    def _refused(self, error: IsthmusError) -> None:
-        if error.error_code == STALE_EPOCH:
-            self._outbid()
 
     def _rejected(self, rejections: tuple[Rejection, ...]) -> None:
         self._just_rejected = {(r.kind, r.name) for r in rejections}

@@ -25,6 +25,9 @@ KubeconfigOption = Annotated[
 ContextOption = Annotated[
     str, typer.Option("--context", metavar="NAME", help="Context in it; default: its current one.")
 ]
+NamespaceOption = Annotated[
+    str, typer.Option(help="Where agents keep what they share: Leases, pins, the cluster's identity.")
+]
 InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
 
 
@@ -59,6 +62,7 @@ def join(
     kubeconfig: KubeconfigOption = None,
     kube_context: ContextOption = "",
     in_cluster: InClusterOption = False,
+    namespace: NamespaceOption = SYSTEM_NAMESPACE,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
     ] = "127.0.0.1:7445",
@@ -71,7 +75,7 @@ def join(
     from discovery.join import join as redeem
 
     parse_label(name, what="cluster")
-    kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster)
+    kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster, namespace)
     if (manifests is None) == (kubernetes is None):
         raise InvalidInput(
             "say where the cluster's services are: --manifests FOLDER, or --kubeconfig FILE (or --in-cluster)"
@@ -115,7 +119,7 @@ def replica(
         typer.Option(metavar="HOST:PORT", help="How they dial it, where that differs, as a Service."),
     ] = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
-    namespace: Annotated[str, typer.Option(help="Where the cluster keeps its identity.")] = SYSTEM_NAMESPACE,
+    namespace: NamespaceOption = SYSTEM_NAMESPACE,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Make another agent of a Kubernetes cluster that has joined: both serve, and one of them writes."""
@@ -137,6 +141,13 @@ def replica(
 def leave(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="CLUSTER")],
+    kubeconfig: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Kubeconfig that may remove what is ours from the cluster; default: its agent's."
+        ),
+    ] = None,
+    kube_context: ContextOption = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere."""
@@ -146,7 +157,7 @@ def leave(
     async def ask() -> tuple[list[str], str]:
         async with operator(home) as registry:
             await registry.leave(name)
-        return await _retire(home.clusters.get(name))
+        return await _retire(home.clusters.get(name), _kubernetes(kubeconfig, kube_context, False))
 
     removed, left = asyncio.run(ask())
     home.without_cluster(name).save()
@@ -158,7 +169,7 @@ def leave(
         printer.note(left)
 
 
-async def _retire(directory: Path | None) -> tuple[list[str], str]:
+async def _retire(directory: Path | None, other: KubernetesSettings | None) -> tuple[list[str], str]:
     """What was removed from the cluster's API server, and why not all of it could be."""
     if directory is None:
         return [], ""
@@ -166,7 +177,7 @@ async def _retire(directory: Path | None) -> tuple[list[str], str]:
     from discovery.settings import SETTINGS_FILE, load
 
     try:
-        return await retire(load(directory / SETTINGS_FILE)), ""
+        return await retire(load(directory / SETTINGS_FILE), other), ""
     except NotFound:
         return [], ""
     except IsthmusError as error:
