@@ -47,7 +47,10 @@ def records(imp: Import, *, suffix: str) -> dict[str, NameRecords]:
 
 
 class ClusterDns:
-    """Serves `view`. `known`: whether the view says all there is; until then a name that it lacks is not denied."""
+    """Serves `view`. `known`: whether the view says all there is; until then a name that it lacks is not denied.
+
+    `has_namespace`: as Source has it; services of a namespace that this cluster has not are not imported.
+    """
 
     def __init__(
         self,
@@ -57,10 +60,12 @@ class ClusterDns:
         suffix: str,
         cluster: str,
         known: Callable[[], bool],
+        has_namespace: Callable[[str], bool | None],
         clock: Clock,
         log: Logger,
     ) -> None:
-        self._settings, self._view, self._suffix, self._cluster, self._known = settings, view, suffix, cluster, known
+        self._settings, self._view, self._suffix, self._cluster = settings, view, suffix, cluster
+        self._known, self._has_namespace = known, has_namespace
         self.table = Table([names.CLUSTERSET_ZONE, suffix], ttl=settings.ttl)
         self._held: dict[ServiceName, Mapping[str, NameRecords]] = {}
         servers = settings.servers()
@@ -93,6 +98,8 @@ class ClusterDns:
         imp = self._view.imports.get(wanted.service)
         if imp is None and not self._known():
             raise Unavailable("the registry has not yet told what other clusters export")
+        if self._has_namespace(wanted.service.namespace) is False:
+            return f"this cluster has no namespace {wanted.service.namespace}"
         if imp is not None and wanted.service not in self._held:
             self._hold(imp)
             if self.table.get(text) is not None:
@@ -105,11 +112,15 @@ class ClusterDns:
             if service not in self._held:
                 continue
             imp = self._view.imports.get(service)
-            if imp is not None:
+            if imp is not None and self._has_namespace(service.namespace) is not False:
                 self._hold(imp)
                 continue
             for name in self._held.pop(service):
                 self.table.remove(name)
+
+    def namespaces_changed(self, namespaces: Collection[str]) -> None:
+        """These came to exist here, or ceased to."""
+        self.changed([service for service in self._held if service.namespace in namespaces])
 
     def _hold(self, imp: Import) -> None:
         old = self._held.get(imp.name, {})

@@ -434,6 +434,26 @@ async def test_cluster_local_is_untouched(clusterset: Clusterset) -> None:
         assert await side.rcode("kubernetes.default.svc.cluster.local", "SRV") == "REFUSED"
 
 
+async def test_services_of_a_namespace_that_a_cluster_lacks_have_no_name_there(clusterset: Clusterset) -> None:
+    """Namespace sameness: imports exist where the namespace does."""
+    east, west = clusterset.sides
+    namespace = f"{east.namespace}-only"
+    there = Side(east.name, east.running, east.client, namespace)
+    base = f"db.{namespace}.svc.clusterset.local"
+    await east.client.create_namespace(namespace)
+    try:
+        await there.headless("db", *at("10.0.0.1"))
+        await until(lambda: _same(east.answers(base), ["10.0.0.1"]))
+        await until(lambda: ServiceName(namespace, "db") in west.running.agent.view.imports)
+        assert await west.rcode(base) == "NXDOMAIN"
+        await west.client.create_namespace(namespace)
+        await until(lambda: _same(west.answers(base), ["10.0.0.1"]))
+    finally:
+        for side in clusterset.sides:
+            await _remove(side.client, namespace)
+    await until(lambda: _same(west.rcode(base), "NXDOMAIN"))
+
+
 async def test_names_above_services_exist_without_records(clusterset: Clusterset) -> None:
     """A resolver that asks label by label (RFC 9156) would stop at NXDOMAIN there."""
     for side in clusterset.sides:

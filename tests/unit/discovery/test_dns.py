@@ -57,13 +57,14 @@ class View:
 
 class World:
     def __init__(self) -> None:
-        self.view, self.told = View(), True
+        self.view, self.told, self.missing = View(), True, set[str]()
         self.dns = ClusterDns(
             ClusterDnsSettings(listen="127.0.0.1:0"),
             self.view,  # type: ignore[arg-type]
             suffix="global",
             cluster="east",
             known=lambda: self.told,
+            has_namespace=lambda namespace: namespace not in self.missing,
             clock=FakeClock(),
             log=log.get("test"),
         )
@@ -164,6 +165,20 @@ async def test_without_a_clustersetip_the_name_has_no_address_yet(world: World) 
     assert f'"{PENDING}"' in await world.found(f"_why.{BASE}", "TXT")
     world.view.put(PLAIN)
     assert await world.found(BASE) == ["241.0.0.1"]
+
+
+async def test_services_of_a_namespace_that_is_missing_here_are_not_imported(world: World) -> None:
+    world.view.put(PLAIN)
+    world.missing.add("shop")
+    assert await world.denied(BASE) == "this cluster has no namespace shop"
+    world.missing.clear()
+    world.dns.namespaces_changed({"shop"})
+    assert await world.found(BASE) == ["241.0.0.1"]
+    world.missing.add("shop")
+    world.dns.namespaces_changed({"shop", "other"})
+    assert await world.denied(BASE) == "this cluster has no namespace shop"
+    world.view.put(replace(PLAIN, ips=("241.0.0.2",)))
+    assert await world.denied(BASE) == "this cluster has no namespace shop"
 
 
 async def test_other_zones_are_refused(world: World) -> None:
