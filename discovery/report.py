@@ -128,7 +128,7 @@ class Report:
                 records.append(self.records.withdraw(Kind.SERVICE, str(name)))
                 records.append(self.records.withdraw(Kind.ENDPOINTS, str(name)))
             else:
-                payload = encode_service(replace(service, endpoints=()))
+                payload = encode_service(service, endpoints=False)
                 records.append(self.records.claim(Kind.SERVICE, str(name), payload))
                 records.append(self._endpoints(service))
         self.records.put(records)

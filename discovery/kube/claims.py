@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 
 from discovery.kube.types import HeldSlice, Node, Service, ServiceExport
 from discovery.kube.watch import Key, Store
-from discovery.sources.convert import Refused, convert, left_out
+from discovery.sources.convert import Refused, convert, left_out, with_slices
+from discovery.sources.manifests import EndpointSlice
 from federation.errors import IsthmusError
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -39,6 +40,8 @@ class Claims:
         self._of_service: dict[Key, set[Key]] = {}
         self._service_of: dict[Key, str] = {}
         self._unplaced: dict[str, set[Key]] = {}
+        self._made_of: dict[Key, tuple[ServiceExport, Service]] = {}
+        """What a claim was made of besides slices: those change a thousand times as often."""
         self._problems: dict[Key, tuple[Problem, ...]] = {}
         self._shown: tuple[Problem, ...] | None = ()
 
@@ -53,6 +56,11 @@ class Claims:
         """What is wrong with one export."""
         return self._problems.get(key, ())
 
+    def take_dirty(self) -> list[Key]:
+        """What is to be built; it is not dirty any more. (A set that was large once is slow to take single keys of.)"""
+        taken, self.dirty = list(self.dirty), set()
+        return taken
+
     def build(self, keys: Iterable[Key]) -> frozenset[ServiceName]:
         """Build the exports of `keys`; the names of those that were built anew."""
         put: dict[ServiceName, Claim] = {}
@@ -60,15 +68,17 @@ class Claims:
         built: set[ServiceName] = set()
         for key in keys:
             name = ServiceName(*key)
-            claim, problems = self._claim(key)
-            self._note(key, problems)
             held = self.claims.get(name)
-            if claim is None and held is None:
+            claim, problems = self._claim(key, held)
+            self._note(key, problems)
+            if claim is None:
+                self._made_of.pop(key, None)
+                if held is not None:
+                    built.add(name)
+                    gone.append(name)
                 continue
             built.add(name)
-            if claim is None:
-                gone.append(name)
-            elif claim != held:
+            if claim is not held and claim != held:
                 put[name] = claim
         if put or gone:
             self.claims = self.claims.with_(put, gone)
@@ -88,9 +98,36 @@ class Claims:
     def _slices_of(self, key: Key) -> list[HeldSlice]:
         return [self.slices.objects[at] for at in sorted(self._of_service.get(key, ()))]
 
-    def _claim(self, key: Key) -> tuple[Claim | None, tuple[Problem, ...]]:
+    def _claim(self, key: Key, held: Claim | None) -> tuple[Claim | None, tuple[Problem, ...]]:
+        """What is claimed, and what is wrong with it; `held`: what was claimed last."""
         parts = self.parts(key)
-        return (None, ()) if parts is None else self._claim_of(key, *parts)
+        if parts is None:
+            return None, ()
+        export, service, slices = parts
+        made_of = self._made_of.get(key)
+        if (
+            held is not None
+            and made_of is not None
+            and made_of[0] is export
+            and made_of[1] is service
+            and key not in self._problems
+            and not any(s.invalid for s in slices)
+        ):
+            unpacked = self._unpack(key, slices)
+            return with_slices(held, made_of[1], unpacked, locality=self._locality, nodes=self._places), ()
+        claim, problems = self._claim_of(key, export, service, slices)
+        if claim is not None and service is not None:
+            self._made_of[key] = (export, service)
+        return claim, problems
+
+    def _unpack(self, key: Key, slices: Iterable[HeldSlice]) -> list[EndpointSlice]:
+        """Those that are valid; notes nodes of which it is not known where they are."""
+        unpacked = [s.unpack() for s in slices if not s.invalid]
+        for one in unpacked:
+            for endpoint in one.endpoints or ():
+                if endpoint.node and endpoint.node not in self._places:
+                    self._unplaced.setdefault(endpoint.node, set()).add(key)
+        return unpacked
 
     def _claim_of(
         self, key: Key, export: ServiceExport, service: Service | None, slices: list[HeldSlice]
@@ -104,16 +141,11 @@ class Claims:
             for s in slices
             if s.invalid
         ]
-        unpacked = [s.unpack() for s in slices if not s.invalid]
-        for one in unpacked:
-            for endpoint in one.endpoints or ():
-                if endpoint.node and endpoint.node not in self._places:
-                    self._unplaced.setdefault(endpoint.node, set()).add(key)
         try:
             claim = convert(
                 service,
                 export,
-                unpacked,
+                self._unpack(key, slices),
                 exported_at_ns=_nanoseconds(export.metadata.creation_timestamp),
                 locality=self._locality,
                 nodes=self._places,

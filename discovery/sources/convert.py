@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
 
 from discovery.sources import manifests as k8s
 from federation.model.ids import ServiceName
@@ -85,6 +87,31 @@ def left_out(service: k8s.Service) -> tuple[tuple[int, str], ...]:
     )
 
 
+def with_slices(
+    held: Service,
+    service: k8s.Service,
+    slices: Sequence[k8s.EndpointSlice],
+    *,
+    locality: Locality,
+    nodes: Mapping[str, Locality],
+) -> Service:
+    """What `convert` makes of these slices, where `held` is what it made of the same service, export and locality and
+    of other slices or nodes. Endpoints that are alike are the same objects; so is the whole where nothing differs."""
+    endpoints = _endpoints(
+        service.spec,
+        held.ports,
+        slices,
+        headless=held.headless,
+        locality=locality,
+        nodes=nodes,
+        held={(e.address, e.hostname): e for e in held.endpoints},
+    )
+    families = tuple(service.spec.ip_families or _families(slices))
+    if endpoints == held.endpoints and families == held.ip_families:
+        return held
+    return replace(held, ip_families=families, readiness=readiness(endpoints), endpoints=endpoints)
+
+
 def port(value: k8s.ServicePort) -> Port:
     """A port of a Service that speaks one of CARRIED."""
     protocol = Protocol(value.protocol or "TCP")
@@ -105,11 +132,18 @@ def app_protocol(declared: str | None, name: str) -> AppProtocol:
 
 def readiness(endpoints: Iterable[Endpoint]) -> tuple[Readiness, ...]:
     """Ready endpoints per zone, sorted. An endpoint that has an address in both families counts once."""
-    counts: dict[Locality, list[int]] = {}
+    counts: dict[tuple[str, str], list[int]] = {}  # not by Locality: its hash is a function of Python
     for endpoint in endpoints:
         if endpoint.ready:
-            counts.setdefault(endpoint.locality, [0, 0])[":" in endpoint.address] += 1
-    return tuple(Readiness(locality, max(counts[locality])) for locality in sorted(counts))
+            place = endpoint.locality
+            counts.setdefault((place.region, place.zone), [0, 0])[":" in endpoint.address] += 1
+    return tuple(Readiness(_locality(*place), max(counts[place])) for place in sorted(counts))
+
+
+@lru_cache(maxsize=4096)
+def _locality(region: str, zone: str) -> Locality:
+    """One object for each: there are many endpoints and few zones."""
+    return Locality(region, zone)
 
 
 def _endpoints(
@@ -120,10 +154,11 @@ def _endpoints(
     headless: bool,
     locality: Locality,
     nodes: Mapping[str, Locality],
+    held: Mapping[tuple[str, str], Endpoint] = MappingProxyType({}),
 ) -> tuple[Endpoint, ...]:
-    """All endpoints, sorted. One that stands in several slices is one: ready if any says so, with the ports of all."""
+    """All endpoints, sorted. One that stands in several slices is one: ready if any says so, with the ports of all.
+    Those of `held`, by (address, hostname), that are alike are taken from there."""
     found: dict[tuple[str, str], Endpoint] = {}
-    places: dict[tuple[str, str], Locality] = {}  # one object each: there are many endpoints and few zones
     nowhere = Locality()
     for slice_ in slices:
         targets = _targets(ports, slice_)
@@ -133,19 +168,31 @@ def _endpoints(
             is_ready = conditions.ready is not False or bool(spec.publish_not_ready_addresses)
             serving = is_ready if conditions.serving is None else conditions.serving
             node = nodes.get(given.node, nowhere) if given.node else nowhere
-            place = (
+            place = _locality(
                 node.region or labels.get(k8s.REGION) or locality.region,
                 given.zone or node.zone or labels.get(k8s.ZONE) or locality.zone,
             )
-            endpoint = Endpoint(
-                address=given.addresses[0],  # the others are the same endpoint (EndpointSlice API: fungible)
-                ready=is_ready,
-                terminating=bool(conditions.terminating) and serving,
-                locality=places.get(place) or places.setdefault(place, Locality(*place)),
-                hostname=(given.hostname or "") if headless else "",
-                ports=targets,
-            )
-            key = (endpoint.address, endpoint.hostname)
+            terminating = bool(conditions.terminating) and serving
+            # Further addresses are the same endpoint (EndpointSlice API: fungible).
+            key = (given.addresses[0], (given.hostname or "") if headless else "")
+            last = held.get(key)
+            if (
+                last is not None
+                and last.ready is is_ready
+                and last.terminating is terminating
+                and last.locality is place
+                and last.ports == targets
+            ):
+                endpoint = last
+            else:
+                endpoint = Endpoint(
+                    address=key[0],
+                    ready=is_ready,
+                    terminating=terminating,
+                    locality=place,
+                    hostname=key[1],
+                    ports=targets,
+                )
             known = found.get(key)
             if known is not None:
                 endpoint = replace(

@@ -375,14 +375,15 @@ class KubernetesSource:
 
     async def _build_dirty(self) -> None:
         """What is dirty now, in parts: a change of everything must not hold up the rest of the process."""
-        while self._claims.dirty:
-            part = [self._claims.dirty.pop() for _ in range(min(_YIELD_EVERY, len(self._claims.dirty)))]
-            self._changed |= self._claims.build(part)
-            for key in part:
-                self._keep(key)
-            self._saver.touch()
-            if self._claims.dirty:
-                await asyncio.sleep(0)
+        while keys := self._claims.take_dirty():
+            for start in range(0, len(keys), _YIELD_EVERY):
+                if start:
+                    await asyncio.sleep(0)
+                part = keys[start : start + _YIELD_EVERY]
+                self._changed |= self._claims.build(part)
+                for key in part:
+                    self._keep(key)
+                self._saver.touch()
 
     def _publish(self) -> None:
         """Set the state when it differs from the last one."""
@@ -432,10 +433,10 @@ class KubernetesSource:
         claims.services.replace((e.service for e in exports if e.service is not None), "")
         claims.slices.replace((s for e in exports for s in e.slices), "")
         self._from_cache = True
-        self._changed |= claims.build(list(claims.dirty))
-        for key in claims.dirty:
+        keys = claims.take_dirty()
+        self._changed |= claims.build(keys)
+        for key in keys:
             self._keep(key)
-        claims.dirty.clear()
         self._publish()
 
     def _keep(self, key: Key) -> None:

@@ -7,9 +7,9 @@ turns them into services. They are msgspec structs, so that the agent's cache of
 from __future__ import annotations
 
 import ipaddress
-import socket
 from collections.abc import Iterable
 from datetime import datetime
+from socket import AF_INET, AF_INET6, inet_pton
 from typing import TypeAlias
 
 from msgspec import Struct, field
@@ -203,23 +203,25 @@ def _check_slice(manifest: EndpointSlice) -> None:
         if port.name:
             _label(port.name, "port name", ("ports", index, "name"))
     for index, endpoint in enumerate(manifest.endpoints or ()):
-        path: tuple[Step, ...] = ("endpoints", index)
         if not endpoint.addresses:
-            raise Invalid((*path, "addresses"), "an endpoint without an address", "invalid_address")
+            raise Invalid(("endpoints", index, "addresses"), "an endpoint without an address", "invalid_address")
         for at, text in enumerate(endpoint.addresses):
-            _address(text, version, (*path, "addresses", at))
+            if not _is_plain(text, version):
+                _address(text, version, ("endpoints", index, "addresses", at))
         if endpoint.hostname:
-            _label(endpoint.hostname, "hostname", (*path, "hostname"))
+            _label(endpoint.hostname, "hostname", ("endpoints", index, "hostname"))
+
+
+def _is_plain(text: str, version: int) -> bool:
+    """An address of an endpoint without doubt. Forty times as fast as ipaddress, which says what is wrong."""
+    try:
+        packed = inet_pton(AF_INET if version == 4 else AF_INET6, text)
+    except (OSError, ValueError):
+        return False
+    return any(packed) and not (packed[0] >> 4 == 14 if version == 4 else packed[0] == 255)
 
 
 def _address(text: str, version: int, path: tuple[Step, ...]) -> None:
-    try:  # forty times as fast as ipaddress, which says what is wrong
-        packed = socket.inet_pton(socket.AF_INET if version == 4 else socket.AF_INET6, text)
-    except (OSError, ValueError):
-        pass
-    else:
-        if any(packed) and not (packed[0] >> 4 == 14 if version == 4 else packed[0] == 255):
-            return
     try:
         address = ipaddress.ip_address(text)
     except ValueError:

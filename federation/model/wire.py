@@ -213,7 +213,8 @@ def _name(namespace: str, name: str) -> ServiceName:
 # --- payloads --------------------------------------------------------------------------------------------------------
 
 
-def service_to_pb(value: Service) -> pb.Service:
+def service_to_pb(value: Service, *, endpoints: bool = True) -> pb.Service:
+    """`endpoints`: with them; what leaves the cluster has none."""
     return pb.Service(
         namespace=value.name.namespace,
         name=value.name.name,
@@ -229,7 +230,7 @@ def service_to_pb(value: Service) -> pb.Service:
         annotations=dict(value.annotations),
         readiness=map(_readiness_to_pb, value.readiness),
         grants=grants_to_pb(value.grants),
-        endpoints=map(_endpoint_to_pb, value.endpoints),
+        endpoints=map(_endpoint_to_pb, value.endpoints) if endpoints else (),
     )
 
 
@@ -252,8 +253,8 @@ def service_from_pb(message: pb.Service) -> Service:
     )
 
 
-def encode_service(value: Service) -> bytes:
-    return _bytes(service_to_pb(value))
+def encode_service(value: Service, *, endpoints: bool = True) -> bytes:
+    return _bytes(service_to_pb(value, endpoints=endpoints))
 
 
 def decode_service(data: bytes) -> Service:

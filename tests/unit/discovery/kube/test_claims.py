@@ -62,8 +62,7 @@ def made(*slices: HeldSlice) -> Claims:
 
 
 def build(claims: Claims) -> frozenset[ServiceName]:
-    dirty, claims.dirty = claims.dirty, set()
-    return claims.build(dirty)
+    return claims.build(claims.take_dirty())
 
 
 def addresses(claims: Claims) -> list[str]:
@@ -85,6 +84,15 @@ def test_only_what_changed_is_built() -> None:
     claims.services.put(service(generation=3))
     build(claims)
     assert claims.claims[ECHO] is before
+
+
+def test_endpoints_that_stay_are_the_same_objects() -> None:
+    claims = made(slice_("10.0.0.1"), slice_("10.0.0.2", name="echo-2"))
+    stays = claims.claims[ECHO].endpoints[0]
+    claims.slices.put(slice_("10.0.0.3", name="echo-2"))
+    build(claims)
+    assert addresses(claims) == ["10.0.0.1", "10.0.0.3"]
+    assert claims.claims[ECHO].endpoints[0] is stays
 
 
 def test_a_slice_that_changes_hands() -> None:
