@@ -50,7 +50,8 @@ def _kubernetes(
 
 @app.command(
     "join",
-    epilog="Examples: fedctl cluster join east --token TOKEN --directory ./east --manifests ./east/manifests; "
+    epilog="Example: fedctl cluster join east --token TOKEN --directory ./east --manifests ./east/manifests; "
+    "or, for a cluster of Kubernetes: "
     "fedctl cluster join east --token TOKEN --directory ./east --kubeconfig ~/.kube/config --context east",
 )
 def join(
