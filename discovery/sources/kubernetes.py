@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Collection
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from discovery.kube.claims import Claims, places
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import Forbidden
 from discovery.kube.errors import NotFound as KubeNotFound
+from discovery.kube.exporting import Exporting
 from discovery.kube.resources import (
     ENDPOINT_SLICES,
     GATEWAY,
@@ -41,7 +41,6 @@ from discovery.kube.types import (
     SLICE_MANAGER,
     Namespace,
     NodeDecoder,
-    ObjectMeta,
     Other,
     OtherDecoder,
     ServiceDecoder,
@@ -49,18 +48,16 @@ from discovery.kube.types import (
     SliceDecoder,
 )
 from discovery.kube.watch import Decoder, Handler, Key, Reflector, Store
-from discovery.sources.base import Preview, SourceState, no_service, not_offered
-from discovery.sources.convert import left_out
-from discovery.sources.manifests import CONSUMERS, MANAGED_BY, consumers, grants
+from discovery.sources.base import Preview, SourceState
+from discovery.sources.manifests import MANAGED_BY
 from discovery.state import Saver, read_or_none, set_aside
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
-from federation.errors import Conflict, CorruptState, InvalidSettings, IsthmusError
+from federation.errors import CorruptState, InvalidSettings, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Grant, Locality
-from federation.model.service import Service as Claim
 
 NO_CRDS = "crds_missing"
 _YIELD_EVERY = 100
@@ -94,6 +91,14 @@ class KubernetesSource:
         self._claims = Claims(locality=locality)
         self._wake = asyncio.Event()
         self._changed: set[ServiceName] = set()
+        self._exporting = Exporting(
+            self.client,
+            self._claims,
+            state=self.state,
+            resource=self._served_export,
+            what=lambda: self.what,
+            clock=clock,
+        )
         self._reflectors: list[Reflector[Any]] = []
         self._cache_path = cache_path
         self._cached: dict[str, msgspec.Raw] = {}
@@ -168,113 +173,15 @@ class KubernetesSource:
 
     async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
         """Write a ServiceExport for `name`; (where, changed). Raises NotFound, Conflict, and what the server says."""
-        where, made = self._exporting(name, wanted)
-        self._offered(name, made or self._claims.exports.objects[(name.namespace, name.name)])
-        if made is not None:
-            self._claims.exports.put(await self._apply(made))
-        return where, made is not None
+        return await self._exporting.export(name, wanted)
 
     async def unexport(self, name: ServiceName) -> tuple[str, bool]:
         """Delete the ServiceExport of `name`; (where, changed). Raises as `export`."""
-        held = self._withdrawing(name)
-        if held is None or not await self._delete(held):
-            return "", False
-        return f"ServiceExport {name}", True
+        return await self._exporting.unexport(name)
 
     async def preview(self, name: ServiceName, wanted: tuple[Grant, ...] | None) -> Preview:
         """As `export` or `unexport`, and the server only says what it would say."""
-        if wanted is None:
-            held = self._withdrawing(name)
-            there = held is not None and await self._delete(held, dry_run=True)
-            return Preview(where=f"ServiceExport {name}" if there else "", changed=there)
-        where, made = self._exporting(name, wanted)
-        export = made or self._claims.exports.objects[(name.namespace, name.name)]
-        self._offered(name, export)
-        if made is not None:
-            export = await self._apply(made, dry_run=True)
-        claim = self._offered(name, export)
-        service = self._claims.services.objects[(name.namespace, name.name)]
-        return Preview(where=where, changed=made is not None, claim=claim, left_out=left_out(service))
-
-    # --- what is written ---------------------------------------------------------------------------------------------
-
-    def _exporting(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, ServiceExport | None]:
-        """(where, the ServiceExport to write); None for one that is there already."""
-        key, where = (name.namespace, name.name), f"ServiceExport {name}"
-        service, held = self._claims.services.objects.get(key), self._claims.exports.objects.get(key)
-        if service is None:
-            raise no_service(name, self.state.value, what=self.what)
-        for what, one in (("Service", service), ("ServiceExport", held)):
-            if one is not None and one.deleting:
-                raise Conflict(
-                    f"the {what} {name} is being deleted",
-                    hint="wait until it is gone; what holds it is in its metadata.finalizers",
-                    code=f"{what.lower()}_deleting",
-                )
-        if held is not None:
-            if _granted(held) == wanted:
-                return where, None
-            if not held.ours:
-                raise Conflict(
-                    f"{name} is exported for other consumers, and not by isthmus",
-                    hint=f"kubectl annotate -n {name.namespace} serviceexport {name.name} {CONSUMERS}=…",
-                )
-        metadata = ObjectMeta(
-            name=name.name,
-            namespace=name.namespace,
-            labels={MANAGED_BY: MANAGER},
-            annotations={CONSUMERS: consumers(wanted)} if wanted else {},
-            creation_timestamp=held.metadata.creation_timestamp if held is not None else _now(self._clock),
-            uid=held.metadata.uid if held is not None else "",
-        )
-        return where, ServiceExport(metadata=metadata, spec=held.spec if held is not None else None)
-
-    def _offered(self, name: ServiceName, export: ServiceExport) -> Claim:
-        """What `export` makes of the service; raises Conflict where nobody would see it."""
-        claim, problems = self._claims.preview((name.namespace, name.name), export)
-        if claim is None:
-            raise not_offered(name, problems[0])
-        return claim
-
-    async def _apply(self, export: ServiceExport, *, dry_run: bool = False) -> ServiceExport:
-        resource, meta = await self._served_export(), export.metadata
-        metadata: dict[str, object] = {
-            "name": meta.name,
-            "namespace": meta.namespace,
-            "labels": meta.labels,
-            "annotations": meta.annotations,
-        }
-        if meta.uid:
-            metadata["uid"] = meta.uid
-        tree = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": metadata}
-        data = await self.client.apply(resource, meta.namespace, meta.name, msgspec.json.encode(tree), dry_run=dry_run)
-        return msgspec.json.decode(data, type=ServiceExport)
-
-    def _withdrawing(self, name: ServiceName) -> ServiceExport | None:
-        """The ServiceExport to delete; None where there is none."""
-        key = (name.namespace, name.name)
-        held = self._claims.exports.objects.get(key)
-        if held is None or held.deleting:
-            if held is None and key not in self._claims.services.objects:
-                raise no_service(name, self.state.value, what=self.what)
-            return None
-        if not held.ours:
-            raise Conflict(
-                f"{name} is exported, and not by isthmus",
-                hint=f"kubectl delete -n {name.namespace} serviceexport {name.name}",
-            )
-        return held
-
-    async def _delete(self, export: ServiceExport, *, dry_run: bool = False) -> bool:
-        """Whether it was there."""
-        resource, meta = await self._served_export(), export.metadata
-        try:
-            await self.client.delete(resource, meta.namespace, meta.name, uid=meta.uid, dry_run=dry_run)
-        except KubeNotFound as error:
-            if error.kind_missing:
-                raise
-            return False
-        return True
+        return await self._exporting.preview(name, wanted)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -455,16 +362,3 @@ class KubernetesSource:
 def _says(reflector: Reflector[Any], code: str) -> bool:
     problem = reflector.problem.value
     return problem is not None and problem.code == code
-
-
-def _granted(export: ServiceExport) -> tuple[Grant, ...] | None:
-    """To whom an export is offered; None where that cannot be understood."""
-    try:
-        return grants((export.metadata.annotations or {}).get(CONSUMERS))
-    except IsthmusError:
-        return None
-
-
-def _now(clock: Clock) -> datetime:
-    """As an API server would say it: to the second."""
-    return datetime.fromtimestamp(clock.wall_ns() // 1_000_000_000, UTC)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Annotated, Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from federation.errors import IsthmusError
 from federation.model import wire
 from federation.model.address import join_address
 from federation.model.service import Import, Port
+
+if TYPE_CHECKING:
+    from federation.proto.v1 import records_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Lists of what there is.")
 
@@ -40,12 +44,13 @@ def clusters(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
                 "trust_domain": c.trust_domain,
                 "fingerprint": c.bundle_fingerprint,
                 "version": c.agent_version,
+                "problems": _problems(c.problems, output),
             }
             for c in reply
         ]
 
     Printer(output).rows(
-        ("name", "state", "region", "zone", "services", "gateways", "seen", "version"),
+        ("name", "state", "region", "zone", "services", "gateways", "seen", "version", "problems"),
         asyncio.run(ask()),
         empty="no clusters yet: fedctl token issue CLUSTER, then fedctl cluster join CLUSTER …",
     )
@@ -184,3 +189,10 @@ def _endpoints(seen_from: str, value: Import) -> list[dict[str, Any]]:
 
 def _port(port: Port) -> str:
     return f"{port.port}/{port.app.value}"
+
+
+def _problems(given: Iterable[records_pb2.Problem], output: Format) -> list[Any]:
+    """What a cluster said last of what it cannot use: codes for people, whom `fedctl status` tells the rest."""
+    if output is Format.TABLE:
+        return sorted({p.code for p in given})
+    return [{"code": p.code, "subject": p.subject, "detail": p.detail} for p in given]

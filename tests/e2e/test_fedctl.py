@@ -180,6 +180,12 @@ def test_09_a_malformed_manifest_is_named_and_the_last_good_state_stays(
     done = eventually(lambda: (s := fedctl("status", "-o", "json")).status == 6 and s, what="the problem")
     assert any("bad.yaml:" in f["subject"] for f in done.json["findings"]), done.out
     assert len(fedctl.ok("get", "services", "--cluster", "east", "-o", "json").json) == 2
+
+    def told() -> bool:
+        clusters = {c["name"]: c["problems"] for c in fedctl.ok("get", "clusters", "-o", "json").json}
+        return any("bad.yaml:" in p["subject"] for p in clusters["east"]) and not clusters["west"]
+
+    eventually(told, what="the problem at the registry")
     bad.unlink()
     fedctl.ok("status", "--wait", "--timeout", "60")
 
