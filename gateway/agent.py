@@ -11,9 +11,9 @@ from collections.abc import Collection, Iterable
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
 from federation.envoy.ledger import Changes
-from federation.envoy.names import INBOUND, parse_egress_cluster
+from federation.envoy.names import INBOUND
 from federation.envoy.process import open_files
-from federation.envoy.traffic import Traffic
+from federation.envoy.traffic import PATTERN, Traffic
 from federation.errors import TimedOut, Unavailable
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -148,17 +148,16 @@ class GatewayPart:
 
     async def _sweep(self) -> None:
         """What workloads without a sidecar do not call any more is given up."""
-        edge, traffic = self._edge, Traffic[str]()
+        edge, traffic = self._edge, Traffic()
         pause = min(30.0, self._settings.egress_idle_seconds / 4)
         while True:
             await edge.clock.sleep(pause)
             if not self.called.busy:
                 continue
             try:
-                clusters = await edge.envoy.admin.get("/clusters")
+                used = traffic.used(await edge.envoy.admin.stats(PATTERN))
             except (Unavailable, TimedOut):
                 continue  # nobody can tell what is used: nothing is given up
-            used = traffic.used(clusters, lambda name: name if parse_egress_cluster(name) is not None else None)
             if self.called.sweep(used, edge.clock.monotonic()):
                 edge.publisher.poke()
 

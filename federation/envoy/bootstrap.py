@@ -43,8 +43,9 @@ RUNTIME: Mapping[str, str | bool | float] = {
 }
 """What the clusters of `federation.envoy.cluster` presuppose."""
 
-_USED = ".upstream_cx_total"
-"""Health checks look at this counter to see whether a cluster has traffic: without it they are always the slow ones."""
+_SUFFIXES = (".upstream_cx_total", ".upstream_rq_active", ".upstream_rq_total")
+"""Of each cluster. Health checks look at the first one to see whether it has traffic: without it they are always the
+slow ones. By the others federation.envoy.traffic knows what is in use."""
 _INTERNAL = "envoy.bootstrap.internal_listener"
 _HEAP = "envoy.resource_monitors.fixed_heap"
 _CONNECTIONS = "envoy.resource_monitors.global_downstream_max_connections"
@@ -82,7 +83,10 @@ def bootstrap(
         stats_config=stats_pb2.StatsConfig(
             stats_matcher={
                 "inclusion_list": {
-                    "patterns": [{"suffix": _USED}, *({"prefix": p} for p in sorted({*STATS, *stats}))],
+                    "patterns": [
+                        *({"suffix": s} for s in _SUFFIXES),
+                        *({"prefix": p} for p in sorted({*STATS, *stats})),
+                    ],
                 }
             }
         ),

@@ -1,42 +1,36 @@
-"""What carried anything lately, from the text of Envoy's /clusters. No I/O.
+"""Which clusters carried anything lately, by what Envoy counts. No I/O.
 
-A host's `rq_total` counts requests, and for opaque ports connections; a connection that a pool keeps open in case it is
-needed counts as nothing, and so do health checks.
+`upstream_rq_…` counts requests, and connections where TCP is carried; a connection that a pool keeps open in case it is
+needed counts as nothing, and so do health checks. (What /clusters tells of hosts is less: when the checks of a host
+begin, Envoy has another host in its place, and the connections of the former one are in nobody's sum.)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
-from typing import Generic, TypeVar
+from collections.abc import Mapping
 
-K = TypeVar("K", bound=Hashable)
+PATTERN = r"^cluster\..+\.upstream_rq_(active|total)$"
+"""The statistics that `Traffic.used` reads."""
+_ACTIVE, _TOTAL = ".upstream_rq_active", ".upstream_rq_total"
 
 
-class Traffic(Generic[K]):
+class Traffic:
     """Remembers the counters of the last look."""
 
     def __init__(self) -> None:
-        self._totals: dict[K, int] = {}
+        self._totals: dict[str, int] = {}
 
-    def used(self, clusters: bytes, owner: Callable[[str], K | None]) -> set[K]:
-        """The owners of clusters with something under way, or that had something since the last look.
-
-        `owner` tells whose a cluster is by its name; None: of no interest.
-        """
-        totals: dict[K, int] = {}
-        used: set[K] = set()
-        for line in clusters.decode(errors="replace").splitlines():
-            parts = line.split("::")  # <cluster>::<host>::<counter>::<value>
-            if len(parts) < 4 or parts[-2] not in ("rq_active", "rq_total") or not parts[-1].isdigit():
+    def used(self, stats: Mapping[str, int]) -> set[str]:
+        """The clusters with something under way, or that had something since the last look."""
+        totals: dict[str, int] = {}
+        used: set[str] = set()
+        for stat, value in stats.items():
+            if not stat.startswith("cluster."):
                 continue
-            found = owner(parts[0])
-            if found is None:
-                continue
-            count = int(parts[-1])
-            if parts[-2] == "rq_total":
-                totals[found] = totals.get(found, 0) + count
-            elif count:
-                used.add(found)
-        used |= {found for found, total in totals.items() if total != self._totals.get(found, 0)}
+            if stat.endswith(_TOTAL):
+                totals[stat[len("cluster.") : -len(_TOTAL)]] = value
+            elif stat.endswith(_ACTIVE) and value:
+                used.add(stat[len("cluster.") : -len(_ACTIVE)])
+        used |= {name for name, total in totals.items() if total != self._totals.get(name, 0)}
         self._totals = totals
         return used

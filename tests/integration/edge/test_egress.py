@@ -6,6 +6,7 @@ The client is in a network namespace of its own, whose nftables do what kube-pro
 from __future__ import annotations
 
 import asyncio
+import signal
 import subprocess
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 
 from clusters.network import free_port
 from federation.model.cluster import Gateway
+from federation.model.record import Kind
 
 pytestmark = pytest.mark.integration
 
@@ -95,3 +97,102 @@ async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gate
     own = await space.look_up(sidecar, "echo.shop.global")
     assert own.startswith("127.")
     assert await space.get(own, 80, "echo.shop.global") == "200 east-1"
+
+
+class Way:
+    """A gateway of west that leads to echo and db in east, whose exports stand behind gateways "a" and "b"."""
+
+    def __init__(self, world: Any, shop: Any) -> None:
+        self.world, self.shop = world, shop
+        self.http_at, self.tcp_at = free_port(), free_port()
+
+    async def open(self, **settings: Any) -> None:
+        world, shop = self.world, self.shop
+        east, self.west = await world.agent("east"), await world.agent("west")
+        http, tcp = await world.http_echo("east-1"), await world.tcp_echo("east-db")
+        reached = [
+            Gateway(name=f"gw-{n}", address=a, port=free_port()) for n, a in (("a", "127.0.0.1"), ("b", "127.0.0.2"))
+        ]
+        self.far = [
+            world.process("gateway", g.name, east, address=g.address, bind=g.address, port=g.port, drain_seconds=2)
+            for g in reached
+        ]
+        shop.link(east, self.west, gateways={"east": tuple(reached)})
+        east.put_export(shop.exported(shop.echo, shop.http, http, "west"))
+        east.put_export(shop.exported(shop.db, shop.opaque, tcp, "west"))
+        self.echo = shop.imported(
+            shop.echo, shop.http, shop.backend("east", shop.http), gateway_ports={80: self.http_at}
+        )
+        self.west.put_import(self.echo)
+        self.west.put_import(
+            shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque), gateway_ports={5432: self.tcp_at})
+        )
+        self.near = world.gateway(self.west, "gw-west", **settings)
+        for process in (*self.far, self.near):
+            await process.ready()
+
+    async def get(self) -> tuple[int, str]:
+        answer: tuple[int, str] = await self.world.get("127.0.0.1", self.http_at)
+        return answer
+
+    async def say(self, text: str = "x") -> str:
+        answer: str = await self.world.say("127.0.0.1", self.tcp_at, text)
+        return answer
+
+    async def called(self) -> float:
+        value: float = await asyncio.to_thread(self.near.metric, "isthmus_gateway_egress_called")
+        return value
+
+
+async def test_what_nobody_calls_is_given_up_and_served_again(world: Any, shop: Any) -> None:
+    way = Way(world, shop)
+    await way.open(egress_idle_seconds=1)
+    assert await way.called() == 0
+    async with world.connection("127.0.0.1", way.tcp_at) as (reader, writer):
+        for round_ in range(2):
+            assert await way.get() == (200, "east-1"), round_
+            writer.write(b"still\n")
+            assert await asyncio.wait_for(reader.readline(), 20) == b"east-db still\n"
+
+            async def only_the_connection() -> bool:
+                return await way.called() == 1
+
+            await shop.until(only_the_connection)
+
+
+async def test_an_import_that_comes_back_is_led_again(world: Any, shop: Any) -> None:
+    way = Way(world, shop)
+    await way.open()
+    assert await way.get() == (200, "east-1")
+
+    async def refused() -> bool:
+        try:
+            await way.get()
+        except OSError:
+            return True
+        return False
+
+    async def led() -> bool:
+        try:
+            return await way.get() == (200, "east-1")
+        except OSError:
+            return False
+
+    for _ in range(2):
+        way.west.delete(Kind.IMPORT, "shop/echo")
+        await shop.until(refused)
+        way.west.put_import(way.echo)
+        await shop.until(led)
+    assert await way.called() == 1
+
+
+async def test_a_remote_gateway_that_dies_after_the_first_use_fails_no_request(world: Any, shop: Any) -> None:
+    way = Way(world, shop)
+    await way.open()
+    assert await way.get() == (200, "east-1")
+    assert await way.say() == "east-db x"
+    await way.far[0].stop(signal.SIGKILL)
+    answers = [await way.get() for _ in range(50)]
+    said = [await way.say(str(n)) for n in range(20)]
+    assert answers == [(200, "east-1")] * 50
+    assert said == [f"east-db {n}" for n in range(20)]
