@@ -17,7 +17,7 @@ from federation.dns.answer import NameRecords
 from federation.dns.server import DnsServer
 from federation.dns.table import Table
 from federation.dns.upstream import Upstream
-from federation.errors import Unavailable
+from federation.errors import InvalidInput, Unavailable
 from federation.log import Logger
 from federation.model.address import split_address
 from federation.model.ids import ServiceName
@@ -65,7 +65,7 @@ class ClusterDns:
         log: Logger,
     ) -> None:
         self._settings, self._view, self._suffix, self._cluster = settings, view, suffix, cluster
-        self._known, self._has_namespace = known, has_namespace
+        self._known, self._has_namespace, self._log = known, has_namespace, log
         self.table = Table([names.CLUSTERSET_ZONE, suffix], ttl=settings.ttl)
         self._held: dict[ServiceName, Mapping[str, NameRecords]] = {}
         servers = settings.servers()
@@ -128,7 +128,15 @@ class ClusterDns:
         for name in old.keys() - new.keys():
             self.table.remove(name)
         for name, value in new.items():
+            if old.get(name) != value:
+                self._put(name, value)
+
+    def _put(self, name: str, value: NameRecords) -> None:
+        try:
             self.table.put(name, value)
+        except InvalidInput as error:  # one service's oddity is not everybody's
+            self._log.error("not a DNS record", name=name, error=str(error))
+            self.table.remove(name)
 
     def _clusters(self) -> set[str]:
         return {self._cluster, *(n.name for n in self._view.linked)}

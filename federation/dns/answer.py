@@ -5,7 +5,7 @@ Owner names are compressed to the question (pointer 0xC00C); names inside SRV ar
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -71,15 +71,15 @@ def rdatas(records: NameRecords, qtype: int) -> list[bytes]:
     """The data of the records of type `qtype`; raises InvalidInput for what is no address, port or text."""
     try:
         if qtype == Type.A:
-            return [ipaddress.IPv4Address(a).packed for a in records.a]
+            return [socket.inet_pton(socket.AF_INET, a) for a in records.a]
         if qtype == Type.AAAA:
-            return [ipaddress.IPv6Address(a).packed for a in records.aaaa]
+            return [socket.inet_pton(socket.AF_INET6, a) for a in records.aaaa]
         if qtype == Type.SRV:
             return [
                 wire.HEADER.pack(s.priority, s.weight, s.port, 0, 0, 0)[:6] + wire.encode_name(s.target)
                 for s in records.srv
             ]
-    except (ValueError, OverflowError, struct.error) as error:
+    except (ValueError, OSError, OverflowError, struct.error) as error:
         raise InvalidInput(f"cannot be a DNS record: {error}") from error
     if qtype == Type.TXT:
         return [_text(t) for t in records.txt]

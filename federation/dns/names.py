@@ -26,6 +26,8 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.ASCII)
 _SRV_LABEL = re.compile(r"_[a-z0-9](?:[a-z0-9-]{0,60}[a-z0-9])?\Z", re.ASCII)
 _WHY = "_why"
 _LONGEST = 253
+_LONGEST_TEXT = 1000
+_SHOWN = 10
 
 
 class Ask(enum.Enum):
@@ -202,7 +204,7 @@ def _addresses(addresses: Sequence[str], *, srv: tuple[Srv, ...] = ()) -> NameRe
 
 def _why(imp: Import, backends: Sequence[Backend], reach: Sequence[str], note: str) -> tuple[str, ...]:
     without = "no address here" if any(b.ready for b in backends) else "nothing ready"
-    lines = [f"{imp.name} is reached at {', '.join(reach)}" if reach else f"{imp.name} has {without}"]
+    lines = [f"{imp.name} is reached at {_some(reach)}" if reach else f"{imp.name} has {without}"]
     for backend in backends:
         where = " (here)" if backend.local else ""
         stale = ", not heard of lately" if backend.stale else ""
@@ -210,7 +212,12 @@ def _why(imp: Import, backends: Sequence[Backend], reach: Sequence[str], note: s
     lines += [f"{c.reason}: {c.detail}" for c in imp.conflicts]
     if note:
         lines.append(note)
-    return tuple(lines)
+    return tuple(line[:_LONGEST_TEXT] for line in lines)
+
+
+def _some(addresses: Sequence[str]) -> str:
+    shown, more = ", ".join(addresses[:_SHOWN]), len(addresses) - _SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def absent(

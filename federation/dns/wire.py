@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Literal
 
@@ -108,6 +109,7 @@ class Malformed:
     reply: bytes | None
 
 
+@lru_cache(maxsize=2048)  # the targets of SRV records stand in several answers
 def encode_name(name: str) -> bytes:
     """`name` (with or without the final dot) lower-cased in wire format, uncompressed; raises InvalidName."""
     text = name.rstrip(".").lower()

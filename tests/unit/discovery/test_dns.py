@@ -181,6 +181,15 @@ async def test_services_of_a_namespace_that_is_missing_here_are_not_imported(wor
     assert await world.denied(BASE) == "this cluster has no namespace shop"
 
 
+async def test_a_record_that_cannot_be_harms_no_other(world: World) -> None:
+    world.view.put(replace(PLAIN, ips=("no address",)), replace(PLAIN, name=ServiceName("shop", "good")))
+    assert await world.found(f"_http._tcp.{BASE}", "SRV")
+    assert await world.found("good.shop.global") == ["241.0.0.1"]
+    assert await world.found(BASE) == []
+    world.view.put(PLAIN)
+    assert await world.found(BASE) == ["241.0.0.1"]
+
+
 async def test_other_zones_are_refused(world: World) -> None:
     for name in ("kubernetes.default.svc.cluster.local", "example.com"):
         assert (await world.ask(name)).rcode() == dns.rcode.REFUSED

@@ -149,6 +149,14 @@ def test_a_pinned_name_has_the_ports_of_that_cluster_only() -> None:
     assert names.records(IMPORT, ["127.128.0.2"], suffix="global", cluster="north") == {}
 
 
+def test_what_why_says_fits_into_records() -> None:
+    pods = tuple(endpoint(f"10.0.{n // 250}.{n % 250}") for n in range(2000))
+    found = headless(backend("east", endpoints=pods))["_why.echo.shop.global"]
+    assert found.txt[0].endswith(" and 1990 more")
+    long = Import(name=ECHO, backends=(backend("east"),), conflicts=(FieldConflict("LabelsConflict", "x" * 9000),))
+    Table(["global"]).put("_why.echo.shop.global", names.records(long, (), suffix="global")["_why.echo.shop.global"])
+
+
 def test_both_families_and_conflicts() -> None:
     conflict = FieldConflict("PortConflict", "west says h2c")
     imp = Import(name=ECHO, ports=(Port(port=80),), backends=(backend("east"),), conflicts=(conflict,))
