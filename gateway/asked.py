@@ -14,6 +14,7 @@ is the trust domain with the most names that makes room, with its oldest one.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 
 from federation.envoy.names import parse_inbound_cluster
@@ -47,15 +48,17 @@ class Asked:
 
     def settle(self, moved: Mapping[str, bool]) -> None:
         """Which names are served now, and which are not. What is too much falls silent, or is forgotten."""
+        spoken = set()
         for name, served in moved.items():
             if served and (name in self._refused or name in self._silent):
                 self._refused.discard(name)
-                self._silent.discard(name)
+                if name in self._silent:
+                    self._silent.discard(name)
+                    spoken.add(name)
                 self._served.add(name)
             elif not served and name in self._served:
                 self._served.discard(name)
                 self._refused.put(name)
-        spoken = self._quiet & self._served
         silenced = self._refused.trim()
         for name in silenced:
             self._silent.put(name)
@@ -90,17 +93,22 @@ class _Bounded:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._size = 0
-        self._by_domain: dict[str, dict[str, None]] = {}
+        self._by_domain: dict[str, OrderedDict[str, None]] = {}
 
     def put(self, name: str) -> None:
         """Add it as the newest."""
         self.discard(name)
-        self._by_domain.setdefault(_domain(name), {})[name] = None
+        self._by_domain.setdefault(_domain(name), OrderedDict())[name] = None
         self._size += 1
 
     def trim(self) -> list[str]:
-        """Above the limit the domain with the most names gives up its oldest; those that were given up, in order."""
-        given_up = []
+        """Well above the limit the domain with the most names gives up its oldest; those that were given up, in order.
+
+        An eighth at a time: to who looks at all names because some are gone, one at a time would be dear in a flood.
+        """
+        given_up: list[str] = []
+        if self._size <= self._limit + self._limit // 8:
+            return given_up
         while self._size > self._limit:
             largest = max(self._by_domain, key=lambda domain: len(self._by_domain[domain]))
             given_up.append(next(iter(self._by_domain[largest])))
@@ -109,8 +117,8 @@ class _Bounded:
 
     def discard(self, name: str) -> None:
         domain = _domain(name)
-        mine = self._by_domain.get(domain, {})
-        if name in mine:
+        mine = self._by_domain.get(domain)
+        if mine is not None and name in mine:
             del mine[name]
             self._size -= 1
             if not mine:

@@ -120,9 +120,11 @@ class Builder:
 
     def _follow(self, view: View, asked: frozenset[str]) -> None:
         """Envoy asks for these, and for no others any more."""
-        for gone in sorted(self._asked - asked):
-            self._forget(gone)
-        for new in sorted(asked - self._asked):
+        added = asked - self._asked
+        if len(asked) - len(added) != len(self._asked):  # another look at all of them only where some are gone
+            for gone in sorted(self._asked - asked):
+                self._forget(gone)
+        for new in sorted(added):
             named = names.parse_inbound_cluster(new)
             if named is not None:
                 self._named.setdefault(_service(named), {})[new] = named

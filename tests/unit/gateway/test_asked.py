@@ -86,7 +86,7 @@ def test_what_is_refused_displaces_nothing_that_is_served() -> None:
     assert (asked.served, asked.refused, len(asked.silent)) == (1, 13, 10)
     assert len(asked.names) == 14, "and what is too much is forgotten"
     asked.settle({A: False})
-    assert (asked.served, asked.refused) == (0, 13)
+    assert (asked.served, asked.refused) == (0, 14), "an eighth too many is not looked at yet"
     assert A in asked.names
     assert A not in asked.silent
 
