@@ -1,19 +1,19 @@
 """Carries out what plan gives: the only place that writes to an API server for imports and exports.
 
-Server-side apply under one field manager; what exists is written only in the version that was looked at, and what is
-new is made without taking a field from anybody. What apply cannot take away, because somebody else added it, goes by an
-update that does nothing but that.
+What is new is created, which costs an API server half of what apply does, and takes nothing from anybody. What exists
+is written by server-side apply under one field manager, only in the version that was looked at. What apply cannot
+take away, because somebody else added it, or because it came with the creation, goes by an update that does just that.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 
-from discovery.kube.client import KubeClient
-from discovery.kube.errors import NotFound
+from discovery.kube.client import FIELD_MANAGER, KubeClient
+from discovery.kube.errors import NotFound, ServerFailed
 from discovery.kube.resources import (
     ENDPOINT_SLICES,
     NAMESPACES,
@@ -22,6 +22,7 @@ from discovery.kube.resources import (
     service_exports,
     service_imports,
 )
+from discovery.kube.types import ServiceExport
 from discovery.mcs.desired import Wanted
 from discovery.mcs.held import Held, Kind, read
 from discovery.mcs.plan import Verb, Write
@@ -49,26 +50,24 @@ class Applier:
 
     async def do(self, write: Write, version: str) -> Held | None:
         """The object as it is now, None where it is gone. Raises the errors of discovery.kube.errors, NotRepaired."""
-        resource = resource_of(write.kind, version)
-        self.writes += 1
+        resource, namespace = resource_of(write.kind, version), write.namespace or None
         if write.verb is Verb.DELETE:
+            self.writes += 1
             await self._delete(write, resource)
             return None
-        body = _json.encode(_conditional(write))
-        namespace = write.namespace or None
-        answer = await self._client.apply(
-            resource,
-            namespace,
-            write.name,
-            body,
-            subresource="status" if write.verb is Verb.STATUS else "",
-            force=write.verb is not Verb.CREATE,
-        )
+        if write.verb is Verb.CREATE:
+            self.writes += 1
+            answer = await self._client.create(resource, namespace, _json.encode(write.body))
+        else:
+            answer = await self._apply(write, resource)
         held = read(write.kind, answer)
-        if write.wanted is None or held.facts.covers(write.wanted.facts):
+        if write.wanted is None:
+            return held
+        unwanted = _unwanted(answer, write.wanted) if write.verb is Verb.APPLY else ()
+        if held.facts.covers(write.wanted.facts) and not unwanted:
             return held
         self.writes += 1
-        trimmed = _json.encode(_trimmed(msgspec.json.decode(answer), write.wanted))
+        trimmed = _json.encode(_trimmed(msgspec.json.decode(answer), write.wanted, unwanted))
         held = read(write.kind, await self._client.update(resource, namespace, write.name, trimmed))
         if not held.facts.covers(write.wanted.facts):
             raise NotRepaired(
@@ -76,6 +75,20 @@ class Applier:
                 hint="see metadata.managedFields, and the admission webhooks of the cluster",
             )
         return held
+
+    async def export_status(self, write: Write, version: str) -> ServiceExport:
+        """The ServiceExport with the status of `write`. Raises as `do`."""
+        answer = await self._apply(write, resource_of(write.kind, version))
+        try:
+            return _export.decode(answer)
+        except msgspec.MsgspecError as error:
+            raise ServerFailed(f"no ServiceExport: {error}") from error
+
+    async def _apply(self, write: Write, resource: Resource) -> bytes:
+        self.writes += 1
+        subresource = "status" if write.verb is Verb.STATUS else ""
+        body = _json.encode(_conditional(write))
+        return await self._client.apply(resource, write.namespace or None, write.name, body, subresource=subresource)
 
     async def look(self, kind: Kind, namespace: str, name: str, version: str) -> Held | None:
         """The object as it is, None where there is none."""
@@ -109,12 +122,63 @@ def _conditional(write: Write) -> Mapping[str, Any]:
     return {**write.body, "metadata": {**write.body["metadata"], **precondition}}
 
 
-def _trimmed(answer: dict[str, Any], wanted: Wanted) -> dict[str, Any]:
-    """The object as it was answered, without what others added to the parts that are ours alone."""
+def _unwanted(answer: bytes, wanted: Wanted) -> tuple[tuple[str, str], ...]:
+    """("labels" or "annotations", key) of what was given at the creation of a ServiceImport and is not to be there.
+
+    Apply leaves it, for to the API server who creates is another field manager than who applies.
+    """
+    if wanted.kind is not Kind.IMPORT:
+        return ()  # the keys of the others never change
+    metadata = wanted.body["metadata"]
+    return tuple(
+        (field, key)
+        for entry in _managed.decode(answer).metadata.managed_fields
+        if entry.manager == FIELD_MANAGER and entry.operation == "Update" and not entry.subresource
+        for field, owned in (
+            ("labels", entry.fields.metadata.labels),
+            ("annotations", entry.fields.metadata.annotations),
+        )
+        for key in (path.removeprefix("f:") for path in owned if path != ".")
+        if key not in metadata.get(field, {})
+    )
+
+
+def _trimmed(answer: dict[str, Any], wanted: Wanted, unwanted: Iterable[tuple[str, str]]) -> dict[str, Any]:
+    """The object as it was answered, without what others added to the parts that are ours alone, and `unwanted`."""
     body = wanted.body
+    for field, key in unwanted:
+        answer["metadata"].get(field, {}).pop(key, None)
     if wanted.kind is Kind.SLICE:
         return {**answer, "endpoints": body["endpoints"], "ports": body["ports"]}
     if wanted.kind is Kind.SERVICE:
         kept = {key: value for key, value in answer["spec"].items() if key in _ALLOCATED}
         return {**answer, "spec": {**body["spec"], **kept}}
     return {**answer, "spec": body["spec"]} if "spec" in body else answer
+
+
+class _Owned(msgspec.Struct):
+    labels: dict[str, Any] = msgspec.field(default_factory=dict, name="f:labels")
+    annotations: dict[str, Any] = msgspec.field(default_factory=dict, name="f:annotations")
+
+
+class _Fields(msgspec.Struct):
+    metadata: _Owned = msgspec.field(default_factory=_Owned, name="f:metadata")
+
+
+class _Entry(msgspec.Struct):
+    manager: str = ""
+    operation: str = ""
+    subresource: str = ""
+    fields: _Fields = msgspec.field(default_factory=_Fields, name="fieldsV1")
+
+
+class _Meta(msgspec.Struct):
+    managed_fields: list[_Entry] = msgspec.field(default_factory=list, name="managedFields")
+
+
+class _Managed(msgspec.Struct):
+    metadata: _Meta = msgspec.field(default_factory=_Meta)
+
+
+_managed = msgspec.json.Decoder(_Managed)
+_export = msgspec.json.Decoder(ServiceExport)

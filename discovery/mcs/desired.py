@@ -7,6 +7,7 @@ EndpointSlices name: the gateways of this cluster, at the gateway port of the im
 from __future__ import annotations
 
 import enum
+import functools
 import hashlib
 import ipaddress
 import re
@@ -80,6 +81,8 @@ class Desired:
     ips: tuple[str, ...] = ()
     settled: frozenset[str] | None = None
     """None: all are."""
+    patient: bool = True
+    """Worth waiting for an address before it is shown; not after it was asked for in vain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ class Wanted:
     facts: Facts
 
 
+@functools.lru_cache(maxsize=4096)
 def derived_name(name: ServiceName) -> str:
     """The name of the derived Service: a DNS label that no two services share (but for the odds of 40 bits)."""
     tail = hashlib.sha256(str(name).encode()).hexdigest()[:10]
@@ -127,7 +131,10 @@ def service_import(imported: Import, site: Site) -> Wanted:
 
 
 def derived_service(imported: Import, desired: Desired, site: Site, *, owner: str) -> Wanted | None:
-    """The Service whose ClusterIPs are the ClusterSetIPs; None for an import without. `owner`: the import's uid."""
+    """The Service whose ClusterIPs are the ClusterSetIPs; None for an import without.
+
+    `owner`: the import's uid; empty as long as it has none.
+    """
     if imported.headless or not imported.ports:
         return None
     families = [f for f in imported.ip_families if f in site.families] or list(site.families[:1])
@@ -145,7 +152,7 @@ def derived_service(imported: Import, desired: Desired, site: Site, *, owner: st
         spec["ipFamilies"] = families
     metadata = {
         "labels": {MANAGED_BY: MANAGER, MCS_SERVICE_NAME: imported.name.name},
-        "ownerReferences": _owned(imported, site, owner),
+        **({"ownerReferences": _owned(imported, site, owner)} if owner else {}),
     }
     return _object(Kind.SERVICE, "v1", imported.name, derived_name(imported.name), metadata, site, spec=spec)
 

@@ -136,13 +136,17 @@ def read(kind: Kind, data: bytes | msgspec.Raw) -> Held:
     labels = meta.labels or {}
     ready = next((c for c in status.conditions or () if c.type == "Ready"), None)
     of_service = kind is Kind.SERVICE
+    if kind is Kind.SLICE:
+        content = _of_slice(found.address_type, found.endpoints, found.ports)
+    else:
+        content = _of_spec(kind, spec)
     return Held(
         kind=kind,
         namespace=sys.intern(meta.namespace),
         name=meta.name,
         uid=meta.uid,
         resource_version=meta.resource_version,
-        facts=_facts(kind, found),
+        facts=_facts(labels, meta.annotations or {}, (o.uid for o in meta.owner_references or ()), content),
         ours=labels.get(MANAGED_BY) == MANAGER or APPLIED in (meta.annotations or {}),
         deleting=meta.deletion_timestamp is not None,
         epoch=_epoch(meta.annotations or {}),
@@ -165,7 +169,13 @@ def _epoch(annotations: Mapping[str, str]) -> int:
 
 def facts(kind: Kind, body: Mapping[str, Any]) -> Facts:
     """What `read` would find of an object that was written as `body`."""
-    return _facts(kind, _object.decode(_canonical.encode(body)))
+    meta = body["metadata"]
+    if kind is Kind.SLICE:
+        content = _of_slice(body["addressType"], body["endpoints"], body["ports"])
+    else:
+        content = _of_spec(kind, body.get("spec") or {})
+    owners = (owner["uid"] for owner in meta.get("ownerReferences", ()))
+    return _facts(meta.get("labels", {}), meta.get("annotations", {}), owners, content)
 
 
 def digest(value: object) -> str:
@@ -173,26 +183,28 @@ def digest(value: object) -> str:
     return hashlib.blake2b(_canonical.encode(value), digest_size=8).hexdigest()
 
 
-def _facts(kind: Kind, found: _Object) -> Facts:
-    meta, spec = found.metadata, found.spec or {}
-    pairs = [f"l{k}={v}" for k, v in (meta.labels or {}).items()]
-    pairs += [f"a{k}={v}" for k, v in (meta.annotations or {}).items() if k != EPOCH]
-    pairs += [f"o{owner.uid}" for owner in meta.owner_references or ()]
-    hashes = b"".join(sorted(hashlib.blake2b(p.encode(), digest_size=8).digest() for p in pairs))
-    content: object
-    if kind is Kind.IMPORT:
-        content = spec
-    elif kind is Kind.SERVICE:
-        content = {key: spec.get(key) for key in _SERVICE_FIELDS} | {
-            "ports": sorted(map(_port, spec.get("ports") or ()))
-        }
-        if spec.get("sessionAffinity") == "ClientIP":
-            content["sessionAffinityConfig"] = spec.get("sessionAffinityConfig")
-    elif kind is Kind.SLICE:
-        content = [found.address_type, found.endpoints or [], found.ports or []]  # the API server answers null
-    else:
-        content = None
+def _facts(labels: Mapping[str, str], annotations: Mapping[str, str], owners: Iterable[str], content: object) -> Facts:
+    pairs = [f"l{k}={v}" for k, v in labels.items()]
+    pairs += [f"a{k}={v}" for k, v in annotations.items() if k != EPOCH]
+    pairs += [f"o{owner}" for owner in owners]
+    hashes = b"".join(sorted([hashlib.blake2b(p.encode(), digest_size=8).digest() for p in pairs]))
     return Facts(hashes, hashlib.blake2b(_canonical.encode(_clean(content)), digest_size=16).digest())
+
+
+def _of_slice(address_type: str, endpoints: list[Any] | None, ports: list[Any] | None) -> object:
+    return [address_type, endpoints or [], ports or []]  # the API server answers null
+
+
+def _of_spec(kind: Kind, spec: Mapping[str, Any]) -> object:
+    if kind is Kind.IMPORT:
+        return spec
+    if kind is not Kind.SERVICE:
+        return None
+    content: dict[str, Any] = {key: spec.get(key) for key in _SERVICE_FIELDS}
+    content["ports"] = sorted(map(_port, spec.get("ports") or ()))
+    if spec.get("sessionAffinity") == "ClientIP":
+        content["sessionAffinityConfig"] = spec.get("sessionAffinityConfig")
+    return content
 
 
 def _clean(value: Any) -> Any:

@@ -1,7 +1,8 @@
 """plan(desired, actual): what has to be written so that the objects of one service name are as they should be.
 
-Pure. It gives what can be written now: while the ServiceImport has no uid nothing can be owned by it, and an object
-that was just written is looked at again before its status is. So plan and apply in turns end with nothing to do.
+Pure. It gives what can be written now: a ServiceImport is made when its address is known, nothing can be owned by it
+while it has no uid, and an object that was just written is looked at again before its status is. So plan and apply in
+turns end with nothing to do.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from discovery.kube.resources import MCS
 from discovery.kube.types import Condition
 from discovery.mcs.conditions import ExportFacts, State, export_states, same, settle
 from discovery.mcs.desired import (
@@ -90,7 +92,7 @@ def plan(desired: Desired, actual: Actual, site: Site, *, now: str, stamp: bool 
         return (_create(namespace_object(desired.name.namespace)),) if site.create_namespaces else ()
     held = actual.import_
     if held is None:
-        return (_create(service_import(desired.import_, site)),)
+        return (_first(desired, desired.import_, actual, site),)
     if held.deleting:
         return ()  # a finalizer of somebody holds it; its end is a reason to plan again
     if not held.ours:
@@ -138,6 +140,14 @@ def plan_export(held: HeldExport, facts: ExportFacts, api_version: str, *, now: 
     )
 
 
+def _first(desired: Desired, imported: Import, actual: Actual, site: Site) -> Write:
+    """The derived Service comes first, so that the ServiceImport is complete when it is seen; it is owned later."""
+    service = derived_service(imported, desired, site, owner="")
+    if service is not None and actual.service is None and desired.patient:
+        return _create(service)
+    return _create(service_import(imported, site))
+
+
 def _writes(
     desired: Desired, imported: Import, actual: Actual, held: Held, site: Site, now: str, stamp: bool
 ) -> Iterator[Write]:
@@ -146,7 +156,7 @@ def _writes(
     epoch = site.epoch if stamp else None
     if not _says(held, wanted, epoch):
         yield _apply(wanted, held)
-    elif held.ready is None and service is not None and actual.service is None:
+    elif held.ready is None and service is not None and actual.service is None and desired.patient:
         pass  # it is about to have an address: one status instead of two
     elif (status := _status(imported, actual, held, site, now)) is not None:
         yield status
@@ -198,7 +208,7 @@ def _status(imported: Import, actual: Actual, held: Held, site: Site, now: str) 
     if clusters == held.clusters and same([ready], known):
         return None
     body = {
-        "apiVersion": service_import(imported, site).body["apiVersion"],
+        "apiVersion": f"{MCS}/{site.version}",
         "kind": Kind.IMPORT.value,
         "metadata": {"name": held.name, "namespace": held.namespace},
         "status": {"clusters": [{"cluster": c} for c in clusters], "conditions": [_condition(ready)]},

@@ -55,6 +55,10 @@ class WorkQueue:
         self._due[name] = self._clock.monotonic() + seconds
         self._timed.set()
 
+    def looking(self, name: ServiceName) -> None:
+        """Who has taken it looks at how it is now: what happened up to here is no reason to come again."""
+        self._again.discard(name)
+
     async def take(self) -> ServiceName:
         """The next name; waits for one."""
         while True:

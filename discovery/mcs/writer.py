@@ -13,24 +13,22 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
 from discovery.kube.client import KubeClient
-from discovery.kube.errors import Conflict, Forbidden, Invalid, NotFound
-from discovery.kube.types import Namespace as NamespaceObject
-from discovery.kube.types import ServiceExport
 from discovery.kube.watch import Key
 from discovery.mcs.actual import Actuals
-from discovery.mcs.apply import Applier, NotRepaired, resource_of
-from discovery.mcs.conditions import ExportFacts
+from discovery.mcs.apply import Applier, NotRepaired
+from discovery.mcs.carry import Carrier, Done
 from discovery.mcs.derived import DerivedAllocations
-from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site, usable
 from discovery.mcs.families import service_families
-from discovery.mcs.held import Held, Kind
+from discovery.mcs.held import Held
 from discovery.mcs.imports import Allocator
-from discovery.mcs.plan import HeldExport, Verb, Write, foreign, plan, plan_export, unstamped
+from discovery.mcs.plan import Write, foreign, plan, unstamped
 from discovery.mcs.queue import WorkQueue
+from discovery.mcs.troubles import Troubles
+from discovery.mcs.wants import PENDING_SECONDS, Wants
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
@@ -38,17 +36,15 @@ from discovery.view import ClusterView
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
-from federation.errors import IsthmusError, Unavailable
+from federation.errors import IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
 from federation.model.ids import ServiceName
 
 WORKERS = 16
-"""Names that are worked on at once: an API server answers in 2 to 10 ms, and is not ours alone."""
+"""Names that are worked on at once: an API server answers in 2 to 10 ms, and is not ours alone. More do not help: it
+gives at most 50 Services a second an address."""
 RESYNC_SECONDS = 600.0
-ROUNDS = 12
-"""Writes to the objects of one name in a row, without a change of what is wanted, after which somebody else is writing
-the same objects."""
 
 
 class Writer:
@@ -71,16 +67,19 @@ class Writer:
     ) -> None:
         self._source, self._view, self._allocations = source, view, allocations
         self._client: KubeClient = source.client
-        self._gateways, self._published, self._leader = gateways, published, leader
-        self._on_problems, self._create_namespaces = on_problems, create_namespaces
+        self._gateways, self._leader = gateways, leader
         self._clock, self._log, self._rng = clock, log, rng or random.Random()
-        self._applier = Applier(source.client)
         self._queue = WorkQueue(clock)
-        self._families: tuple[str, ...] = ()
-        self._problems: dict[ServiceName, Problem] = {}
-        self._backoffs: dict[ServiceName, Backoff] = {}
-        self._rounds: dict[ServiceName, int] = {}
-        self._unpublished: set[ServiceName] = set()
+        self._wants = Wants(
+            source,
+            view,
+            allocations,
+            gateways=gateways,
+            published=published,
+            create_namespaces=create_namespaces,
+            clock=clock,
+        )
+        self._troubles = Troubles(on_problems=on_problems, clock=clock, rng=self._rng, log=log)
         self._unstamped: set[ServiceName] = set()  # all is there, written under the lease of an earlier leader
         self._known = asyncio.Event()
         self._begun = False
@@ -92,6 +91,10 @@ class Writer:
             rng=self._rng,
             log=log,
             lists=source.lists,
+        )
+        self.applier = Applier(source.client)
+        self._carrier = Carrier(
+            self.applier, self.actuals, source.exports_seen, allocations, refresh=view.refresh, log=log
         )
         view.listen(self.names_changed)
         source.exports_seen.listen(self._exports_changed)
@@ -116,12 +119,12 @@ class Writer:
     def names_changed(self, names: Collection[ServiceName]) -> None:
         """What is wanted of these may be something else now."""
         for name in names:
-            self._rounds.pop(name, None)
+            self._troubles.wanted(name)
         self._queue.add(names)
 
     def acknowledged(self) -> None:
         """The registry has taken, or refused, some of what was published."""
-        self.names_changed(self._unpublished)
+        self.names_changed(list(self._wants.unpublished()))
 
     def _exports_changed(self, keys: Collection[Key]) -> None:
         self._queue.add([ServiceName(*key) for key in keys], hurry=False)
@@ -162,25 +165,27 @@ class Writer:
         tasks.create_task(self._follow_gateways(), name="kube-writer-gateways")
         tasks.create_task(self._follow_leader(), name="kube-writer-leader")
         tasks.create_task(self._resync(), name="kube-writer-resync")
+        tasks.create_task(self._follow_pending(), name="kube-writer-pending")
         for number in range(WORKERS):
             tasks.create_task(self._work(), name=f"kube-writer-{number}")
 
     async def _find_families(self) -> None:
         backoff = Backoff(base=0.5, cap=30.0, uniform=self._rng.uniform)
-        while not self._families:
+        while not self._wants.families:
             try:
-                self._families = await service_families(self._client)
+                self._wants.families = await service_families(self._client)
             except IsthmusError as error:
-                self._tell("families", error)
+                self._troubles.general("families", error)
                 await self._clock.sleep(backoff.next())
-        self._log.info("IP families of Services", families=self._families)
+        self._troubles.general("families", None)
+        self._log.info("IP families of Services", families=self._wants.families)
 
     async def _follow_gateways(self) -> None:
         """EndpointSlices name the gateways, so one that moves is a write for every import."""
-        version, known = self._gateways.version, self._local_gateways()
+        version, known = self._gateways.version, self._wants.local_gateways()
         while True:
             version, _ = await self._gateways.newer(version)
-            now = self._local_gateways()
+            now = self._wants.local_gateways()
             if now != known:
                 known = now
                 self.names_changed(set(self._view.imports))
@@ -197,11 +202,19 @@ class Writer:
             await self._clock.sleep(RESYNC_SECONDS * self._rng.uniform(0.9, 1.1))
             self._queue.add(self._all(), slow=True, hurry=False)
 
+    async def _follow_pending(self) -> None:
+        """Exports that the registry did not take at once say so."""
+        while True:
+            await self._clock.sleep(PENDING_SECONDS)
+            self._queue.add(self._wants.overdue(), hurry=False)
+
     async def _work(self) -> None:
         while True:
             name = await self._queue.take()
             try:
-                await self._look(name)
+                # One name to its end before the next: of many that came at once the first ones are soon of use.
+                while await self._look(name):
+                    pass
             finally:
                 self._queue.done(name)
             if name in self._unstamped:
@@ -209,191 +222,46 @@ class Writer:
 
     # --- one name ----------------------------------------------------------------------------------------------------
 
-    async def _look(self, name: ServiceName) -> None:
-        """Plan, and write what is planned; who does not lead only learns."""
+    async def _look(self, name: ServiceName) -> bool:
+        """Plan, and write what is planned; whether to look again at once. Who does not lead only learns."""
+        self._queue.looking(name)
         service = self.actuals.of(name).service
         if service is not None:
             self._service_seen(name, service)  # it may have been seen before the import was known
         epoch = self._leader.value
         if epoch is None:
-            return
-        site = self._site(epoch)
-        desired, actual = self._desired(name), self.actuals.of(name)
+            return False
+        site = self._wants.site(version=self.actuals.version, epoch=epoch)
+        actual = self.actuals.of(name)
+        desired = self._wants.desired(name, actual.import_, patient=not self._troubles.failing(name))
         now = datetime.fromtimestamp(self._clock.wall_ns() // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
         writes = list(plan(desired, actual, site, now=now, stamp=name in self._unstamped))
-        if (status := self._export_status(name, site, now)) is not None:
+        if (status := self._wants.export_status(name, site, now)) is not None:
             writes.append(status)
-        problem = foreign(desired, actual)
         if not writes:
             if name not in self._unstamped and unstamped(actual, epoch):
                 self._unstamped.add(name)  # what is missing comes first, at all names
             else:
                 self._unstamped.discard(name)
-            self._rounds.pop(name, None)
-            self._backoffs.pop(name, None)
-            self._settle(name, problem)
-            return
-        rounds = self._rounds[name] = self._rounds.get(name, 0) + 1
-        if rounds > ROUNDS:
-            self._rounds.pop(name, None)
-            self._fail(name, NotRepaired(f"the objects of {name} are changed again and again: {writes[0]}"))
-            return
-        failures = [e for e in await asyncio.gather(*(self._write(name, w, epoch) for w in writes)) if e is not None]
+            if rest := self._troubles.over(name, foreign(desired, actual)):
+                self._queue.later(name, rest)
+            return False
+        try:
+            self._troubles.round(name, writes[0])
+        except NotRepaired as error:
+            self._queue.later(name, self._troubles.failed(name, error))
+            return False
+        outcomes = await asyncio.gather(*(self._write(name, write, epoch) for write in writes))
+        failures = [outcome for outcome in outcomes if isinstance(outcome, IsthmusError)]
         if failures:
-            self._fail(name, failures[0])
-        else:
-            self._settle(name, problem)
+            self._queue.later(name, self._troubles.failed(name, failures[0]))
+            return False
+        return Done.TOLD not in outcomes
 
-    async def _write(self, name: ServiceName, write: Write, epoch: int) -> IsthmusError | None:
-        """Make one write and keep its answer; an error is returned, for the other writes go on."""
+    async def _write(self, name: ServiceName, write: Write, epoch: int) -> Done | IsthmusError:
         if self._leader.value != epoch:
-            return None  # the process stood still meanwhile: another replica may be writing now
-        version = self.actuals.version
-        try:
-            held = await self._applier.do(write, version)
-        except Conflict as error:
-            return await self._outdated(write, error)
-        except Invalid as error:
-            if write.kind is Kind.SERVICE and self._allocations.forget_addresses(name):
-                # Another Service has taken its address, or it is of a range that is no more.
-                self._log.warning("derived Service gets another address", service=str(name), error=error.message)
-                self._view.refresh([name])
-                return None
-            return error
-        except NotFound as error:
-            if error.kind_missing or write.verb is Verb.CREATE:
-                return error
-            return await self._outdated(write, error)
-        except IsthmusError as error:
-            if _terminating(error):
-                return None  # the namespace is going, with all that is in it
-            return error
-        self._log.debug("wrote", write=str(write))
-        if write.kind is Kind.EXPORT:
-            return None  # the watch will tell
-        if held is not None:
-            self.actuals.wrote(held)
-        return None
-
-    async def _outdated(self, write: Write, error: IsthmusError) -> IsthmusError | None:
-        """It was changed, or is gone, since it was looked at: what it is now decides."""
-        if write.kind in (Kind.EXPORT, Kind.NAMESPACE):
-            return None  # the watch is about to tell
-        try:
-            held = await self._applier.look(write.kind, write.namespace, write.name, self.actuals.version)
-        except IsthmusError as failed:
-            return failed
-        if held is None:
-            self.actuals.gone(write.kind, write.namespace, write.name)
-        else:
-            self.actuals.wrote(held)
-        return error
-
-    # --- what is wanted ----------------------------------------------------------------------------------------------
-
-    def _site(self, epoch: int) -> Site:
-        return Site(
-            version=self.actuals.version,
-            epoch=epoch,
-            families=self._families,
-            gateways=self._local_gateways(),
-            create_namespaces=self._create_namespaces,
-        )
-
-    def _local_gateways(self) -> tuple[LocalGateway, ...]:
-        """Those that workloads of this cluster can reach; draining ones only when there are no others."""
-        gateways = self._gateways.value.values()
-        able = [g for g in gateways if usable(g.egress or g.address)]
-        staying = [g for g in able if not g.draining] or able
-        return tuple(sorted(LocalGateway(g.egress or g.address, g.locality.zone) for g in staying))
-
-    def _desired(self, name: ServiceName) -> Desired:
-        imported = self._view.imports.get(name)
-        ips: tuple[str, ...] = ()
-        ports: dict[int, int] = {}
-        if imported is not None and not imported.headless:
-            ips, ports = self._allocations.proposal(name, now_ns=self._clock.wall_ns())
-        held = self.actuals.of(name).import_
-        settled = frozenset(c for c in held.clusters if self._view.settled(c)) if held is not None else None
-        return Desired(
-            name=name, namespace=self._namespace(name), import_=imported, ports=ports, ips=ips, settled=settled
-        )
-
-    def _namespace(self, name: ServiceName) -> Namespace:
-        found: NamespaceObject | None = self._source.namespaces.objects.get(("", name.namespace))
-        if found is None:
-            return Namespace.ABSENT
-        return Namespace.TERMINATING if found.deleting else Namespace.ACTIVE
-
-    def _export_status(self, name: ServiceName, site: Site, now: str) -> Write | None:
-        export: ServiceExport | None = self._source.exports_seen.objects.get((name.namespace, name.name))
-        if export is None or export.deleting:
-            self._unpublished.discard(name)
-            return None
-        refused = self._source.refused(name)
-        registry = self._published(name) if refused is None else False
-        if registry is True or refused is not None:
-            self._unpublished.discard(name)
-        else:
-            self._unpublished.add(name)
-        imported = self._view.imports.get(name)
-        facts = ExportFacts(
-            refused=refused,
-            rejected=registry if isinstance(registry, Problem) else None,
-            published=registry is True,
-            conflicts=imported.conflicts if imported is not None else (),
-        )
-        meta, status = export.metadata, export.status
-        held = HeldExport(
-            name=name,
-            uid=meta.uid,
-            resource_version=meta.resource_version,
-            generation=meta.generation,
-            conditions={c.type: c for c in (status.conditions if status else None) or ()},
-        )
-        return plan_export(held, facts, resource_of(Kind.EXPORT, site.version).api_version, now=now)
-
-    # --- what goes wrong ---------------------------------------------------------------------------------------------
-
-    def _fail(self, name: ServiceName, error: IsthmusError) -> None:
-        if isinstance(error, Conflict) and not isinstance(error, NotRepaired):
-            self._queue.later(name, self._rng.uniform(0.005, 0.05))
-            return
-        slow = isinstance(error, Forbidden | Invalid | NotFound | NotRepaired)
-        fresh = Backoff(base=1.0 if slow else 0.2, cap=60.0 if slow else 10.0, uniform=self._rng.uniform)
-        delay = self._backoffs.setdefault(name, fresh).next()
-        self._log.warning("not written", service=str(name), code=error.error_code, error=error.message, again_in=delay)
-        if not isinstance(error, Unavailable):  # that it is away is said by those who read
-            detail = f"{error.message} ({error.hint})" if error.hint else error.message
-            subject = "Kubernetes" if isinstance(error, Forbidden) else f"ServiceImport {name}"
-            self._settle(name, Problem(error.error_code, subject, detail))
-        self._queue.later(name, delay)
-
-    def _settle(self, name: ServiceName, problem: Problem | None) -> None:
-        if self._problems.get(name) == problem:
-            return
-        if problem is None:
-            del self._problems[name]
-        else:
-            self._problems[name] = problem
-        self._show()
-
-    def _tell(self, what: str, error: IsthmusError) -> None:
-        self._log.warning("not written", what=what, code=error.error_code, error=error.message)
-        if not isinstance(error, Unavailable):
-            self._on_problems([Problem(error.error_code, "Kubernetes", str(error))])
-
-    def _show(self) -> None:
-        """Each problem once: a rule that is missing is missing for every name."""
-        self._on_problems(list(_each(self._problems.values())))
-
-
-def _each(problems: Iterable[Problem]) -> Iterable[Problem]:
-    return dict.fromkeys(sorted(problems, key=lambda p: (p.code, p.subject)))
-
-
-def _terminating(error: IsthmusError) -> bool:
-    return "because it is being terminated" in error.message
+            return Done.TOLD  # the process stood still meanwhile: another replica may be writing now
+        return await self._carrier.carry(name, write)
 
 
 def make_writer(
