@@ -182,13 +182,14 @@ def _srv(ports: Sequence[Port], targets: Mapping[str, Sequence[Endpoint]]) -> tu
     The number is where the endpoint listens, as in the cluster's own DNS: nothing translates it on the way there.
     """
     weight = max(1, 100 // max(1, len(targets)))
-    return tuple(
+    found = (
         Srv(0, weight, number, host)
         for port in ports
         for host, members in targets.items()
         for number in sorted({_number(port, e) for e in members} if members else {port.port})
         if number
     )
+    return tuple(dict.fromkeys(found))  # two ports may lead to one
 
 
 def _number(port: Port, endpoint: Endpoint) -> int:
