@@ -7,6 +7,7 @@ at the API server, for a preview as a server-side dry run. What others wrote is 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import msgspec
@@ -28,7 +29,7 @@ from federation.model.service import Grant, Service
 
 class Exporting:
     """The exports of one API server as its operator changes them. `resource` gives the served version of ServiceExport,
-    or raises NotFound; `what` names the server."""
+    or raises NotFound; `what` names the server; `live`: the state is its, not from the disk."""
 
     def __init__(
         self,
@@ -36,12 +37,13 @@ class Exporting:
         claims: Claims,
         *,
         state: Latest[SourceState],
+        live: Latest[bool],
         resource: Callable[[], Awaitable[Resource]],
         what: Callable[[], str],
         clock: Clock,
     ) -> None:
         self._client, self._claims, self._state = client, claims, state
-        self._resource, self._what, self._clock = resource, what, clock
+        self._live, self._resource, self._what, self._clock = live, resource, what, clock
 
     async def export(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bool]:
         """Write a ServiceExport for `name`; (where, changed).
@@ -79,7 +81,7 @@ class Exporting:
         """(the ServiceExport as it should be, whether it is to be written)."""
         service, held = self._claims.services.objects.get(_key(name)), self._claims.exports.objects.get(_key(name))
         if service is None:
-            raise no_service(name, self._state.value, what=self._what())
+            raise self._missing(name)
         for what, one in (("Service", service), ("ServiceExport", held)):
             if one is not None and one.deleting:
                 raise Conflict(
@@ -105,6 +107,11 @@ class Exporting:
         )
         return ServiceExport(metadata=metadata, spec=held.spec if held is not None else None), True
 
+    def _missing(self, name: ServiceName) -> IsthmusError:
+        """From the disk come the Services that were exported: until the server was read, others may be there."""
+        state = self._state.value if self._live.value else replace(self._state.value, complete=False)
+        return no_service(name, state, what=self._what())
+
     def _offered(self, name: ServiceName, export: ServiceExport) -> Service:
         """What `export` makes of the service; raises Conflict where nobody would see it."""
         claim, problems = self._claims.preview(_key(name), export)
@@ -116,7 +123,7 @@ class Exporting:
         """The ServiceExport to delete; None where there is none."""
         held = self._claims.exports.objects.get(_key(name))
         if held is None and _key(name) not in self._claims.services.objects:
-            raise no_service(name, self._state.value, what=self._what())
+            raise self._missing(name)
         if held is None or held.deleting:
             return None
         if not held.ours:

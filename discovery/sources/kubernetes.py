@@ -61,6 +61,9 @@ from federation.model.service import Grant, Locality
 
 NO_CRDS = "crds_missing"
 _YIELD_EVERY = 100
+_SELDOM = 6
+"""Endpoints change all the time, and the whole is written each time: that waits so many times as long. An agent that
+ends in order writes it anyway; after a crash with the API server away, health checks find what is no longer there."""
 _GATEWAY_SECONDS = 60.0
 _NO_OF_OURS = f"{MANAGED_BY}!={MANAGER}"
 
@@ -91,10 +94,13 @@ class KubernetesSource:
         self._claims = Claims(locality=locality)
         self._wake = asyncio.Event()
         self._changed: set[ServiceName] = set()
+        self.live: Latest[bool] = Latest(False)
+        """All has been read from the API server, not from the disk."""
         self._exporting = Exporting(
             self.client,
             self._claims,
             state=self.state,
+            live=self.live,
             resource=self._served_export,
             what=lambda: self.what,
             clock=clock,
@@ -103,13 +109,16 @@ class KubernetesSource:
         self._cache_path = cache_path
         self._cached: dict[str, msgspec.Raw] = {}
         self._from_cache = False
-        self.live: Latest[bool] = Latest(False)
-        """All has been read from the API server, not from the disk."""
         self._saver = Saver(
             cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._wake.set
         )
-        for store in (self._claims.services, self._claims.exports, self._claims.slices, self._claims.nodes):
+        self._soon = False
+        self._later = asyncio.Event()
+        """The disk lacks endpoints, and nothing else."""
+        self._later_seconds = cache_seconds * _SELDOM
+        for store in (self._claims.services, self._claims.exports, self._claims.nodes):
             store.listen(self._touched)
+        self._claims.slices.listen(self._endpoints_touched)
         self._services = self._reflect(SERVICES, ServiceDecoder(), self._claims.services, selector=_NO_OF_OURS)
         self._slices = self._reflect(
             ENDPOINT_SLICES, SliceDecoder(), self._claims.slices, selector=f"{SLICE_MANAGED_BY}!={SLICE_MANAGER}"
@@ -148,16 +157,19 @@ class KubernetesSource:
                 self._log.warning("no connection to Kubernetes yet", error=str(error))
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._saver.run(), name="kubernetes-cache")
+                tasks.create_task(self._save_endpoints(), name="kubernetes-cache-endpoints")
                 tasks.create_task(self._build(), name="kubernetes-build")
                 for reflector in self._reflectors:
                     self._start(tasks, reflector)
                 tasks.create_task(self._find_gateway_kinds(tasks), name="kubernetes-gateway-api")
         finally:
-            await self._saver.flush()
+            await self.save()
             await self.client.close()
 
     async def save(self) -> None:
         """Write now what is to survive."""
+        if self._later.is_set():
+            self._saver.touch()
         await self._saver.flush()
 
     @property
@@ -256,6 +268,10 @@ class KubernetesSource:
     # --- what leaves -------------------------------------------------------------------------------------------------
 
     def _touched(self, keys: Collection[Key]) -> None:
+        self._soon = True
+        self._wake.set()
+
+    def _endpoints_touched(self, keys: Collection[Key]) -> None:
         self._wake.set()
 
     def _is_live(self) -> bool:
@@ -290,7 +306,11 @@ class KubernetesSource:
                 self._changed |= self._claims.build(part)
                 for key in part:
                     self._keep(key)
+            if self._soon:
+                self._soon = False
                 self._saver.touch()
+            else:
+                self._later.set()
 
     def _publish(self) -> None:
         """Set the state when it differs from the last one."""
@@ -355,7 +375,15 @@ class KubernetesSource:
         else:
             self._cached[text] = cache.encode_export(cache.Exported(*parts))
 
+    async def _save_endpoints(self) -> None:
+        while True:
+            await self._later.wait()
+            await self._clock.sleep(self._later_seconds)
+            if self._later.is_set():  # else it was written with something else
+                self._saver.touch()
+
     def _dump(self) -> bytes:
+        self._later.clear()
         return cache.encode(self._cached, places(self._claims.nodes.objects))
 
 
