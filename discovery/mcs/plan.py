@@ -233,6 +233,9 @@ def import_state(imported: Import, service: Held | None, site: Site) -> State:
         if families and not set(families) & set(site.families):
             missing = f"its endpoints are {', '.join(families)}, this cluster has {', '.join(site.families)}"
             return State("Ready", "False", "IPFamilyNotSupported", missing)
+        if apart := ", ".join(b.cluster for b in imported.backends if b.ready and not b.endpoints):
+            told = f"the endpoints in {apart} are on another network: without a sidecar nobody here reaches them"
+            note = f"{told}; {note}" if note else told
         return State("Ready", "True", "Ready", note)
     if not imported.ports:
         return State("Ready", "False", "Pending", "the service has no port, so there is nothing to give an address to")

@@ -90,6 +90,16 @@ def test_a_headless_import_has_slices_with_hostnames_and_no_service(world, impor
     assert all("kubernetes.io/service-name" not in s["metadata"]["labels"] for s in slices.values())
 
 
+def test_headless_endpoints_on_another_network_are_told_of(world, imported, backend):
+    endpoints = (Endpoint(address="10.0.0.1", ports={80: 8080}),)
+    world.settle(imported(backend("east", local=True, endpoints=endpoints), backend("west"), headless=True))
+    condition = world.api.of(Kind.IMPORT)["echo"]["status"]["conditions"][0]
+    assert (condition["status"], condition["reason"]) == ("True", "Ready")
+    assert condition["message"].startswith("the endpoints in west are on another network")
+    world.settle(imported(backend("west", endpoints=endpoints), headless=True))
+    assert world.api.of(Kind.IMPORT)["echo"]["status"]["conditions"][0]["message"] == ""
+
+
 def test_an_import_that_becomes_headless_loses_its_service(world, imported, backend):
     world.settle(imported())
     world.settle(imported(headless=True))
