@@ -411,6 +411,32 @@ async def test_a_headless_service_without_a_ready_endpoint_is_nxdomain(clusterse
     await clusterset.denied(base)
 
 
+async def test_endpoint_slices_and_names_of_a_headless_service_agree(clusterset: Clusterset) -> None:
+    """The conformance suite takes hostnames and addresses from the slices, and asks for them by name."""
+    name, base = clusterset.name()
+    await clusterset.east.headless(name, *at("10.0.0.1", hostname="pet-0"), *at("10.0.0.2", hostname="pet-1"))
+    await clusterset.west.headless(name, *at("10.1.0.1", hostname="pet-0"))
+    for side in clusterset.sides:
+
+        async def pets(side: Side = side) -> dict[str, list[str]]:
+            selector = f"multicluster.kubernetes.io/service-name={name}"
+            found = await side.client.list(
+                "discovery.k8s.io/v1", "EndpointSlice", side.namespace, labelSelector=selector
+            )
+            return {
+                f"{e['hostname']}.{s['metadata']['labels']['multicluster.kubernetes.io/source-cluster']}": e[
+                    "addresses"
+                ]
+                for s in found
+                for e in s["endpoints"]
+            }
+
+        expected = {"pet-0.east": ["10.0.0.1"], "pet-1.east": ["10.0.0.2"], "pet-0.west": ["10.1.0.1"]}
+        await until(lambda pets=pets, expected=expected: _same(pets(), expected))
+        for host, addresses in expected.items():
+            await until(lambda side=side, host=host, a=addresses: _same(side.answers(f"{host}.{base}"), a))
+
+
 async def test_one_clusters_part_of_a_headless_service_has_no_records(clusterset: Clusterset) -> None:
     name, base = clusterset.name()
     await clusterset.east.headless(name, *at("10.0.0.1", hostname="pet-0"))
