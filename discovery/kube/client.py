@@ -176,7 +176,7 @@ class KubeClient:
             query["labelSelector"] = label_selector
         lines = Lines()
         total = timeout_seconds + min(_MOST_GRACE_SECONDS, max(2.0, timeout_seconds / 3))
-        async with self._request("GET", "watch", resource, namespace, query=query, total=total, read=total) as response:
+        async with self._request("GET", "watch", resource, namespace, query=query, total=total, read=None) as response:
             yield b""
             async for chunk in response.content.iter_any():
                 for line in lines.feed(chunk):
@@ -316,7 +316,7 @@ class KubeClient:
         body: bytes | None = None,
         kind: str = "",
         total: float = _TOTAL_SECONDS,
-        read: float = _READ_SECONDS,
+        read: float | None = _READ_SECONDS,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         path = resource.path(namespace, name, subresource) + (f"?{urlencode(query)}" if query else "")
         what = f"{verb} {resource}" + (f" {namespace}/{name}" if namespace and name else f" {name}" if name else "")
@@ -347,7 +347,7 @@ class KubeClient:
         body: bytes | None = None,
         kind: str = "",
         total: float = _TOTAL_SECONDS,
-        read: float = _READ_SECONDS,
+        read: float | None = _READ_SECONDS,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response to a request that succeeded. Credentials that are refused are read again, once."""
         import aiohttp
