@@ -44,7 +44,7 @@ class Wants:
         self._gateways, self._published, self._create_namespaces = gateways, published, create_namespaces
         self._clock = clock
         self._unpublished: dict[ServiceName, float] = {}
-        self._overdue = clock.monotonic()
+        self._overdue = float("-inf")
         self.families: tuple[str, ...] = ()
         """Of Services here, the default first; empty as long as they are not known."""
 
