@@ -260,8 +260,8 @@ class Elector:
             return min(at, self.leader.until)
         if self.leader.end():
             self._log.warning("lease lost", holder=self.holder)
-        silent = not self._known and self._seen is None and self.reporting.value is None
-        if silent and self._clock.monotonic() >= self._started + self._rules.duration:
+        never = not self._newest and self.reporting.value is None  # it can be neither read nor made
+        if never and self._clock.monotonic() >= self._started + self._rules.duration:
             self._log.warning("nobody can say which replica leads: the registry decides", epoch=self._fallback)
             self.reporting.set(self._fallback)
         return at

@@ -397,6 +397,8 @@ async def test_without_the_namespace_nothing_is_written_and_a_problem_says_so(wo
     problem = one.problems[-1]
     assert problem is not None
     assert "fedctl install rbac" in problem.detail
+    await world.after(RULES.duration + RULES.renew)
+    assert one.elector.reporting.value == 500  # what the cluster exports does not depend on it
     world.server.namespace = True
     await world.after(5.0)
     assert one.leads
