@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ STUCK_SECONDS = 30.0
 
 def serve(agent: Agent) -> MetricsServer:
     """Started on the address of the settings; the caller closes it. Raises Unavailable where the port is taken."""
-    registry = CollectorRegistry()
+    registry, loop = CollectorRegistry(), asyncio.get_running_loop()
     for name, text, value in (
         ("isthmus_agent_exports", "Services exported", lambda: len(agent.source.state.value.exports)),
         ("isthmus_agent_imports", "Imports served", lambda: len(agent.view.imports)),
@@ -39,8 +40,10 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_registry_revision", "Revision of the registry", lambda: agent.sink.replica.revision),
         ("isthmus_agent_registry_watched", "1 while the registry is watched", lambda: agent.watch.connected),
         ("isthmus_agent_registry_published", "1 while the report is published", lambda: agent.publish.connected),
+        ("isthmus_agent_leads", "1 while this replica is the one that writes", lambda: _leads(agent)),
         ("isthmus_agent_identities_issued", "Identities given to local processes", lambda: agent.identity.issued),
         ("isthmus_agent_identities_refused", "Identities refused", lambda: agent.identity.refused),
+        ("isthmus_agent_tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)
@@ -65,6 +68,11 @@ def serve(agent: Agent) -> MetricsServer:
         ) from error
     server.start()
     return server
+
+
+def _leads(agent: Agent) -> bool:
+    """An agent that reads files has no replicas."""
+    return agent.replicas is None or agent.replicas.leader.value is not None
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, value: Callable[[], float]) -> None:

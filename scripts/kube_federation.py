@@ -46,8 +46,8 @@ TOPOLOGY = Topology.full_mesh(
     ClusterSpec(name=ORIGIN, locality=Locality("eu", "eu-2")),
 )
 EXPORTS, IMPORTS = service_exports("v1beta1"), service_imports("v1beta1")
-_SETTLE = 0.03
-"""Seconds between two changes, so that each begins from rest."""
+_SETTLE, _WRITTEN = 0.03, 0.5
+"""Seconds between two changes, so that each begins from rest; after an import the rest of its objects is written."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -289,7 +289,7 @@ class Bench:
                 await self._here.create(EXPORTS, NAMESPACE, body)
                 imported, told = await imports.after(service, began), await floor.after(service, began)
                 self.imports.add((imported - began) / 1e6, (told - began) / 1e6)
-                await asyncio.sleep(_SETTLE)
+                await asyncio.sleep(_WRITTEN)
 
     async def _replace(self, service: str, body: bytes) -> int:
         """Write the EndpointSlice; the moment at which the request was sent."""

@@ -14,13 +14,18 @@ from typing import Any
 
 import pytest
 
+from clusters.apiserver import LocalCluster
+from clusters.ground import ApiServers
 from clusters.load import Account
 from clusters.names import lookup
-from clusters.processes import HTTP_PORT, ProcessFederation
+from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until_now
+from discovery.kube import rbac
 from federation.cli.status import Finding, assess, look
+from federation.errors import Unavailable
+from federation.model.ids import SYSTEM_NAMESPACE
 from federation.model.service import Locality
 
 TWO = Topology.full_mesh(
@@ -81,6 +86,34 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessFede
     federation = ProcessFederation(TWO, tmp_path_factory.mktemp("f"))
     yield federation
     federation.stop()
+
+
+@pytest.fixture(scope="module")
+def kube_federation(
+    _kube_session: tuple[LocalCluster, LocalCluster],
+    kube_remove: Any,
+    topology: Topology,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[ProcessFederation]:
+    """The same two clusters on API servers, which all tests share, of which nothing runs yet."""
+    directory = tmp_path_factory.mktemp("k")
+    try:
+        ground = ApiServers(directory, (), clusters=_kube_session)
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    federation = ProcessFederation(topology, directory, ground=ground)
+    yield federation
+    federation.stop()
+
+    async def clean() -> None:
+        for cluster in _kube_session:
+            for namespace in (NAMESPACE, SYSTEM_NAMESPACE):
+                await kube_remove(cluster, namespace)
+            async with cluster.connect() as client:
+                for kind in ("ClusterRoleBinding", "ClusterRole"):
+                    await client.delete("rbac.authorization.k8s.io/v1", kind, rbac.ACCOUNT)
+
+    asyncio.run(clean())
 
 
 @pytest.fixture(scope="module")

@@ -3,51 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
 from clusters import manifests
-from clusters.apiserver import LocalCluster
 from clusters.ground import ApiServers
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.waiting import until
-from discovery.kube import rbac
-from federation.errors import NotFound, Unavailable
-from federation.model.ids import SYSTEM_NAMESPACE
+from federation.errors import NotFound
 
 pytestmark = pytest.mark.e2e
 
-RBAC = "rbac.authorization.k8s.io/v1"
 MCS = "multicluster.x-k8s.io/v1beta1"
 
 
 @pytest.fixture(scope="module")
-def federation(
-    _kube_session: tuple[LocalCluster, LocalCluster],
-    kube_remove: Any,
-    topology: Any,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[ProcessFederation]:
-    directory = tmp_path_factory.mktemp("k")
-    try:
-        ground = ApiServers(directory, (), clusters=_kube_session)
-    except Unavailable as error:
-        pytest.skip(f"{error.message}: run scripts/test as root")
-    federation = ProcessFederation(topology, directory, ground=ground)
-    yield federation
-    federation.stop()
-
-    async def clean() -> None:
-        for cluster in _kube_session:
-            for namespace in (NAMESPACE, SYSTEM_NAMESPACE):
-                await kube_remove(cluster, namespace)
-            async with cluster.connect() as client:
-                for kind in ("ClusterRoleBinding", "ClusterRole"):
-                    await client.delete(RBAC, kind, rbac.ACCOUNT)
-
-    asyncio.run(clean())
+def federation(kube_federation: ProcessFederation) -> ProcessFederation:
+    return kube_federation
 
 
 Get = Callable[..., Awaitable[Any]]
