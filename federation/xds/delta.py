@@ -17,11 +17,14 @@ newest snapshot alone, so what was overtaken is never sent. `_may_put` and `_may
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from heapq import nsmallest
 
 from federation.xds.exchange import Nack, Request, Response
 from federation.xds.held import UNKNOWN, Held
 from federation.xds.snapshot import Resource, Snapshot, TypeUrl
 
+MOST_LISTENERS = 250
+"""In one response."""
 _MOST_SUSPECTS = 16
 _REUNION = 0.5  # seconds: a client that comes back says all it has within milliseconds
 _UNCERTAIN = ""  # the version of what the client may have
@@ -220,12 +223,18 @@ class Session:
         return proofs
 
     def _group(self, state: Held) -> set[str]:
-        """What to put together: after a rejection its divisions one by one, otherwise everything."""
+        """What to put together: after a rejection its divisions one by one, otherwise everything, but for listeners.
+
+        Thousands of those keep the client's main thread for long, and at its start nothing is served before it has
+        taken the first response: so they go in portions, those that are no service's (without "/") first.
+        """
         while state.probes:
             group = state.puts & state.probes[0]
             state.probes.popleft()
             if group:
                 return group
+        if state.kind is TypeUrl.LISTENER and len(state.puts) > MOST_LISTENERS:
+            return set(nsmallest(MOST_LISTENERS, state.puts, key=lambda name: ("/" in name, name)))
         return set(state.puts)
 
     # The gates.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+
+from federation.xds import delta
 from federation.xds.delta import Session
 from federation.xds.exchange import Request, Response
 from federation.xds.references import Reference
@@ -441,4 +444,16 @@ def test_a_client_that_never_asks_for_what_it_needs_does_not_stop_the_rest() -> 
     client.session.tick(2.0)
     assert client.settle() == ["L +l"]
     client.session.tick(2.0)
+    assert client.session.acked == 1
+
+
+def test_thousands_of_listeners_go_in_portions_the_process_own_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(delta, "MOST_LISTENERS", 2)
+    names = ("egress/a", "egress/b", "egress/c", "inbound")
+    client = connected(Snapshot.of({L: [res(L, name) for name in names]}))
+    assert [client.hear(), client.hear()] == ["C", "L +egress/a +inbound"]
+    client.ack(C)
+    client.ack(L)
+    assert client.session.acked == 0
+    assert client.settle() == ["L +egress/b +egress/c"]
     assert client.session.acked == 1
