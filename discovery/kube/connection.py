@@ -12,6 +12,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import getproxies, proxy_bypass
 
 from discovery.kube.errors import Unauthorised, Unreachable
 from discovery.kube.settings import SERVICE_ACCOUNT, KubernetesSettings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import aiohttp
 
 _PLUGIN_SECONDS = 30.0
+_READ_BUFFER = 1 << 21
+"""Bytes; an event of a watch holds a whole object, of 1.5 MB at most."""
 _WRITE = 'write it with kubectl, or name another one as "kubeconfig" in the agent\'s settings'
 
 
@@ -31,6 +34,9 @@ class Connection:
     session: aiohttp.ClientSession
     configuration: Any
     """kubernetes_asyncio.client.Configuration (it has no types)."""
+    proxy: str = ""
+    """URL of the proxy that leads to the server."""
+    proxy_auth: aiohttp.BasicAuth | None = None
 
     @property
     def host(self) -> str:
@@ -49,8 +55,8 @@ class Connection:
     def options(self) -> dict[str, Any]:
         """What every request of the session needs besides."""
         options: dict[str, Any] = {}
-        if self.configuration.proxy:
-            options["proxy"] = self.configuration.proxy
+        if self.proxy:
+            options |= {"proxy": self.proxy, "proxy_auth": self.proxy_auth}
         if self.configuration.tls_server_name:
             options["server_hostname"] = self.configuration.tls_server_name
         return options
@@ -106,7 +112,30 @@ async def connect(settings: KubernetesSettings) -> Connection:
                 hint='set "kubernetes: {kubeconfig: …}" in the agent\'s settings',
             ) from error
         raise InvalidSettings(f"{where} cannot be used: {_plain(text)}", hint=_WRITE) from error
-    return Connection(rest.pool_manager, configuration)
+    session = _session(rest.pool_manager)
+    return Connection(session, configuration, *_proxy(configuration))
+
+
+def _session(made: aiohttp.ClientSession) -> aiohttp.ClientSession:
+    """The same without a look at ~/.netrc and the environment before every request, each in a thread of its own."""
+    import aiohttp
+
+    session = aiohttp.ClientSession(connector=made.connector, read_bufsize=_READ_BUFFER)
+    made.detach()
+    return session
+
+
+def _proxy(configuration: Any) -> tuple[str, aiohttp.BasicAuth | None]:
+    """That of the kubeconfig; otherwise that of the environment, as kubectl has it (HTTPS_PROXY, NO_PROXY)."""
+    import aiohttp
+    from yarl import URL
+
+    server = URL(str(configuration.host))
+    text = configuration.proxy or ("" if proxy_bypass(server.host or "") else getproxies().get(server.scheme, ""))
+    if not text:
+        return "", None
+    url = URL(text)
+    return str(url.with_user(None)), aiohttp.BasicAuth.from_url(url)
 
 
 def _check_file(path: Path) -> None:

@@ -236,3 +236,39 @@ async def test_a_line_that_is_longer_than_any_buffer(server: Server, client: Kub
     assert [await anext(watch), await anext(watch)] == [b"", line]
     with pytest.raises(Unreachable):
         await anext(watch)
+
+
+@pytest.mark.parametrize(
+    ("environment", "proxy_url", "proxy", "auth"),
+    [
+        ({}, "", "", None),
+        ({"https_proxy": "http://me:word@gate:3128"}, "", "http://gate:3128", "me"),
+        ({"https_proxy": "http://gate:3128", "no_proxy": "kube.example"}, "", "", None),
+        ({"https_proxy": "http://gate:3128"}, "http://other:1", "http://other:1", None),
+    ],
+)
+async def test_the_proxy_is_that_of_the_kubeconfig_or_of_the_environment(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: dict[str, str],
+    proxy_url: str,
+    proxy: str,
+    auth: str | None,
+) -> None:
+    for key in ("https_proxy", "no_proxy", "HTTPS_PROXY", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(key, raising=False)
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    made = kubeconfig("https://kube.example:6443")
+    if proxy_url:
+        made["clusters"][0]["cluster"]["proxy-url"] = proxy_url
+    path = tmp_path / "config"
+    path.write_text(yaml.safe_dump(made))
+    connection = await connect(KubernetesSettings(kubeconfig=str(path)))
+    try:
+        assert str(connection.options.get("proxy", "")).rstrip("/") == proxy
+        given = connection.options.get("proxy_auth")
+        assert (given.login if given is not None else None) == auth
+        assert not connection.session.trust_env  # no look at ~/.netrc before each request
+    finally:
+        await connection.close()
