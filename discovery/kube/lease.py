@@ -183,7 +183,7 @@ class Elector:
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: the epoch to report with when nobody can say who the holder is."""
+        """`fallback`: the epoch to report with when nobody can say who the holder is; no new one is below it."""
         self.leader = Term(clock)
         self.reporting: Latest[int | None] = Latest(None)
         """The epoch to report to the registry with; None while another replica is known to be the one that does.
@@ -246,7 +246,7 @@ class Elector:
             reporting=self.reporting.value,
             rules=self._rules,
             now=now,
-            least=max(self._clock.wall_ns() // 1_000_000_000, self._newest + 1),
+            least=max(self._clock.wall_ns() // 1_000_000_000, self._newest + 1, self._fallback),
             wanted=self._wanted,
         )
         if step.write is None or await self._write(step.write):

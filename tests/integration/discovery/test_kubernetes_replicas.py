@@ -312,6 +312,7 @@ async def _west(world: World) -> Any:
 async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World, edge: Edge, until: Until) -> None:
     one, two = world.replicas
     await until(lambda: _knows_gateway(two))
+    assert await _measured(two, "isthmus_agent_leads 0.0")
     before, lease = await world.objects(), await world.lease()
     watching = asyncio.create_task(world.watch())
     killed = one.program.kill()
@@ -321,6 +322,7 @@ async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World,
     now = await world.lease()
     for key in (EPOCH, "isthmus.io/report-epoch"):
         assert int(now["metadata"]["annotations"][key]) > int(lease["metadata"]["annotations"][key])
+    await until(lambda: _measured(two, "isthmus_agent_leads 1.0"))
     # it reports what changes, and writes what others change
     await world.export(3)
     await until(lambda: world.west.clusters(f"{world.namespace}/api") == {"east": 3})
@@ -342,12 +344,17 @@ async def _stamped(world: World, lease: dict[str, Any]) -> bool:
     return {o["metadata"]["annotations"][EPOCH] for o in (await world.objects()).values()} == {epoch}
 
 
-async def _knows_gateway(replica: Replica) -> bool:
+async def _measured(replica: Replica, line: str) -> bool:
+    """Whether its metrics have the line."""
     port = json.loads((replica.state / "ports.json").read_text())["metrics"]
     text = await asyncio.to_thread(
         lambda: urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
     )
-    return "isthmus_agent_gateways 1.0" in text
+    return line in text
+
+
+async def _knows_gateway(replica: Replica) -> bool:
+    return await _measured(replica, "isthmus_agent_gateways 1.0")
 
 
 async def test_a_leader_that_stood_still_writes_and_reports_nothing_any_more(
