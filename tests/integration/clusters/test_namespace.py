@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from clusters.namespace import NetworkNamespace
+from clusters.namespace import LocalNetwork, NetworkNamespace
 from federation.errors import Unavailable
 
 pytestmark = pytest.mark.integration
@@ -49,3 +49,20 @@ def test_nothing_is_left_of_one_that_was_closed(two: tuple[NetworkNamespace, Net
     assert first.name not in names
     assert second.name in names
     first.close()  # again changes nothing
+
+
+def test_every_address_of_a_local_network_is_ours_until_it_is_closed() -> None:
+    try:
+        network, other = LocalNetwork(), LocalNetwork()
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    addresses = list(network.addresses())
+    assert len(addresses) == 254
+    assert not set(addresses) & set(other.addresses())
+    with socket.create_server((addresses[-1], 0)) as server:
+        address = server.getsockname()
+        socket.create_connection(address, timeout=15).close()
+    network.close()
+    other.close()
+    with pytest.raises(OSError, match="assign requested address"):
+        socket.create_server((addresses[0], 0))
