@@ -38,11 +38,11 @@ def records(imp: Import, *, suffix: str) -> dict[str, NameRecords]:
     note = "" if headless or imp.ips else PENDING
     if headless and any(b.ready and not b.endpoints for b in imp.backends):
         note = APART
-    found = names.records(imp, () if headless else imp.ips, suffix=suffix, note=note)
+    found = names.records(imp, () if headless else imp.ips, suffix=suffix, note=note, absent=headless)
     for backend in imp.backends:
         apart = APART if backend.ready and not backend.endpoints else ""
-        pinned = names.records(imp, (), suffix=suffix, cluster=backend.cluster, note=apart if headless else PINNED)
-        found |= pinned
+        why = apart if headless else PINNED
+        found |= names.records(imp, (), suffix=suffix, cluster=backend.cluster, note=why, absent=True)
     return found
 
 

@@ -37,7 +37,7 @@ def hold(
     """The holding of `imp`, for the virtual addresses that were allocated and without those of which `clashes` tells.
 
     A clash leads the name through the gateway: its records then carry the ClusterSetIP. A pinned name has no such other
-    way: only its `_why` remains, the name itself does not exist.
+    way: only its `_why` remains, so that the name itself exists without an address (NODATA).
     """
     uses: list[Use] = []
     records: dict[str, NameRecords] = {}

@@ -103,7 +103,13 @@ def service_names(service: ServiceName, *, suffix: str, cluster: str | None = No
 
 
 def records(
-    imp: Import, addresses: Sequence[str], *, suffix: str, cluster: str | None = None, note: str = ""
+    imp: Import,
+    addresses: Sequence[str],
+    *,
+    suffix: str,
+    cluster: str | None = None,
+    note: str = "",
+    absent: bool = False,
 ) -> dict[str, NameRecords]:
     """Every name of `imp` with its records: those without `cluster`, or those that pin it.
 
@@ -111,6 +117,8 @@ def records(
     addresses of its ready endpoints where these are known, `addresses` where they are not, and no name at all when
     nothing is ready. `note` is added to what `_why` says. Empty when the pinned cluster does not export the service.
     A name that would be too long is left out; an endpoint without a name of its own is found under the service's.
+    `absent`: a name without an address does not exist, as that of a headless service with nothing ready never does;
+    otherwise it exists without one.
     """
     backends = tuple(b for b in imp.backends if cluster is None or b.cluster == cluster)
     if cluster is not None and not backends:
@@ -118,9 +126,10 @@ def records(
     ports = imp.ports if cluster is None else tuple(p for p in imp.ports if p.port in backends[0].ports)
     endpoints = _ready_endpoints(backends) if imp.headless else []
     reach = tuple(dict.fromkeys(e.address for _, e in endpoints))
-    if not reach and (not imp.headless or any(b.ready for b in backends)):
+    idle = imp.headless and not any(b.ready for b in backends)
+    if not reach and not idle:
         reach = tuple(addresses)
-    why = NameRecords(txt=_why(imp, backends, reach, note), detached=not reach and (imp.headless or bool(cluster)))
+    why = NameRecords(txt=_why(imp, backends, reach, note), detached=not reach and (idle or absent))
     found: dict[str, NameRecords] = {}
     for name in service_names(imp.name, suffix=suffix, cluster=cluster):
         found[f"{_WHY}.{name}"] = why
