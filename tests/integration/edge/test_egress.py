@@ -100,13 +100,13 @@ async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gate
 
 
 class Way:
-    """A gateway of west that leads to echo and db in east, whose exports stand behind gateways "a" and "b"."""
+    """A gateway of west that leads to echo and db in east, behind one gateway or two."""
 
     def __init__(self, world: Any, shop: Any) -> None:
         self.world, self.shop = world, shop
         self.http_at, self.tcp_at = free_port(), free_port()
 
-    async def open(self, **settings: Any) -> None:
+    async def open(self, gateways: int = 1, **settings: Any) -> None:
         world, shop = self.world, self.shop
         east, self.west = await world.agent("east"), await world.agent("west")
         http, tcp = await world.http_echo("east-1"), await world.tcp_echo("east-db")
@@ -188,7 +188,7 @@ async def test_an_import_that_comes_back_is_led_again(world: Any, shop: Any) -> 
 
 async def test_a_remote_gateway_that_dies_after_the_first_use_fails_no_request(world: Any, shop: Any) -> None:
     way = Way(world, shop)
-    await way.open()
+    await way.open(gateways=2)
     assert await way.get() == (200, "east-1")
     assert await way.say() == "east-db x"
     await way.far[0].stop(signal.SIGKILL)
