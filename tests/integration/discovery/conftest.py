@@ -17,15 +17,19 @@ from clusters.waiting import until
 from discovery.agent import Agent
 from discovery.client import AgentClient
 from discovery.join import join
+from discovery.kube.settings import KubernetesSettings
+from discovery.mcs.desired import derived_name
 from discovery.settings import load
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.catalog.replica import Changes, Sink
+from federation.errors import NotFound
 from federation.model.ids import ServiceName
 from federation.model.record import Key, Kind
 from federation.model.service import Import, Locality
 from federation.model.wire import decode_import
 from federation.proto.v1 import catalog_pb2 as pb
+from federation.proto.v1 import records_pb2
 from federation.registry import settings as registry_settings
 from federation.registry.client import CHANNEL_OPTIONS, WatchClient
 from federation.registry.init import init
@@ -241,3 +245,122 @@ def _manifest() -> Callable[..., str]:
 @pytest.fixture(name="connect")
 def _connect() -> Any:
     return connect
+
+
+# --- Kubernetes -------------------------------------------------------------------------------------------------------
+
+MCS = "multicluster.x-k8s.io/v1beta1"
+SLICES = ("discovery.k8s.io/v1", "EndpointSlice")
+SOURCE = "multicluster.kubernetes.io/source-cluster"
+
+
+def gateway(address: str, *, name: str = "gw-1", draining: bool = False) -> pb.Presence:
+    return pb.Presence(
+        role=pb.Presence.GATEWAY_PROCESS,
+        name=name,
+        gateway=records_pb2.Gateway(
+            name=name, address="127.0.0.1", port=15443, weight=1, egress=address, draining=draining
+        ),
+    )
+
+
+class Side:
+    """One cluster: its agent, its API server, and the namespace of the test."""
+
+    def __init__(self, running: Any, client: Any, namespace: str, settings: KubernetesSettings) -> None:
+        self.running, self.client, self.namespace, self.settings = running, client, namespace, settings
+        self.edge: Any = None
+
+    async def start(self, **changes: Any) -> None:
+        await self.running.start(files=None, kubernetes=self.settings, **changes)
+
+    async def service(self, name: str = "echo", *, ready: int = 1, namespace: str = "", **spec: Any) -> None:
+        """A Service with an EndpointSlice of `ready` endpoints."""
+        namespace = namespace or self.namespace
+        given = {"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}], **spec}
+        metadata = {"name": name, "namespace": namespace}
+        await self.client.apply(
+            {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": given},
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": {**metadata, "name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
+                "addressType": "IPv4",
+                "ports": [{"name": p.get("name", ""), "port": 8080, "protocol": "TCP"} for p in given["ports"]],
+                "endpoints": [{"addresses": [f"10.0.0.{n + 1}"], "hostname": f"{name[:60]}-{n}"} for n in range(ready)],
+            },
+        )
+
+    async def export(self, name: str = "echo", *, namespace: str = "", **spec: Any) -> None:
+        metadata = {"name": name, "namespace": namespace or self.namespace}
+        await self.client.apply({"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata, "spec": spec})
+
+    async def unexport(self, name: str = "echo") -> None:
+        await self.client.delete(MCS, "ServiceExport", name, self.namespace)
+
+    async def get(self, kind: str, name: str = "echo", namespace: str = "") -> dict[str, Any]:
+        """The object as it is; empty where there is none."""
+        version = {"Service": "v1", "EndpointSlice": SLICES[0]}.get(kind, MCS)
+        try:
+            found: dict[str, Any] = await self.client.get(version, kind, name, namespace or self.namespace)
+        except NotFound:
+            return {}
+        return found
+
+    async def imported(self, name: str = "echo", namespace: str = "") -> dict[str, Any]:
+        return await self.get("ServiceImport", name, namespace)
+
+    async def ready(self, name: str = "echo") -> dict[str, Any]:
+        """The ServiceImport once its condition Ready is true."""
+        found = await self.imported(name)
+        return found if condition(found, "Ready").get("status") == "True" else {}
+
+    async def derived(self, name: str = "echo") -> dict[str, Any]:
+        return await self.get("Service", self.derived_name(name))
+
+    def derived_name(self, name: str = "echo") -> str:
+        return derived_name(ServiceName(self.namespace, name))
+
+    async def slices(self, name: str = "echo") -> dict[str, dict[str, Any]]:
+        """Our EndpointSlices by source cluster."""
+        selector = f"multicluster.kubernetes.io/service-name={name}"
+        found = await self.client.list(*SLICES, self.namespace, labelSelector=selector)
+        return {s["metadata"]["labels"].get(SOURCE, "Kubernetes"): s for s in found}
+
+    async def export_condition(self, kind: str, name: str = "echo") -> tuple[str, str]:
+        found = condition(await self.get("ServiceExport", name), kind)
+        return found.get("status", ""), found.get("reason", "")
+
+
+def condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
+    conditions = found.get("status", {}).get("conditions", ())
+    return next((c for c in conditions if c["type"] == kind), {})
+
+
+@pytest.fixture
+async def sides(
+    federation: Any, kube_clusters: Any, kube_namespace: str, connect: Any, until: Callable[..., Awaitable[Any]]
+) -> AsyncIterator[dict[str, Side]]:
+    """east and west, linked, each with a gateway that its pods reach."""
+    async with contextlib.AsyncExitStack() as stack:
+        made = {}
+        for number, cluster in enumerate(kube_clusters, 1):
+            running = await federation.cluster(cluster.name, start=False)
+            client = await stack.enter_async_context(cluster.connect())
+            settings = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), confirm=0.2, namespace=kube_namespace)
+            side = made[cluster.name] = Side(running, client, kube_namespace, settings)
+            await side.start()
+            presence = gateway(f"10.1.0.{number}")
+            side.edge = await stack.enter_async_context(connect(running, "isthmus-system/gateway", presence=presence))
+        await federation.link("east", "west")
+        yield made
+
+
+@pytest.fixture(name="gateway")
+def _gateway() -> Callable[..., pb.Presence]:
+    return gateway
+
+
+@pytest.fixture(name="side")
+def _side() -> type[Side]:
+    return Side

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from discovery.kube.settings import KubernetesSettings
-from discovery.mcs.desired import derived_name
 from federation.errors import NotFound
-from federation.model.ids import ServiceName
 from federation.model.record import Kind
-from federation.proto.v1 import catalog_pb2 as pb
-from federation.proto.v1 import records_pb2
 
 pytestmark = pytest.mark.integration
 
@@ -25,106 +20,9 @@ SLICES = ("discovery.k8s.io/v1", "EndpointSlice")
 SOURCE = "multicluster.kubernetes.io/source-cluster"
 
 
-def gateway(address: str, *, name: str = "gw-1", draining: bool = False) -> pb.Presence:
-    return pb.Presence(
-        role=pb.Presence.GATEWAY_PROCESS,
-        name=name,
-        gateway=records_pb2.Gateway(
-            name=name, address="127.0.0.1", port=15443, weight=1, egress=address, draining=draining
-        ),
-    )
-
-
-class Side:
-    """One cluster: its agent, its API server, and the namespace of the test."""
-
-    def __init__(self, running: Any, client: Any, namespace: str, settings: KubernetesSettings) -> None:
-        self.running, self.client, self.namespace, self.settings = running, client, namespace, settings
-        self.edge: Any = None
-
-    async def start(self, **changes: Any) -> None:
-        await self.running.start(files=None, kubernetes=self.settings, **changes)
-
-    async def service(self, name: str = "echo", *, ready: int = 1, namespace: str = "", **spec: Any) -> None:
-        """A Service with an EndpointSlice of `ready` endpoints."""
-        namespace = namespace or self.namespace
-        given = {"ports": [{"name": "http", "port": 80, "protocol": "TCP", "targetPort": 8080}], **spec}
-        metadata = {"name": name, "namespace": namespace}
-        await self.client.apply(
-            {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": given},
-            {
-                "apiVersion": "discovery.k8s.io/v1",
-                "kind": "EndpointSlice",
-                "metadata": {**metadata, "name": f"{name}-1", "labels": {"kubernetes.io/service-name": name}},
-                "addressType": "IPv4",
-                "ports": [{"name": p.get("name", ""), "port": 8080, "protocol": "TCP"} for p in given["ports"]],
-                "endpoints": [{"addresses": [f"10.0.0.{n + 1}"], "hostname": f"{name}-{n}"} for n in range(ready)],
-            },
-        )
-
-    async def export(self, name: str = "echo", *, namespace: str = "", **spec: Any) -> None:
-        metadata = {"name": name, "namespace": namespace or self.namespace}
-        await self.client.apply({"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata, "spec": spec})
-
-    async def unexport(self, name: str = "echo") -> None:
-        await self.client.delete(MCS, "ServiceExport", name, self.namespace)
-
-    async def get(self, kind: str, name: str = "echo", namespace: str = "") -> dict[str, Any]:
-        """The object as it is; empty where there is none."""
-        version = {"Service": "v1", "EndpointSlice": SLICES[0]}.get(kind, MCS)
-        try:
-            found: dict[str, Any] = await self.client.get(version, kind, name, namespace or self.namespace)
-        except NotFound:
-            return {}
-        return found
-
-    async def imported(self, name: str = "echo", namespace: str = "") -> dict[str, Any]:
-        return await self.get("ServiceImport", name, namespace)
-
-    async def ready(self, name: str = "echo") -> dict[str, Any]:
-        """The ServiceImport once its condition Ready is true."""
-        found = await self.imported(name)
-        return found if condition(found, "Ready").get("status") == "True" else {}
-
-    async def derived(self, name: str = "echo") -> dict[str, Any]:
-        return await self.get("Service", self.derived_name(name))
-
-    def derived_name(self, name: str = "echo") -> str:
-        return derived_name(ServiceName(self.namespace, name))
-
-    async def slices(self, name: str = "echo") -> dict[str, dict[str, Any]]:
-        """Our EndpointSlices by source cluster."""
-        selector = f"multicluster.kubernetes.io/service-name={name}"
-        found = await self.client.list(*SLICES, self.namespace, labelSelector=selector)
-        return {s["metadata"]["labels"].get(SOURCE, "Kubernetes"): s for s in found}
-
-    async def export_condition(self, kind: str, name: str = "echo") -> tuple[str, str]:
-        found = condition(await self.get("ServiceExport", name), kind)
-        return found.get("status", ""), found.get("reason", "")
-
-
 def condition(found: dict[str, Any], kind: str) -> dict[str, Any]:
     conditions = found.get("status", {}).get("conditions", ())
     return next((c for c in conditions if c["type"] == kind), {})
-
-
-@pytest.fixture
-async def sides(
-    federation: Any, kube_clusters: Any, kube_namespace: str, connect: Any, until: Until
-) -> AsyncIterator[dict[str, Side]]:
-    """east and west, linked, each with a gateway that its pods reach."""
-    async with contextlib.AsyncExitStack() as stack:
-        made = {}
-        for number, cluster in enumerate(kube_clusters, 1):
-            running = await federation.cluster(cluster.name, start=False)
-            client = await stack.enter_async_context(cluster.connect())
-            settings = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), confirm=0.2, namespace=kube_namespace)
-            side = made[cluster.name] = Side(running, client, kube_namespace, settings)
-            await side.start()
-            presence = gateway(f"10.1.0.{number}")
-            side.edge = await stack.enter_async_context(connect(running, "isthmus-system/gateway", presence=presence))
-        await federation.link("east", "west")
-        yield made
 
 
 async def test_an_export_becomes_an_import_with_all_that_kube_proxy_needs(sides: Any, until: Until) -> None:
@@ -171,7 +69,7 @@ async def test_an_export_becomes_an_import_with_all_that_kube_proxy_needs(sides:
         await until(lambda side=side: _gone(side))
 
 
-async def _gone(side: Side) -> bool:
+async def _gone(side: Any) -> bool:
     return not (await side.imported() or await side.derived() or await side.slices())
 
 
@@ -200,7 +98,7 @@ async def _is(found: Awaitable[Any], wanted: Any) -> bool:
     return await found == wanted
 
 
-async def _is_clusters(side: Side, wanted: list[str]) -> bool:
+async def _is_clusters(side: Any, wanted: list[str]) -> bool:
     found = await side.imported()
     return [c["cluster"] for c in found.get("status", {}).get("clusters", ())] == wanted
 
@@ -291,7 +189,7 @@ async def test_what_is_edited_by_hand_is_repaired(sides: Any, until: Until) -> N
         await until(lambda: _is(state(), before))
 
 
-async def _quiet(side: Side, state: Any) -> bool:
+async def _quiet(side: Any, state: Any) -> bool:
     """Nothing is written any more: what is there is what is wanted."""
     return bool(side.running.agent.writer.idle and all(await state()))
 
@@ -315,12 +213,12 @@ async def test_what_is_deleted_by_hand_comes_back_at_its_address(sides: Any, unt
         await until(lambda: _has_ips(east, ips))
 
 
-async def _another(side: Side, kind: str, name: str, uid: str) -> bool:
+async def _another(side: Any, kind: str, name: str, uid: str) -> bool:
     found = await side.get(kind, name)
     return bool(found) and found["metadata"]["uid"] != uid
 
 
-async def _has_ips(side: Side, ips: list[str]) -> bool:
+async def _has_ips(side: Any, ips: list[str]) -> bool:
     found, service = await side.ready(), await side.derived()
     return bool(found and service) and found["spec"]["ips"] == service["spec"]["clusterIPs"] == ips
 
@@ -403,7 +301,7 @@ async def test_an_agent_that_begins_anew_deletes_nothing(sides: Any, federation:
     assert west.running.seen(f"{west.namespace}/echo").gateway_ports == {80: port}
 
 
-async def test_gateways_that_come_and_go(sides: Any, connect: Any, until: Until) -> None:
+async def test_gateways_that_come_and_go(sides: Any, connect: Any, until: Until, gateway: Any) -> None:
     east = sides["east"]
     await east.service()
     await east.export()
@@ -415,6 +313,6 @@ async def test_gateways_that_come_and_go(sides: Any, connect: Any, until: Until)
     await until(lambda: _addresses(east, []))
 
 
-async def _addresses(side: Side, wanted: list[str]) -> bool:
+async def _addresses(side: Any, wanted: list[str]) -> bool:
     found = (await side.slices()).get("east", {})
     return [e["addresses"][0] for e in found.get("endpoints") or ()] == wanted
