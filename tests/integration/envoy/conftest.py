@@ -35,6 +35,7 @@ from federation.xds.server import AdsServer
 from federation.xds.snapshot import Resource, Snapshot, TypeUrl
 from gateway import build as gateway_build
 from gateway.asked import Asked
+from gateway.called import Called
 from sidecar.build import outbound as sidecar_build
 
 FEDERATION = "test.internal"
@@ -269,7 +270,7 @@ class World:
         self, cluster: str, *, strangers: Sequence[str] = (), port: int | None = None, refused_limit: int = 1_000
     ) -> Proxy:
         """A gateway of `cluster`; it is announced to the others."""
-        asked = Asked(limit=10_000, refused_limit=refused_limit)
+        asked, called = Asked(limit=10_000, refused_limit=refused_limit), Called()
         at = port or free_port()
         domain = self.domain(cluster)
         builder = gateway_build.Builder(
@@ -279,11 +280,13 @@ class World:
                 address="127.0.0.1",
                 port=at,
                 identity=domain.svid("gateway"),
-            )
+            ),
+            called=called,
         )
 
         def update(wanted: frozenset[str]) -> Changes:
             asked.ask(wanted - asked.names)
+            called.ask(wanted)
             view = self.view(cluster, strangers=strangers)
             changes = builder.update(view, asked=asked.names, silent=asked.silent)
             asked.settle(builder.take_moved())
