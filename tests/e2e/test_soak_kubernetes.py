@@ -89,14 +89,13 @@ async def test_nothing_grows_under_churn(running: ProcessFederation, east: Any, 
             measured.append((time.monotonic() - began, await asyncio.to_thread(census, running)))
     assert not failed
     after = [found for moment, found in measured if moment >= WARM * measured[-1][0]]
-    first, last = after[0], after[-1]
-    for process, before in first.items():
-        now = last[process]
-        told = f"{process}: {before} became {now} in {len(after)} rounds"
-        assert now["fds"] <= before["fds"] + 8, told
-        assert now["threads"] <= before["threads"] + 8, told
-        assert now.get("tasks", 0) <= before.get("tasks", 0) + 8, told
-        assert now["rss"] <= before["rss"] * 1.1 + (6 << 20), told
+    half = (len(after) + 1) // 2
+    for process in after[-1]:
+        for what, few in (("fds", 8), ("threads", 8), ("tasks", 8), ("rss", 6 << 20)):
+            series = [found[process].get(what, 0.0) for found in after]
+            # The least of each half: connections to an API server stay open for a while after a crowd of writes.
+            before, now = min(series[:half]), min(series[-half:])
+            assert now <= before * (1.1 if what == "rss" else 1) + few, f"{what} of {process} by round: {series}"
     for log in (running.directory / "logs").iterdir():
         assert "Traceback" not in log.read_text(errors="replace"), log
 
