@@ -14,10 +14,19 @@ from federation.model.service import Locality
 
 HOME = Locality("home", "home-1")
 
-_endpoint = st.fixed_dictionaries(
+
+def _name_of(port: Any) -> str:
+    return str(port["name"])
+
+
+def _fields(required: dict[str, Any], optional: dict[str, Any] | None = None) -> st.SearchStrategy[dict[str, Any]]:
+    return st.fixed_dictionaries(required, optional=optional or {})
+
+
+_endpoint = _fields(
     {
         "addresses": st.sampled_from([["10.0.0.1"], ["10.0.0.2"], ["10.0.0.3", "10.0.0.4"]]),
-        "conditions": st.fixed_dictionaries(
+        "conditions": _fields(
             {}, optional={"ready": st.booleans(), "serving": st.booleans(), "terminating": st.booleans()}
         ),
     },
@@ -26,16 +35,14 @@ _endpoint = st.fixed_dictionaries(
 _slice = st.tuples(
     st.just("slice"),
     st.sampled_from(["s1", "s2"]),
-    st.fixed_dictionaries(
+    _fields(
         {
             "addressType": st.sampled_from(["IPv4", "IPv4", "IPv4", "FQDN"]),
             "endpoints": st.lists(_endpoint, max_size=3),
             "ports": st.lists(
-                st.fixed_dictionaries(
-                    {"name": st.sampled_from(["http", "dns"]), "port": st.sampled_from([8080, 9090])}
-                ),
+                st.sampled_from([{"name": n, "port": p} for n in ("http", "dns") for p in (8080, 9090)]),
                 max_size=2,
-                unique_by=lambda port: str(port["name"]),
+                unique_by=_name_of,
             ),
         }
     ),
@@ -43,7 +50,7 @@ _slice = st.tuples(
 _service = st.tuples(
     st.just("service"),
     st.just("echo"),
-    st.fixed_dictionaries(
+    _fields(
         {
             "clusterIP": st.sampled_from(["None", "10.1.1.1"]),
             "ports": st.lists(
@@ -55,7 +62,7 @@ _service = st.tuples(
                     ]
                 ),
                 max_size=3,
-                unique_by=lambda port: str(port["name"]),
+                unique_by=_name_of,
             ),
         },
         optional={"publishNotReadyAddresses": st.booleans(), "ipFamilies": st.just(["IPv4"])},
