@@ -18,6 +18,7 @@ from federation.dns.table import CLUSTERSET, Table
 from federation.dns.upstream import Upstream
 from federation.envoy.ledger import Changes
 from federation.envoy.names import outbound_listener
+from federation.envoy.traffic import PATTERN, Traffic
 from federation.errors import CorruptState, IsthmusError, StorageFailed, TimedOut, Unavailable
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -33,7 +34,7 @@ from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
 from sidecar.build.outbound import Builder, SidecarConfig
-from sidecar.connections import Traffic
+from sidecar.connections import services
 from sidecar.demand import Demand, State
 from sidecar.intercept import redirect
 from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
@@ -197,10 +198,10 @@ class SidecarPart:
         while True:
             await self._edge.clock.sleep(pause)
             try:
-                clusters = await self._edge.envoy.admin.get("/clusters")
+                clusters = traffic.used(await self._edge.envoy.admin.stats(PATTERN))
             except (Unavailable, TimedOut):
                 continue  # nobody can tell what is used: nothing is released
-            self.keeper.sweep(traffic.used(clusters, self.keeper.uses()))
+            self.keeper.sweep(services(clusters, self.keeper.uses()))
 
     def _addresses_saved(self, error: IsthmusError | None) -> None:
         path = str(self._edge.state.path / "addresses")

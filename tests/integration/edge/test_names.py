@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import dns.rcode
 import pytest
 
+from clusters.network import free_port
+from federation.model.cluster import Gateway
 from federation.model.record import Kind
 
 pytestmark = pytest.mark.integration
@@ -83,6 +87,71 @@ async def test_names_that_nobody_uses_are_released(world: Any, shop: Any) -> Non
     await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_absent") == 0)
     await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_present") == 0)
     assert await sidecar.address("echo.shop.global") == address
+
+
+TALK = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=15) as connection:
+    lines = connection.makefile("rw")
+    for line in sys.stdin:
+        lines.write(line)
+        lines.flush()
+        print(lines.readline().strip(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("way", ["loopback", "redirect"])
+async def test_a_name_is_not_released_while_a_connection_lasts(world: Any, shop: Any, way: str) -> None:
+    """Nor when the checks of its gateways begin, whereupon Envoy has other hosts and the connection the former one."""
+    space = world.space() if way == "redirect" else None
+    outside, wrap = (space.outside, space.wrap) if space else ("127.0.0.1", [])
+    east, west = await world.agent("east"), await world.agent("west", host=outside)
+    reached = Gateway(name="gw-east", address=outside, port=free_port())
+    far = world.process("gateway", reached.name, east, address=outside, bind=outside, port=reached.port)
+    shop.link(east, west, gateways={"east": (reached,)})
+    east.put_export(shop.exported(shop.db, shop.opaque, await world.tcp_echo("east-db"), "west"))
+    west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
+    more = {"way": way, "intercept": True} if space else {}
+    sidecar = world.sidecar(west, wrap=wrap, idle_seconds=1.0, absent_seconds=1.0, **more)
+    await far.ready()
+    await sidecar.ready()
+
+    async def metric(name: str) -> float:
+        value: float = await asyncio.to_thread(sidecar.metric, name)
+        return value
+
+    async def look_up(name: str) -> str:
+        if space:
+            found: str = await space.look_up(sidecar, name)
+            return found
+        return " ".join(addresses(await asyncio.to_thread(sidecar.lookup, name)))
+
+    async def released() -> bool:
+        return await metric("isthmus_sidecar_names_present") == 0
+
+    async def forgotten() -> bool:
+        return await metric("isthmus_sidecar_names_absent") == 0
+
+    async def idle_time_passes() -> None:
+        """A name that was asked for now is given up: so is one that was used before and is not in use."""
+        assert await look_up("absent.shop.global") == ""
+        await shop.until(forgotten)
+
+    for round_ in range(2):  # a name that was released is served again
+        address = await look_up("db.shop.global")
+        client = await asyncio.create_subprocess_exec(
+            *wrap, sys.executable, "-c", TALK, address, "5432", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        try:
+            for line in range(3):
+                client.stdin.write(b"%d\n" % line)
+                assert await asyncio.wait_for(client.stdout.readline(), 20) == b"east-db %d\n" % line, round_
+                await idle_time_passes()
+                assert not await released()
+        finally:
+            client.stdin.close()
+            await client.wait()
+        await shop.until(released)
 
 
 async def test_a_port_that_the_workload_holds_leads_the_name_through_the_gateway(world: Any, shop: Any) -> None:

@@ -1,10 +1,13 @@
-"""What Envoy's /clusters tells of use."""
+"""From the names in Envoy's counters to services."""
 
 from __future__ import annotations
 
+import pytest
+
+from federation.envoy.traffic import Traffic
 from federation.model.ids import ServiceName
 from sidecar.build.outbound import Use
-from sidecar.connections import Traffic
+from sidecar.connections import services
 
 ECHO, DB = ServiceName("shop", "echo"), ServiceName("shop", "db")
 USES = [
@@ -14,28 +17,33 @@ USES = [
 ]
 
 
-def text(*lines: str) -> bytes:
-    return "\n".join(("out/shop/echo/80::observability_name::out/shop/echo/80", "isthmus-ads::x", *lines)).encode()
+@pytest.mark.parametrize(
+    ("cluster", "found"),
+    [
+        ("out/shop/echo/80", {ECHO}),
+        ("out/shop/db/5432/east", {DB}),
+        ("out/shop/ech/80", set()),
+        ("vip/240.64.0.2_5432", {DB}),
+        ("vip/240.64.0.3_5432", {DB}),
+        ("vip/240.64.0.9_5432", set()),
+        ("vip/240.64.0.20_5432", set()),
+        ("isthmus-ads", set()),
+        ("vip/", set()),
+        ("", set()),
+    ],
+)
+def test_a_cluster_belongs_to_the_service_of_its_name_or_address(cluster: str, found: set[ServiceName]) -> None:
+    assert services([cluster], USES) == found
 
 
-def test_requests_since_the_last_look_count_as_use() -> None:
+def test_ipv6_addresses_are_written_without_colons() -> None:
+    assert services(["vip/[fd00__1]_80"], [Use(name=ECHO, vip="fd00::1")]) == {ECHO}
+
+
+def test_a_connection_under_way_is_use_for_as_long_as_it_lasts() -> None:
     traffic = Traffic()
-    assert traffic.used(text("out/shop/echo/80::192.0.2.1:80::rq_total::3"), USES) == {ECHO}
-    assert traffic.used(text("out/shop/echo/80::192.0.2.1:80::rq_total::3"), USES) == set()
-    assert traffic.used(text("out/shop/echo/80::192.0.2.1:80::rq_total::4"), USES) == {ECHO}
-
-
-def test_what_is_under_way_counts_and_idle_pooled_connections_do_not() -> None:
-    traffic = Traffic()
-    assert traffic.used(text("out/shop/echo/80::[2001:db8::1]:80::rq_active::1"), USES) == {ECHO}
-    assert traffic.used(text("out/shop/echo/80::192.0.2.1:80::cx_active::5"), USES) == set()
-
-
-def test_clusters_on_demand_belong_to_the_service_of_their_address() -> None:
-    assert Traffic().used(text("vip/240.64.0.2:5432::192.0.2.1:1::rq_active::1"), USES) == {DB}
-    assert Traffic().used(text("vip/240.64.0.3:5432::192.0.2.1:1::rq_total::1"), USES) == {DB}
-    assert Traffic().used(text("vip/240.64.0.9:5432::192.0.2.1:1::rq_total::1"), USES) == set()
-
-
-def test_garbage_is_passed_over() -> None:
-    assert Traffic().used(b"\xff\xfe::::rq_total::x\nout::rq_total::1\n", USES) == set()
+    stats = {"cluster.vip/240.64.0.2_5432.upstream_rq_total": 1, "cluster.vip/240.64.0.2_5432.upstream_rq_active": 1}
+    for _ in range(3):
+        assert services(traffic.used(stats), USES) == {DB}
+    stats["cluster.vip/240.64.0.2_5432.upstream_rq_active"] = 0
+    assert services(traffic.used(stats), USES) == set()
