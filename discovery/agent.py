@@ -42,7 +42,7 @@ from discovery.settings import AgentSettings
 from discovery.sources.base import Source, SourceState
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.select import make_source
-from discovery.state import Saver, read_or_none, set_aside
+from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
 from federation import __version__
 from federation.aio.backoff import Backoff
@@ -444,14 +444,7 @@ class Agent:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def _replica(self) -> Replica:
-        data = read_or_none(self.path / VIEW, self.log)
-        if data is None:
-            return Replica()
-        try:
-            return Replica.load(data)
-        except CorruptState as error:
-            set_aside(self.path / VIEW, self.log, error)
-            return Replica()
+        return load_or_none(self.path / VIEW, Replica.load, self.log) or Replica()
 
     def _allocations(self) -> Allocator:
         wanted = self.settings.clusterset
@@ -462,12 +455,7 @@ class Agent:
             allocations = Allocations(
                 v4=wanted.v4, v6=wanted.v6, gateway_ports=wanted.gateway_ports, release_seconds=wanted.release
             )
-        data = read_or_none(self.path / ALLOCATIONS, self.log)
-        if data is not None:
-            try:
-                allocations.load(data)
-            except CorruptState as error:
-                set_aside(self.path / ALLOCATIONS, self.log, error)
+        load_or_none(self.path / ALLOCATIONS, allocations.load, self.log)
         return allocations
 
     def _dns(self) -> ClusterDns:
@@ -486,12 +474,10 @@ class Agent:
         return made
 
     def _load_gateways(self) -> None:
-        data = read_or_none(self.path / GATEWAYS, self.log)
-        if data is not None:
-            try:
-                self.consumers.load(data, grace=self.settings.gateway_grace)
-            except CorruptState as error:
-                set_aside(self.path / GATEWAYS, self.log, error)
+        def load(data: bytes) -> None:
+            self.consumers.load(data, grace=self.settings.gateway_grace)
+
+        load_or_none(self.path / GATEWAYS, load, self.log)
 
 
 def _lock(path: Path) -> int:

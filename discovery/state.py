@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from federation.aio import saver
 from federation.aio.clock import Clock
@@ -11,6 +12,8 @@ from federation.aio.files import read_state
 from federation.errors import CorruptState, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Problem
+
+T = TypeVar("T")
 
 
 def read_or_none(path: Path, log: Logger) -> bytes | None:
@@ -22,6 +25,18 @@ def read_or_none(path: Path, log: Logger) -> bytes | None:
     except IsthmusError as error:
         log.error("state unreadable", file=path.name, error=str(error))
     return None
+
+
+def load_or_none(path: Path, decode: Callable[[bytes], T], log: Logger) -> T | None:
+    """What `decode` makes of the state at `path`; None as `read_or_none`, and where it raises CorruptState."""
+    data = read_or_none(path, log)
+    if data is None:
+        return None
+    try:
+        return decode(data)
+    except CorruptState as error:
+        set_aside(path, log, error)
+        return None
 
 
 def set_aside(path: Path, log: Logger, error: Exception) -> None:

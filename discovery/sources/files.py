@@ -24,12 +24,12 @@ from discovery.sources.manifests import CONSUMERS, MANAGED_BY, Placed, Service, 
 from discovery.sources.objects import Objects
 from discovery.sources.parse import ManifestError, Parsed, parse
 from discovery.sources.removals import Removals
-from discovery.state import Saver, read_or_none, set_aside
+from discovery.state import Saver, load_or_none
 from federation.aio.clock import Clock
 from federation.aio.files import write_atomic
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
-from federation.errors import Conflict, CorruptState, StorageFailed
+from federation.errors import Conflict, StorageFailed
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -497,13 +497,8 @@ class FileSource:
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        data = read_or_none(self._cache_path, self._log)
-        if data is None:
-            return
-        try:
-            loaded = cache.decode(data)
-        except CorruptState as error:
-            set_aside(self._cache_path, self._log, error)
+        loaded = load_or_none(self._cache_path, cache.decode, self._log)
+        if loaded is None:
             return
         self._objects = Objects(locality=self._locality, first_seen=loaded.first_seen)
         for name, file in loaded.files.items():

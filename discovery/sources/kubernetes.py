@@ -50,10 +50,10 @@ from discovery.kube.types import (
 from discovery.kube.watch import Decoder, Handler, Key, Reflector, Store
 from discovery.sources.base import Preview, SourceState
 from discovery.sources.manifests import MANAGED_BY
-from discovery.state import Saver, read_or_none, set_aside
+from discovery.state import Saver, load_or_none
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
-from federation.errors import CorruptState, InvalidSettings, IsthmusError
+from federation.errors import InvalidSettings, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -346,13 +346,8 @@ class KubernetesSource:
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     def _load(self) -> None:
-        data = read_or_none(self._cache_path, self._log)
-        if data is None:
-            return
-        try:
-            loaded = cache.decode(data)
-        except CorruptState as error:
-            set_aside(self._cache_path, self._log, error)
+        loaded = load_or_none(self._cache_path, cache.decode, self._log)
+        if loaded is None:
             return
         claims, exports = self._claims, loaded.exports.values()
         claims.nodes.replace(loaded.placed(), "")
