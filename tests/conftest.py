@@ -49,19 +49,30 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in soaks]
 
 
-@pytest.fixture(scope="session")
-def testbed() -> dict[str, Path]:
-    """The programs of the testbed by their names. Where one is missing, what asks for it is skipped."""
+def _programs(*names: str) -> dict[str, Path]:
+    """Programs of the testbed by their names. Where one is missing, what asks for it is skipped, or fails."""
     from clusters.testbed.components import require
     from federation.errors import NotFound
 
     try:
-        return require("etcd", "kube-apiserver", "kube-controller-manager")
+        return require(*names)
     except NotFound as error:
         missing = str(error)
     if os.environ.get(REQUIRED):
         pytest.fail(f"the testbed is not whole: {missing}", pytrace=False)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def testbed() -> dict[str, Path]:
+    """The programs of a Kubernetes cluster by their names."""
+    return _programs("etcd", "kube-apiserver", "kube-controller-manager")
+
+
+@pytest.fixture(scope="session")
+def consul_program() -> Path:
+    """A real Consul."""
+    return _programs("consul")["consul"]
 
 
 @pytest.fixture(scope="session")
