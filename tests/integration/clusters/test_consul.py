@@ -101,7 +101,7 @@ async def written(client: Any, key: str) -> bool:
 
 
 async def test_a_guarded_datacenter(start_consul: Start) -> None:
-    """Default deny, lists that are filtered in silence, TLS that asks for a certificate, and a token that is revoked."""
+    """Default deny, lists that are filtered in silence, TLS that asks for certificates, and a revoked token."""
     (dc1,) = await start_consul("dc1", acl=True, tls=True)
     await dc1.add_node("vm")
     assert dc1.url("vm").startswith("https://")
