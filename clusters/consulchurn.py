@@ -9,13 +9,18 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from clusters.consulclient import ConsulClient, Object, check, node, service
+from federation.model.service import Import
 
 BATCH = 32
 """Instances that are registered in one transaction: two operations each."""
+
+
+Seen = dict[str, set[tuple[str, int, bool]]]
+"""Of each service that has an instance: address, port, and whether it may be called."""
 
 
 @dataclass(slots=True)
@@ -91,13 +96,12 @@ class Churn:
         one.status = "passing" if one.status == "critical" else "critical"
         return [check(one.node, one.id, one.status)]
 
-    def expected(self) -> dict[str, set[tuple[str, int, bool, int]]]:
-        """The instances of each service that has one: address, port, whether it passes, weight."""
-        found: dict[str, set[tuple[str, int, bool, int]]] = {}
+    def expected(self) -> Seen:
+        """Every instance that there is."""
+        found: Seen = {}
         for one in self.instances:
             if one.here:
-                seen = (one.address, one.port, one.status == "passing", one.weight)
-                found.setdefault(one.service, set()).add(seen)
+                found.setdefault(one.service, set()).add((one.address, one.port, one.status == "passing"))
         return found
 
     def _registration(self, one: Instance) -> list[Object]:
@@ -109,3 +113,14 @@ class Churn:
         }
         registered = service(one.node, one.service, port=one.port, **described)
         return [registered, check(one.node, one.id, one.status)]
+
+
+def imported(imports: Iterable[Import], cluster: str) -> Seen:
+    """What an agent's imports say of the services of its own cluster."""
+    found: Seen = {}
+    for one in imports:
+        for backend in one.backends:
+            if backend.cluster == cluster and backend.endpoints:
+                copies = {(e.address, at, e.ready) for e in backend.endpoints for at in e.ports.values()}
+                found[one.name.name] = copies
+    return found

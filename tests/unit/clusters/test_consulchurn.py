@@ -5,8 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-from clusters.consulchurn import Churn
+from clusters.consulchurn import Churn, Seen, imported
 from clusters.consulclient import ConsulClient
+from federation.model.ids import ServiceName
+from federation.model.service import Backend, Endpoint, Import
 
 Key = tuple[str, str]
 
@@ -32,10 +34,10 @@ class Remembering(ConsulClient):
                 assert key in self.services, "a check without its service"
                 self.checks[key] = told["Check"]["Status"]
 
-    def seen(self) -> dict[str, set[tuple[str, int, bool, int]]]:
-        found: dict[str, set[tuple[str, int, bool, int]]] = {}
+    def seen(self) -> Seen:
+        found: Seen = {}
         for key, told in self.services.items():
-            one = (told["Address"], told["Port"], self.checks[key] == "passing", told["Weights"]["Passing"])
+            one = (told["Address"], told["Port"], self.checks[key] == "passing")
             found.setdefault(told["Service"], set()).add(one)
         return found
 
@@ -52,6 +54,17 @@ async def test_what_is_expected_is_what_the_operations_come_to() -> None:
         await catalog.transact(churn.change())
         assert catalog.seen() == churn.expected()
     assert churn.expected() != first
+
+
+def test_imports_are_compared_by_what_can_be_called() -> None:
+    copies = (
+        Endpoint(address="10.0.0.1", ports={80: 20001}),
+        Endpoint(address="10.0.0.2", ports={80: 20002}, ready=False),
+    )
+    mine = Backend(cluster="dc1", local=True, endpoints=copies)
+    other = Backend(cluster="east", readiness=())
+    found = imported([Import(name=ServiceName("shop", "s1"), backends=(mine, other))], "dc1")
+    assert found == {"s1": {("10.0.0.1", 20001, True), ("10.0.0.2", 20002, False)}}
 
 
 async def test_changes_are_counted() -> None:
