@@ -1,4 +1,4 @@
-"""Keys and certificates of a local Kubernetes cluster: one root, the API server's certificate, users' certificates."""
+"""Keys and certificates of a local cluster: one root, the API server's certificate, users' and agents' certificates."""
 
 from __future__ import annotations
 
@@ -58,16 +58,23 @@ class Authority:
 
     def server(self, now: dt.datetime, *, names: Sequence[str], addresses: Sequence[str]) -> Pair:
         """A server certificate for DNS names and IP addresses."""
-        san: list[x509.GeneralName] = [x509.DNSName(name) for name in names]
-        san += [x509.IPAddress(ipaddress.ip_address(address)) for address in addresses]
-        return self._issue(_name("kube-apiserver"), now, ExtendedKeyUsageOID.SERVER_AUTH, san)
+        return self._issue(_name("kube-apiserver"), now, [ExtendedKeyUsageOID.SERVER_AUTH], _san(names, addresses))
 
     def client(self, now: dt.datetime, user: str, groups: Sequence[str] = ()) -> Pair:
         """A certificate that the API server takes for `user`, a member of `groups`."""
-        return self._issue(_name(user, groups), now, ExtendedKeyUsageOID.CLIENT_AUTH, [])
+        return self._issue(_name(user, groups), now, [ExtendedKeyUsageOID.CLIENT_AUTH], [])
+
+    def peer(self, now: dt.datetime, user: str, *, names: Sequence[str], addresses: Sequence[str]) -> Pair:
+        """A certificate for both ends of a connection, as the agents of a Consul datacenter have."""
+        purposes = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+        return self._issue(_name(user), now, purposes, _san(names, addresses))
 
     def _issue(
-        self, subject: x509.Name, now: dt.datetime, purpose: x509.ObjectIdentifier, names: Sequence[x509.GeneralName]
+        self,
+        subject: x509.Name,
+        now: dt.datetime,
+        purposes: Sequence[x509.ObjectIdentifier],
+        names: Sequence[x509.GeneralName],
     ) -> Pair:
         key = new_key()
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key())
@@ -75,7 +82,7 @@ class Authority:
             _builder(subject, self.certificate.subject, key.public_key(), now)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(digital_signature=True), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
             .add_extension(issuer, critical=False)
         )
         if names:
@@ -124,6 +131,11 @@ def _builder(subject: x509.Name, issuer: x509.Name, key: PublicKey, now: dt.date
 def _name(common: str, organizations: Sequence[str] = ()) -> x509.Name:
     parts = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, one) for one in organizations]
     return x509.Name([*parts, x509.NameAttribute(NameOID.COMMON_NAME, common)])
+
+
+def _san(names: Sequence[str], addresses: Sequence[str]) -> list[x509.GeneralName]:
+    dns = [x509.DNSName(name) for name in names]
+    return [*dns, *(x509.IPAddress(ipaddress.ip_address(address)) for address in addresses)]
 
 
 def _key_usage(*, digital_signature: bool, key_cert_sign: bool = False, crl_sign: bool = False) -> x509.KeyUsage:

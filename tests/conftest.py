@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from clusters.apiserver import LocalCluster
+    from clusters.consul import Datacenter
 
 REQUIRED = "ISTHMUS_TESTBED_REQUIRED"
 """Set by scripts/test: a component of the testbed that is missing is then an error, not a reason to skip."""
@@ -36,6 +37,10 @@ NAMESPACED = (
 """What is deleted with the namespace of a test; other kinds a test removes itself."""
 
 
+DATACENTERS = pytest.StashKey["list[Datacenter]"]()
+"""Those that a test has started."""
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write the golden files anew instead of comparing")
     parser.addoption("--soak-seconds", type=float, default=60.0, help="for each test of `-m soak`; 600: in full")
@@ -49,19 +54,42 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in soaks]
 
 
-@pytest.fixture(scope="session")
-def testbed() -> dict[str, Path]:
-    """The programs of the testbed by their names. Where one is missing, what asks for it is skipped."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where a test fails, its report has the last that its Consul agents have said."""
+    report = yield
+    if report.failed:
+        for datacenter in item.stash.get(DATACENTERS, []):
+            report.sections += [(f"log of Consul agent {name}", tail) for name, tail in datacenter.tails().items()]
+    return report
+
+
+def _programs(*names: str) -> dict[str, Path]:
+    """Programs of the testbed by their names. Where one is missing, what asks for it is skipped, or fails."""
     from clusters.testbed.components import require
     from federation.errors import NotFound
 
     try:
-        return require("etcd", "kube-apiserver", "kube-controller-manager")
+        return require(*names)
     except NotFound as error:
         missing = str(error)
     if os.environ.get(REQUIRED):
         pytest.fail(f"the testbed is not whole: {missing}", pytrace=False)
     pytest.skip(missing)
+
+
+@pytest.fixture(scope="session")
+def testbed() -> dict[str, Path]:
+    """The programs of a Kubernetes cluster by their names."""
+    return _programs("etcd", "kube-apiserver", "kube-controller-manager")
+
+
+@pytest.fixture(scope="session")
+def consul_program() -> Path:
+    """A real Consul."""
+    return _programs("consul")["consul"]
 
 
 @pytest.fixture(scope="session")
@@ -128,6 +156,26 @@ async def start_kube(
         made = local_clusters(tmp_path / f"kube-{len(started)}", names, controllers=controllers)
         started.extend(made)
         await start_all(made, install=install)
+        return made
+
+    yield start
+    stop_all(started, discard=True)
+
+
+@pytest.fixture
+async def start_consul(
+    consul_program: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> AsyncIterator[Callable[..., Awaitable[tuple[Datacenter, ...]]]]:
+    """Starts datacenters of the test's own: `(dc1,) = await start_consul("dc1", servers=3, acl=True, tls=True)`."""
+    from clusters.consul import datacenters, start_all, stop_all
+
+    started: list[Datacenter] = []
+    request.node.stash[DATACENTERS] = started
+
+    async def start(*names: str, **options: Any) -> tuple[Datacenter, ...]:
+        made = datacenters(tmp_path / f"consul-{len(started)}", names, **options)
+        started.extend(made)
+        await start_all(made)
         return made
 
     yield start

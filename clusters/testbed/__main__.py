@@ -18,8 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Progress goes to stderr, what was asked for to stdout; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="scripts/testbed",
-        description="Finds the real components of the tests in KUBEBUILDER_ASSETS and on PATH, and builds what is"
-        " missing from pinned Go modules into ${XDG_CACHE_HOME:-~/.cache}/isthmus/testbed: minutes once.",
+        description="Finds the real components of the tests in KUBEBUILDER_ASSETS, in ISTHMUS_CONSUL and on PATH, and"
+        " builds what is missing from pinned Go modules into ${XDG_CACHE_HOME:-~/.cache}/isthmus/testbed: minutes"
+        " once.",
     )
     parser.add_argument("components", nargs="*", metavar="COMPONENT", help=f"default: all of {', '.join(COMPONENTS)}")
     parser.add_argument("--print", action="store_true", help="print an export line that puts them on PATH")

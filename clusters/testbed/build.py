@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clusters.testbed.components import MODULES, Component, cache_directory, least_go
+from federation.aio.launch import die_with_parent
 from federation.errors import IsthmusError, StorageFailed, Unavailable
 
 ROOM = 6 * 1024**3
@@ -104,7 +105,7 @@ class Builder:
         with (
             log.open("w") as kept,
             subprocess.Popen(
-                ["nice", "-n", "10", *command],
+                die_with_parent(["nice", "-n", "10", *command]),
                 cwd=module,
                 env=environment,
                 stdin=subprocess.DEVNULL,

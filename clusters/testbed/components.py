@@ -1,16 +1,19 @@
 """What the testbed consists of, and where it is on this machine.
 
-A component is looked for in `KUBEBUILDER_ASSETS`, then on PATH, then in the cache that `scripts/testbed` fills. The
-cache's folder carries a digest of all that determines the binary, so that another pin is another folder.
+A component is looked for where its variable says (`KUBEBUILDER_ASSETS`, `ISTHMUS_CONSUL`), then on PATH, then in the
+cache that `scripts/testbed` fills. The cache's folder carries a digest of all that determines the binary, so that
+another pin is another folder.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import platform
 import re
 import shutil
+import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -40,6 +43,10 @@ class Component:
     """`name=value` that the linker sets; `{version}`, `{major}` and `{minor}` are filled in."""
     environment: tuple[tuple[str, str], ...] = ()
     """More variables for the Go command, such as GONOSUMDB."""
+    variable: str = "KUBEBUILDER_ASSETS"
+    """The environment's variable that says where a user has it: a folder with it, or the program itself."""
+    asked: tuple[str, ...] = ()
+    """How it is asked for its version. Empty: any that is found is taken; otherwise one of this release or newer."""
 
     @property
     def folder(self) -> Path:
@@ -70,6 +77,22 @@ class Component:
         parts += [part.encode() for part in text]
         digest = hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts))
         return digest.hexdigest()[:12]
+
+    def fits(self, program: Path) -> str:
+        """Why the program cannot stand for this component; empty when it can."""
+        if not self.asked:
+            return ""
+        try:
+            said = _version_of(str(program), program.stat().st_mtime_ns, self.asked)
+        except OSError as error:
+            return f"cannot be run: {error.strerror or error}"
+        major, minor = map(int, self.version.removeprefix("v").split(".")[:2])
+        found = re.search(r"\bv(\d+)\.(\d+)", said)
+        if found is None:
+            return "does not say its version"
+        if int(found[1]) != major or int(found[2]) < minor:
+            return f"is {found[0]}, and v{major}.{minor} or a later v{major} is needed"
+        return ""
 
     def directory(self, environ: Mapping[str, str] = os.environ) -> Path:
         """Where the cache has it, whether it is there or not."""
@@ -105,6 +128,14 @@ COMPONENTS: Mapping[str, Component] = {
             package="k8s.io/kubernetes/cmd/kube-controller-manager",
             pinned="k8s.io/kubernetes",
             stamps=_KUBERNETES,
+        ),
+        Component(
+            name="consul",
+            module="consul",
+            package="github.com/hashicorp/consul",
+            pinned="github.com/hashicorp/consul",
+            variable="ISTHMUS_CONSUL",
+            asked=("version",),
         ),
     )
 }
@@ -149,11 +180,49 @@ def cache_directory(environ: Mapping[str, str] = os.environ) -> Path:
 
 
 def find(name: str, environ: Mapping[str, str] = os.environ) -> Path | None:
-    """The program on this machine, or None. Raises InvalidInput for a name that the testbed does not know."""
+    """The program on this machine, or None.
+
+    Raises InvalidInput for a name that the testbed does not know, and where the variable of a component that is asked
+    for its version names none that fits: who set it means that one.
+    """
     wanted = component(name)
-    places = [environ.get("KUBEBUILDER_ASSETS", ""), environ.get("PATH", ""), str(wanted.directory(environ))]
-    found = shutil.which(name, path=os.pathsep.join(place for place in places if place))
-    return Path(found) if found else None
+    place = environ.get(wanted.variable, "")
+    if found := _at(place, name):
+        if why := wanted.fits(found):
+            raise InvalidInput(
+                f"{wanted.variable} names {found}, which {why}",
+                hint=f"unset it; {_building(name)} builds one that fits",
+            )
+        return found
+    if place and wanted.asked:
+        raise InvalidInput(f"{wanted.variable} is {place}: there is no program {name}", hint="correct or unset it")
+    for path in (environ.get("PATH", ""), str(wanted.directory(environ))):
+        if path and (on_path := shutil.which(name, path=path)) and not wanted.fits(Path(on_path)):
+            return Path(on_path)
+    return None
+
+
+def _at(place: str, name: str) -> Path | None:
+    """The program where a user's variable points: at itself, or at folders with it."""
+    found = shutil.which(place) if os.path.isfile(place) else shutil.which(name, path=place) if place else None
+    return Path(found).absolute() if found else None
+
+
+@functools.cache
+def _version_of(program: str, _modified: int, arguments: tuple[str, ...]) -> str:
+    """What the program prints; once for each state of its file. Raises OSError."""
+    try:
+        done = subprocess.run(
+            [program, *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise OSError(f"it says nothing for {error.timeout:g} s") from error
+    return done.stdout
 
 
 def require(*names: str, environ: Mapping[str, str] = os.environ) -> dict[str, Path]:
@@ -169,8 +238,13 @@ def missing_components(names: Iterable[str]) -> NotFound:
     names = tuple(names)
     text = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
     verb = "is" if len(names) == 1 else "are"
+    variables = " or ".join(dict.fromkeys(component(name).variable for name in names))
     return NotFound(
-        f"{text} {verb} neither on PATH nor in KUBEBUILDER_ASSETS nor in the cache",
-        hint=f"`scripts/testbed {' '.join(names)}` builds {'it' if len(names) == 1 else 'them'} once",
+        f"{text} {verb} neither on PATH nor in {variables} nor in the cache",
+        hint=f"{_building(*names)} builds {'it' if len(names) == 1 else 'them'} once",
         code="testbed_missing",
     )
+
+
+def _building(*names: str) -> str:
+    return f"`scripts/testbed {' '.join(names)}`"

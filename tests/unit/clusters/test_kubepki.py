@@ -78,3 +78,11 @@ def test_kubeconfigs_carry_a_certificate_or_a_token(authority: Authority) -> Non
 def test_the_public_half_alone_verifies_tokens() -> None:
     key = new_key()
     assert load_pem_public_key(public_pem(key)) == key.public_key()
+
+
+def test_a_peer_is_a_server_and_a_client(authority: Authority) -> None:
+    pair = authority.peer(NOW, "s1", names=("server.dc1.consul",), addresses=("127.20.0.1",))
+    certificate = x509.load_pem_x509_certificate(pair.certificate)
+    policy(authority).build_server_verifier(x509.DNSName("server.dc1.consul")).verify(certificate, [])
+    verified = policy(authority).build_client_verifier().verify(certificate, [])
+    assert x509.IPAddress(ipaddress.ip_address("127.20.0.1")) in (verified.subjects or [])

@@ -24,10 +24,11 @@ ETCD = COMPONENTS["etcd"]
 GO = """#!/bin/sh
 if [ "$1" = env ]; then echo ${FAKE_VERSION:-go1.99.1}; exit; fi
 echo "$@" >> "$FAKE_CALLS"
+if [ -n "$FAKE_PID" ]; then echo $$ > "$FAKE_PID"; fi
 echo "go: downloading example.com/a v1.0.0" >&2
 echo example.com/a >&2
 if [ -n "$FAKE_FAILS" ]; then echo "$FAKE_FAILS" >&2; exit 1; fi
-if [ -n "$FAKE_WAITS" ]; then : > "$FAKE_WAITS"; sleep 600; fi
+if [ -n "$FAKE_WAITS" ]; then : > "$FAKE_WAITS"; exec sleep 600; fi
 while [ "$1" != -o ]; do shift; done
 echo program > "$2"; chmod +x "$2"
 """
@@ -110,13 +111,15 @@ def test_an_interrupted_build_leaves_nothing_half(
     started = tmp_path / "started"
     process = subprocess.Popen(
         [sys.executable, "-m", "clusters.testbed", "etcd"],
-        env={**environ, "FAKE_WAITS": str(started)},
+        env={**environ, "FAKE_WAITS": str(started), "FAKE_PID": str(tmp_path / "pid")},
         stderr=subprocess.PIPE,
         text=True,
     )
     until_now(started.exists, seconds=START)
     process.send_signal(number)
     _, error = process.communicate(timeout=30)
+    compiler = Path("/proc") / (tmp_path / "pid").read_text().strip()
+    until_now(lambda: not compiler.exists(), what="the end of the Go command")
     assert process.returncode != 0
     assert not ETCD.directory(environ).exists()
     if number != signal.SIGKILL:

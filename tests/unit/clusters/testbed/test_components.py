@@ -22,12 +22,13 @@ from clusters.testbed.components import (
 from federation.errors import CorruptState, InvalidInput, NotFound
 
 ETCD = COMPONENTS["etcd"]
+CONSUL = COMPONENTS["consul"]
 
 
-def install(directory: Path, name: str) -> Path:
+def install(directory: Path, name: str, *, says: str = "") -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     program = directory / name
-    program.write_text("#!/bin/sh\n")
+    program.write_text(f"#!/bin/sh\necho '{says}'\n")
     program.chmod(0o755)
     return program
 
@@ -63,6 +64,50 @@ class TestWhere:
         assert caught.value.error_code == "testbed_missing"
         assert caught.value.hint == "`scripts/testbed kube-apiserver kube-controller-manager` builds them once"
         assert require("etcd", environ=environ) == {"etcd": ETCD.directory(environ) / "etcd"}
+
+    @pytest.mark.parametrize(
+        ("says", "taken"),
+        [
+            (f"Consul {CONSUL.version}", True),
+            ("Consul v1.99.3\nRevision 1234", True),
+            ("Consul v1.9.17", False),
+            ("Consul v2.0.0", False),
+            ("usage: consul", False),
+        ],
+    )
+    def test_a_consul_on_path_counts_when_its_version_fits(
+        self, environ: dict[str, str], tmp_path: Path, says: str, taken: bool
+    ) -> None:
+        on_path, built = install(tmp_path / "bin", "consul", says=says), install(CONSUL.directory(environ), "consul")
+        built.write_text(f"#!/bin/sh\necho Consul {CONSUL.version}\n")
+        assert find("consul", environ) == (on_path if taken else built)
+
+    def test_one_that_is_named_is_taken_before_the_one_on_path(self, environ: dict[str, str], tmp_path: Path) -> None:
+        install(tmp_path / "bin", "consul", says=f"Consul {CONSUL.version}")
+        named = install(tmp_path / "mine", "consul", says=f"Consul {CONSUL.version}")
+        for value in (named, named.parent):
+            assert find("consul", {**environ, "ISTHMUS_CONSUL": str(value)}) == named
+
+    def test_one_that_is_named_and_cannot_be_used_is_an_error(self, environ: dict[str, str], tmp_path: Path) -> None:
+        install(tmp_path / "bin", "consul", says=f"Consul {CONSUL.version}")
+        with pytest.raises(InvalidInput, match="ISTHMUS_CONSUL is /nowhere: there is no program consul"):
+            find("consul", {**environ, "ISTHMUS_CONSUL": "/nowhere"})
+        old = install(tmp_path / "old", "consul", says="Consul v1.9.17")
+        with pytest.raises(
+            InvalidInput, match=rf"names {old}, which is v1\.9, and v1\.\d+ or a later v1 is needed"
+        ) as it:
+            find("consul", {**environ, "ISTHMUS_CONSUL": str(old)})
+        assert "`scripts/testbed consul`" in it.value.hint
+        old.write_bytes(b"\x7fELF is not enough")
+        with pytest.raises(InvalidInput, match=r"cannot be run: Exec format error"):
+            find("consul", {**environ, "ISTHMUS_CONSUL": str(old)})
+
+    def test_a_missing_consul_is_said_with_its_own_variable(self, environ: dict[str, str]) -> None:
+        with pytest.raises(
+            NotFound, match="consul is neither on PATH nor in ISTHMUS_CONSUL nor in the cache"
+        ) as caught:
+            require("consul", environ=environ)
+        assert caught.value.hint == "`scripts/testbed consul` builds it once"
 
     def test_an_unknown_component_is_refused(self) -> None:
         with pytest.raises(InvalidInput, match="kube-proxy"):
