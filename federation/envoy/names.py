@@ -47,6 +47,7 @@ class InboundKind(StrEnum):
 
 
 _INBOUND_KINDS = frozenset(InboundKind)
+_TLS = "/@tls"  # no cluster can have this name
 
 
 def peer_secret(trust_domain: str) -> str:
@@ -55,8 +56,17 @@ def peer_secret(trust_domain: str) -> str:
 
 
 def outbound_cluster(name: ServiceName, port: int, pinned: str | None = None) -> str:
-    """The set of endpoints of an import's port; `pinned`: of one cluster only."""
+    """An import's port, as callers reach it; `pinned`: in one cluster only."""
     return f"out/{name.namespace}/{name.name}/{port}" + (f"/{pinned}" if pinned else "")
+
+
+def outbound_endpoints(name: ServiceName, port: int, pinned: str | None = None, *, tls: bool) -> str:
+    """Its set of endpoints; `tls`: some want it.
+
+    Such a set is another one. Envoy takes up a new cluster once that is complete, and tells the former one of endpoints
+    meanwhile: one that knows of no TLS would send its callers' bytes to them as they are.
+    """
+    return outbound_cluster(name, port, pinned) + (_TLS if tls else "")
 
 
 def vip_cluster(ip: str, port: int) -> str:

@@ -182,13 +182,14 @@ def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Ite
     """A use's ports."""
     domains = routes.names(use.name, suffix=config.suffix, pinned=use.pinned)
     for port in outbound.tcp_ports(service):
+        remotes = outbound.remotes(service, port.port, view.peers, use.pinned)
         own = names.outbound_cluster(use.name, port.port, use.pinned)
         yield outbound.Target(
             service=use.name,
             port=port,
             domains=domains,
-            remotes=outbound.remotes(service, port.port, view.peers, use.pinned),
+            remotes=remotes,
             affinity=service.session_affinity == "ClientIP",
             cluster=own if config.way == "loopback" else names.vip_cluster(use.vip, port.port),
-            endpoints=own,
+            endpoints=names.outbound_endpoints(use.name, port.port, use.pinned, tls=bool(remotes)),
         )

@@ -272,13 +272,13 @@ def test_an_update_leaves_what_it_does_not_touch() -> None:
     db = replace(VIEW.imports[DB], backends=(backend("west", 5432, ready=9),))
     changed = replace(VIEW, imports={**VIEW.imports, DB: db, ECHO: replace(VIEW.imports[ECHO])})
     changes = builder.update(changed, uses)
-    assert {kind: set(made) for kind, made in changes.put.items()} == {names.ENDPOINT_TYPE: {"out/shop/db/5432"}}
+    assert {kind: set(made) for kind, made in changes.put.items()} == {names.ENDPOINT_TYPE: {"out/shop/db/5432/@tls"}}
     assert not changes.removed
 
     changes = builder.update(changed, {name: those for name, those in uses.items() if name != DB})
     assert not changes.put
     assert changes.removed == {
         names.CLUSTER_TYPE: {"out/shop/db/5432"},
-        names.ENDPOINT_TYPE: {"out/shop/db/5432"},
+        names.ENDPOINT_TYPE: {"out/shop/db/5432/@tls"},
         names.LISTENER_TYPE: {"out/127.128.0.3:5432"},
     }

@@ -40,6 +40,8 @@ from sidecar.build import outbound as sidecar_build
 
 FEDERATION = "test.internal"
 SHOP_ECHO = ServiceName("shop", "echo")
+HANDSHAKE = 22
+"""How TLS begins (RFC 8446, 5.1)."""
 
 
 @dataclass
@@ -117,6 +119,41 @@ class Workload:
             f"HTTP/1.1 {self.status} X\r\nserver: {self.name}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body
         )
         await writer.drain()
+
+
+class Tap:
+    """Stands before a port and remembers how each connection began."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self.port = 0
+        self.first: list[int] = []
+        """The first byte of each; HANDSHAKE where that is TLS."""
+
+    async def start(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._carry(reader, back, self.first), name="there")
+            group.create_task(self._carry(there, writer, []), name="back")
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, first: list[int]) -> None:
+        begun = False
+        try:
+            while data := await source.read(65536):
+                if not begun:
+                    first.append(data[0])
+                    begun = True
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
 
 
 @dataclass
@@ -266,6 +303,11 @@ class World:
         self.stack.push_async_callback(made.stop)
         return made
 
+    async def tap(self, to: int) -> Tap:
+        made = Tap(to)
+        self.stack.callback((await made.start()).close)
+        return made
+
     async def gateway(
         self, cluster: str, *, strangers: Sequence[str] = (), port: int | None = None, refused_limit: int = 1_000
     ) -> Proxy:
@@ -389,6 +431,7 @@ async def line(ip: str, port: int, text: str) -> str:
 def kit() -> SimpleNamespace:
     """The helpers of this file: with --import-mode=importlib tests cannot import it."""
     return SimpleNamespace(
+        HANDSHAKE=HANDSHAKE,
         Proxy=Proxy,
         TypeUrl=TypeUrl,
         Use=sidecar_build.Use,
