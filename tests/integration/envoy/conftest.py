@@ -37,6 +37,8 @@ from gateway import build as gateway_build
 from gateway.asked import Asked
 from gateway.called import Called
 from sidecar.build import outbound as sidecar_build
+from sidecar.build.inbound import Inbound
+from sidecar.build.inbound import Workload as Served
 
 FEDERATION = "test.internal"
 SHOP_ECHO = ServiceName("shop", "echo")
@@ -180,6 +182,8 @@ class Proxy:
         self.directory = directory
         self.update = update
         self.asked: set[str] = set()
+        self.renewed: Svid | None = None
+        """Its identity from the next update on, if another than in the beginning."""
         self.snapshot = Snapshot()
         self.ads = AdsServer(directory / "ads.sock", demand=self._demand)
         self.envoy = EnvoyProcess(
@@ -330,7 +334,7 @@ class World:
             asked.ask(wanted - asked.names)
             called.ask(wanted)
             view = self.view(cluster, strangers=strangers)
-            changes = builder.update(view, asked=asked.names, silent=asked.silent)
+            changes = builder.update(view, asked=asked.names, silent=asked.silent, identity=proxy.renewed)
             asked.settle(builder.take_moved())
             return changes
 
@@ -342,7 +346,13 @@ class World:
         return proxy
 
     async def sidecar(
-        self, cluster: str, uses: Sequence[sidecar_build.Use], *, account: str = "client", **config: Any
+        self,
+        cluster: str,
+        uses: Sequence[sidecar_build.Use],
+        *,
+        account: str = "client",
+        workloads: Sequence[Served] = (),
+        **config: Any,
     ) -> Proxy:
         domain = self.domain(cluster)
         builder = sidecar_build.Builder(
@@ -354,13 +364,22 @@ class World:
             )
         )
 
-        def update(_: frozenset[str]) -> Changes:  # tests add to `uses` meanwhile
-            return builder.update(self.view(cluster), sidecar_build.by_service(uses))
+        def update(_: frozenset[str]) -> Changes:  # tests add to `uses` and `workloads` meanwhile
+            given = sidecar_build.by_service(uses)
+            return builder.update(self.view(cluster), given, identity=proxy.renewed, workloads=workloads)
 
         proxy = Proxy(self.sub(), update, name=f"{cluster}-sidecar")
         self.stack.push_async_callback(proxy.stop)
         await proxy.start()
         return proxy
+
+    async def vm(self, cluster: str, *workloads: Served, account: str = "vm", **at: Any) -> tuple[Proxy, Endpoint]:
+        """A sidecar that serves `workloads` by mutual TLS, and the endpoint that it then is."""
+        port = free_port()
+        at = Inbound(address="127.0.0.1", port=port, **at)
+        proxy = await self.sidecar(cluster, [], account=account, workloads=workloads, inbound=at)
+        identity = str(SpiffeId.workload(self.domain(cluster).trust_domain, "shop", account))
+        return proxy, Endpoint(address="127.0.0.1", ports={w.port: port for w in workloads}, identity=identity)
 
 
 def export_of(name: ServiceName, ports: dict[int, tuple[AppProtocol, int]], *, to: Iterable[str]) -> Export:
@@ -433,6 +452,7 @@ def kit() -> SimpleNamespace:
     return SimpleNamespace(
         HANDSHAKE=HANDSHAKE,
         Proxy=Proxy,
+        Served=Served,
         TypeUrl=TypeUrl,
         Use=sidecar_build.Use,
         exchange=exchange,
