@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
 from discovery.consumers import Consumer
+from discovery.kube.lease import Standing
 from discovery.names import check_callable, parse_global
 from discovery.view import Neighbour
 from federation import __version__
@@ -204,6 +206,7 @@ class _Servicer(rpc.AgentServicer):
             problems=problems,
             registry_detail=detail,
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
+            replica=_replica(agent.replicas.standing()) if agent.replicas is not None else None,
         )
 
 
@@ -237,6 +240,25 @@ def _peer(neighbour: Neighbour) -> pb.PeerStatus:
         gateways=[gateway_to_pb(g) for _, g in sorted(neighbour.gateways.items())],
         detail=detail,
     )
+
+
+def _replica(standing: Standing) -> pb.ReplicaStatus:
+    return pb.ReplicaStatus(
+        identity=standing.identity,
+        leader=standing.leader,
+        since_ns=_nanoseconds(standing.since),
+        leading=standing.leading,
+        reporting=standing.reporting,
+        expired=standing.expired,
+    )
+
+
+def _nanoseconds(time: str) -> int:
+    """Of a meta/v1 MicroTime; 0 for what is none, for anybody may have edited it."""
+    try:
+        return int(datetime.fromisoformat(time).timestamp() * 1e6) * 1000
+    except ValueError:
+        return 0
 
 
 def _consumer(consumer: Consumer, agent: Agent) -> pb.ConsumerStatus:

@@ -50,7 +50,8 @@ class State:
     """A Lease as it was read, or as it is to be written.
 
     `epoch` rises whenever another replica becomes the holder, `report_epoch` whenever any becomes it: also the same
-    one after a restart, for its report begins anew then. `duration` is in seconds.
+    one after a restart, for its report begins anew then. `duration` is in seconds. `acquired` is for people: when the
+    holder became it, by its own clock, as a meta/v1 MicroTime; empty for one that is only about to.
     """
 
     holder: str
@@ -58,8 +59,25 @@ class State:
     report_epoch: int
     duration: float
     transitions: int = 0
+    acquired: str = ""
     resource_version: str = ""
     uid: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Who leads, as one replica sees it.
+
+    `leader`: the holder of the Lease, empty for nobody; `since`: when it became that (a meta/v1 MicroTime, by its own
+    clock). `expired`: no renewal was seen for as long as the Lease lasts.
+    """
+
+    identity: str
+    leader: str
+    since: str
+    leading: bool
+    reporting: bool
+    expired: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +139,7 @@ def decide(
         report_epoch=report,
         duration=rules.duration,
         transitions=seen.transitions + 1,
+        acquired="",
     )
     return Step(write=taken, at=now + rules.renew)
 
@@ -215,6 +234,18 @@ class Elector:
     def holder(self) -> str:
         """Who holds the Lease, as far as is known."""
         return self._seen.holder if self._seen else ""
+
+    def standing(self) -> Standing:
+        """Who leads, as this replica sees it now."""
+        seen = self._seen
+        return Standing(
+            identity=self._identity,
+            leader=self.holder,
+            since=seen.acquired if seen is not None and seen.holder else "",
+            leading=self.leader.value is not None,
+            reporting=self.reporting.value is not None,
+            expired=bool(self.holder) and self._clock.monotonic() >= self._changed + (seen.duration if seen else 0.0),
+        )
 
     def outbid(self) -> None:
         """The registry has heard of a newer epoch. The holder takes a newer one still; anybody else leaves it."""
@@ -390,6 +421,7 @@ def read(found: LeaseObject) -> State:
         report_epoch=_number(notes.get(REPORT_EPOCH, "")),
         duration=float(spec.lease_duration_seconds or 0),
         transitions=spec.lease_transitions or 0,
+        acquired=spec.acquire_time or "",
         resource_version=found.metadata.resource_version,
         uid=found.metadata.uid,
     )
@@ -413,6 +445,7 @@ def render(state: State, *, namespace: str, wall_ns: int) -> dict[str, Any]:
             "holderIdentity": state.holder,
             "leaseDurationSeconds": math.ceil(state.duration),
             "leaseTransitions": state.transitions,
+            "acquireTime": state.acquired or micro_time(wall_ns),
             "renewTime": micro_time(wall_ns),
         },
     }

@@ -15,7 +15,7 @@ import msgspec
 from discovery.consumers import Consumers
 from discovery.kube.about import About, wanted
 from discovery.kube.client import KubeClient
-from discovery.kube.lease import Elector, Rules, replica_identity
+from discovery.kube.lease import Elector, Rules, Standing, replica_identity
 from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
@@ -143,15 +143,9 @@ class Replicas:
         """The epoch to report with."""
         return self._elector.reporting
 
-    @property
-    def identity(self) -> str:
-        """Of this replica."""
-        return self._elector.identity
-
-    @property
-    def holder(self) -> str:
-        """The replica that leads, as far as is known; empty for none."""
-        return self._elector.holder
+    def standing(self) -> Standing:
+        """Who leads, as this replica sees it now."""
+        return self._elector.standing()
 
     def outbid(self) -> None:
         """The registry wants a newer epoch than that of the report."""

@@ -101,6 +101,7 @@ class LeaseSpec(Struct, frozen=True, rename="camel", omit_defaults=True):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None
     lease_transitions: int | None = None
+    acquire_time: str | None = None
     renew_time: str | None = None
 
 

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -159,16 +160,19 @@ def status(
     if output is Format.TABLE:
         printer.rows(
             ("cluster", "state", "applied", "exports", "down", "imports", "consumers", "registry"),
-            _rows(seen),
+            rows(seen),
             empty="no clusters",
         )
+        for row in rows(seen):
+            if row["replica"] is not None:
+                print(leads(row["cluster"], row["replica"]))
         for finding in findings:
             print(f"✗ {finding.subject}: {finding.detail} [{finding.code}]")
         if not findings:
             print("✓ everything is as it should be")
     else:
         found = [{"code": f.code, "subject": f.subject, "detail": f.detail} for f in findings]
-        printer.item({"ok": not findings, "clusters": _rows(seen), "findings": found}, line="")
+        printer.item({"ok": not findings, "clusters": rows(seen), "findings": found}, line="")
     if findings and wait:
         raise TimedOut(f"not whole after {timeout:g} s: {findings[0].subject}: {findings[0].detail}")
     if findings:
@@ -185,7 +189,8 @@ async def _settle(home: Home, timeout: float) -> tuple[Seen, list[Finding]]:
         await asyncio.sleep(0.1)
 
 
-def _rows(seen: Seen) -> list[dict[str, Any]]:
+def rows(seen: Seen) -> list[dict[str, Any]]:
+    """One for each cluster that anybody knows of."""
     states = {c.name: c for c in seen.clusters}
     rows = []
     for name in sorted({*states, *seen.agents, *(n for n in seen.unreachable if n != "registry")}):
@@ -201,9 +206,33 @@ def _rows(seen: Seen) -> list[dict[str, Any]]:
                 "imports": own.imports if own else None,
                 "consumers": len(own.consumers) if own else None,
                 "registry": None if own is None else "connected" if own.registry_connected else "lost",
+                "replica": _replica(own.replica) if own is not None and own.HasField("replica") else None,
             }
         )
     return rows
+
+
+def _replica(found: agent_pb2.ReplicaStatus) -> dict[str, Any]:
+    since = datetime.fromtimestamp(found.since_ns // 1_000_000_000, UTC) if found.since_ns else None
+    return {
+        "asked": found.identity,
+        "leader": found.leader or None,
+        "since": since.strftime("%Y-%m-%dT%H:%M:%SZ") if since is not None else None,
+        "leading": found.leading,
+        "reporting": found.reporting,
+        "expired": found.expired,
+    }
+
+
+def leads(cluster: str, replica: Mapping[str, Any]) -> str:
+    """Which replica of a cluster's agent writes and reports, in one line."""
+    if replica["leader"] is None:
+        return f"{cluster}: no replica is known to lead; {replica['asked']} was asked"
+    who = "the one asked" if replica["leader"] == replica["asked"] else f"{replica['asked']} was asked"
+    since = f" since {replica['since']}" if replica["since"] else ""
+    ended = ", and has not renewed its Lease in time" if replica["expired"] else ""
+    also = ", which reports, too" if replica["reporting"] and not replica["leading"] else ""
+    return f"{cluster}: {replica['leader']} leads{since}{ended}; {who}{also}"
 
 
 def register(app: typer.Typer) -> None:

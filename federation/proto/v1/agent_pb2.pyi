@@ -177,7 +177,7 @@ class PeerStatus(_message.Message):
     def __init__(self, cluster: _Optional[str] = ..., state: _Optional[str] = ..., services: _Optional[int] = ..., gateways: _Optional[_Iterable[_Union[_records_pb2.Gateway, _Mapping]]] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class AgentStatus(_message.Message):
-    __slots__ = ("cluster", "version", "registry_connected", "registry_last_seen_ns", "registry_revision", "epoch", "sequence", "exports", "imports", "peers", "consumers", "problems", "registry_detail", "exports_down")
+    __slots__ = ("cluster", "version", "registry_connected", "registry_last_seen_ns", "registry_revision", "epoch", "sequence", "exports", "imports", "peers", "consumers", "problems", "registry_detail", "exports_down", "replica")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_CONNECTED_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +192,7 @@ class AgentStatus(_message.Message):
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     REGISTRY_DETAIL_FIELD_NUMBER: _ClassVar[int]
     EXPORTS_DOWN_FIELD_NUMBER: _ClassVar[int]
+    REPLICA_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     version: str
     registry_connected: bool
@@ -206,4 +207,21 @@ class AgentStatus(_message.Message):
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
     registry_detail: str
     exports_down: int
-    def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ..., exports_down: _Optional[int] = ...) -> None: ...
+    replica: ReplicaStatus
+    def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ..., exports_down: _Optional[int] = ..., replica: _Optional[_Union[ReplicaStatus, _Mapping]] = ...) -> None: ...
+
+class ReplicaStatus(_message.Message):
+    __slots__ = ("identity", "leader", "since_ns", "leading", "reporting", "expired")
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    LEADER_FIELD_NUMBER: _ClassVar[int]
+    SINCE_NS_FIELD_NUMBER: _ClassVar[int]
+    LEADING_FIELD_NUMBER: _ClassVar[int]
+    REPORTING_FIELD_NUMBER: _ClassVar[int]
+    EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    identity: str
+    leader: str
+    since_ns: int
+    leading: bool
+    reporting: bool
+    expired: bool
+    def __init__(self, identity: _Optional[str] = ..., leader: _Optional[str] = ..., since_ns: _Optional[int] = ..., leading: _Optional[bool] = ..., reporting: _Optional[bool] = ..., expired: _Optional[bool] = ...) -> None: ...

@@ -314,6 +314,10 @@ async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World,
     await until(lambda: _knows_gateway(two))
     assert await _measured(two, "isthmus_agent_leads 0.0")
     before, lease = await world.objects(), await world.lease()
+    first, second = (await one.status()).replica, (await two.status()).replica
+    assert (first.leader, first.leading) == (one.identity, True)
+    assert (second.identity, second.leader, second.leading) == (two.identity, one.identity, False)
+    assert first.since_ns == second.since_ns > 0
     watching = asyncio.create_task(world.watch())
     killed = one.program.kill()
     await until(lambda: world.led_by(two))
@@ -323,6 +327,9 @@ async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World,
     for key in (EPOCH, "isthmus.io/report-epoch"):
         assert int(now["metadata"]["annotations"][key]) > int(lease["metadata"]["annotations"][key])
     await until(lambda: _measured(two, "isthmus_agent_leads 1.0"))
+    now_leads = (await two.status()).replica
+    assert (now_leads.leader, now_leads.leading, now_leads.reporting) == (two.identity, True, True)
+    assert now_leads.since_ns > first.since_ns
     # it reports what changes, and writes what others change
     await world.export(3)
     await until(lambda: world.west.clusters(f"{world.namespace}/api") == {"east": 3})

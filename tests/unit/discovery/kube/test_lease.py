@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,18 @@ RULES = Rules(duration=9.0, renew=2.0)
 WALL = 1_000
 
 
+SINCE = "2023-11-14T08:00:00.000000Z"
+
+
 def lease(holder: str, *, epoch: int = 10, report_epoch: int = 20, duration: float = 9.0) -> State:
     return State(
-        holder=holder, epoch=epoch, report_epoch=report_epoch, duration=duration, resource_version="5", uid="u"
+        holder=holder,
+        epoch=epoch,
+        report_epoch=report_epoch,
+        duration=duration,
+        acquired=SINCE,
+        resource_version="5",
+        uid="u",
     )
 
 
@@ -50,6 +60,7 @@ def test_the_lease_of_another_is_left_alone_until_it_was_silent_for_its_own_dura
     assert taken is not None
     assert (taken.holder, taken.epoch, taken.report_epoch, taken.transitions) == ("me", 11, 21, 1)
     assert taken.resource_version == "5"  # whoever changes it meanwhile keeps it
+    assert taken.acquired == ""
 
 
 def test_a_lease_that_was_given_back_is_taken_at_once() -> None:
@@ -88,6 +99,11 @@ def test_who_is_to_be_heard_takes_the_report_epoch_that_is_wanted_at_once() -> N
 def test_a_lease_survives_the_api_and_one_that_was_edited_is_free() -> None:
     data = msgspec.json.encode(render(lease("me"), namespace="ns", wall_ns=1_700_000_000_123_456_789))
     assert b'"renewTime":"2023-11-14T22:13:20.123457Z"' in data
+    assert f'"acquireTime":"{SINCE}"'.encode() in data
+    new = msgspec.json.encode(
+        render(replace(lease("me"), acquired=""), namespace="ns", wall_ns=1_700_000_000_123_456_789)
+    )
+    assert b'"acquireTime":"2023-11-14T22:13:20.123457Z"' in new
     assert read(msgspec.json.decode(data, type=LeaseObject)) == lease("me")
     bare = read(
         msgspec.json.decode(
@@ -290,7 +306,12 @@ async def test_one_of_two_leads_and_keeps_the_lease(world: World) -> None:
     assert one.leads
     assert not two.leads
     assert two.elector.reporting.value is None
-    assert two.elector.holder == "one"
+    first, second = one.elector.standing(), two.elector.standing()
+    assert (first.identity, first.leader, first.leading, first.reporting) == ("one", "one", True, True)
+    assert (second.identity, second.leader, second.leading, second.reporting) == ("two", "one", False, False)
+    assert first.since == second.since == world.server.lease.acquired != ""  # renewals do not move it
+    assert not first.expired
+    assert not second.expired
     assert world.server.lease.transitions == 0
     assert world.server.version < 60 / RULES.renew + 3
 
@@ -306,6 +327,7 @@ async def test_the_lease_of_one_that_died_is_taken_within_its_duration_with_newe
     assert two.leads
     after = world.server.lease
     assert (after.holder, after.transitions) == ("two", 1)
+    assert after.acquired > before.acquired
     assert after.epoch > before.epoch
     assert two.elector.reporting.value == after.report_epoch > before.report_epoch
 

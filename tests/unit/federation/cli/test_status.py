@@ -1,4 +1,6 @@
-from federation.cli.status import Seen, assess
+import pytest
+
+from federation.cli.status import Seen, assess, leads, rows
 from federation.errors import Unavailable
 from federation.proto.v1 import agent_pb2, records_pb2, registry_pb2
 
@@ -120,3 +122,42 @@ def test_an_agent_that_could_not_read_its_cluster_is_not_one_that_is_not_started
     ]
     assert "its agent runs" in assess(seen)[0].detail
     assert "is its agent started" in assess(Seen(clusters=[cluster("east", "pending")]))[0].detail
+
+
+def replica(**fields: object) -> Seen:
+    found = agent_pb2.ReplicaStatus(
+        **{"identity": "a_1", "leader": "a_1", "leading": True, "reporting": True, **fields}
+    )
+    return Seen(agents={"east": agent_pb2.AgentStatus(registry_connected=True, replica=found)})
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"since_ns": 1_700_000_000_000_000_000}, "east: a_1 leads since 2023-11-14T22:13:20Z; the one asked"),
+        ({}, "east: a_1 leads; the one asked"),
+        ({"leader": "b_2", "leading": False, "reporting": False}, "east: b_2 leads; a_1 was asked"),
+        (
+            {"leader": "b_2", "leading": False, "reporting": False, "expired": True},
+            "east: b_2 leads, and has not renewed its Lease in time; a_1 was asked",
+        ),
+        ({"leading": False, "expired": True}, "has not renewed its Lease in time; the one asked, which reports, too"),
+        ({"leader": "", "leading": False}, "east: no replica is known to lead; a_1 was asked"),
+    ],
+)
+def test_who_leads_is_said_in_a_line(fields: dict[str, object], said: str) -> None:
+    (row,) = rows(replica(**fields))
+    assert said in leads(row["cluster"], row["replica"])
+
+
+def test_who_leads_is_there_for_programs_and_only_where_there_are_replicas() -> None:
+    (row,) = rows(replica(leader="b_2", leading=False, reporting=False, since_ns=1_700_000_000_000_000_000))
+    assert row["replica"] == {
+        "asked": "a_1",
+        "leader": "b_2",
+        "since": "2023-11-14T22:13:20Z",
+        "leading": False,
+        "reporting": False,
+        "expired": False,
+    }
+    assert [r["replica"] for r in rows(HEALTHY)] == [None, None]
