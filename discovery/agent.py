@@ -33,6 +33,7 @@ from discovery.kube.replicas import make_replicas
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
+from discovery.membership import LEFT, Membership
 from discovery.pins import Pins
 from discovery.problems import ProblemBook
 from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
@@ -62,6 +63,7 @@ from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import catalog_pb2, records_pb2
 from federation.registry.client import CHANNEL_OPTIONS, WatchClient
 from federation.trust.authority import Authority
+from federation.trust.bundle import fingerprint
 from federation.trust.grpc_credentials import (
     agent_server_name,
     channel_credentials,
@@ -142,7 +144,7 @@ class Agent:
         self.view.on_change = self._view_changed
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
-        self._left = False  # the registry has said that this cluster is no member
+        self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
         self.replicas = make_replicas(
             settings,
             self.source,
@@ -150,7 +152,7 @@ class Agent:
             consumers=self.consumers,
             pins=self.pins,
             on_pins=self._repinned,
-            member=lambda: not self._left,
+            membership=self.membership,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,
@@ -182,6 +184,7 @@ class Agent:
             log=log.bind(stream="watch"),
             ack_delay=(0.02, 0.05),  # not while what it is about is on its way to the sidecars
             what=f"the registry at {settings.registry}",
+            on_failed=self._watch_failed,
         )
         self.publish = Publishing(
             self.report,
@@ -243,6 +246,7 @@ class Agent:
                 "begin-to-serve": self._begin_to_serve(),
                 "follow-gateways": self._follow_gateways(),
                 "follow-problems": self._follow_problems(),
+                "follow-membership": self._follow_membership(),
                 "follow-renewal": self._follow_renewal(),
                 "renewer": self.renewer.run(),
                 "expiry": self._expire(),
@@ -374,7 +378,7 @@ class Agent:
     def _registry_told(self) -> None:
         """The view says all there is: by the registry itself, or by what it said before the start."""
         self._told.set()
-        self._left = False
+        self.membership.accepted()
         if self.writer is not None:
             self.writer.view_known()
 
@@ -386,7 +390,11 @@ class Agent:
         if error.error_code == STALE_EPOCH and self.replicas is not None:
             self.replicas.outbid()
         elif error.error_code == NO_MEMBER:
-            self._left = True
+            self.membership.refused()
+
+    def _watch_failed(self, error: IsthmusError) -> None:
+        if error.error_code == NO_MEMBER:
+            self.membership.refused()
 
     def _repinned(self, peers: Collection[str]) -> None:
         for peer in sorted(peers):
@@ -401,6 +409,12 @@ class Agent:
 
     def _saved(self) -> None:
         self.problems.set("state", [s.problem for s in self._savers.values() if s.problem is not None])
+
+    async def _follow_membership(self) -> None:
+        version = -1
+        while True:
+            version, _ = await self.membership.left.newer(version)
+            self.problems.set("membership", self.membership.problems())
 
     async def _follow_problems(self) -> None:
         version = -1

@@ -15,9 +15,10 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
-from discovery.kube import about, shared
+from discovery.kube import shared
 from discovery.kube.client import KubeClient
 from discovery.kube.settings import KubernetesSettings
+from discovery.membership import LEFT
 from discovery.report import keep_floor
 from discovery.settings import (
     DEFAULT_LISTEN,
@@ -113,7 +114,7 @@ async def join(
     client = KubeClient(kubernetes, log=log.get("join"), clock=clock) if kubernetes is not None else None
     try:
         if client is not None and kubernetes is not None:
-            await shared.reserve(client, kubernetes.namespace, root=_root(directory))
+            await shared.reserve(client, kubernetes.namespace, root=root_of(directory))
         authority, joined = await _redeem(directory, token, invitation.trust_domain, place, clock, timeout)
         keep_floor(directory / EPOCH, joined.epoch_floor)
         bundle = bundle_to_pb(joined.registry_bundle).SerializeToString()
@@ -124,12 +125,13 @@ async def join(
         text = _render(settings)
         if client is not None and kubernetes is not None:
             identity = shared.Identity(
-                settings=text, root=_root(directory) or b"", registry=bundle, epoch=joined.epoch_floor
+                settings=text, root=root_of(directory) or b"", registry=bundle, epoch=joined.epoch_floor
             )
             await shared.store(client, kubernetes.namespace, identity)
     finally:
         if client is not None:
             await client.close()
+    (directory / LEFT).unlink(missing_ok=True)  # of an earlier membership with the same root
     write_atomic(path, text)  # last: what has settings is whole
     return Joined(
         cluster=cluster,
@@ -198,31 +200,6 @@ async def replicate(
     )
 
 
-async def retire(
-    settings: AgentSettings, other: KubernetesSettings | None = None, *, clock: Clock | None = None
-) -> list[str]:
-    """Remove what a cluster that has left keeps in its API server, if it is its own; says what was removed.
-
-    `other`: a connection with more rights than the agent's. Raises the errors of discovery.kube.errors.
-    """
-    clock = clock or SystemClock()
-    kubernetes, root = settings.kubernetes, _root(settings.path)
-    if kubernetes is None or root is None:
-        return []
-    if other is not None:
-        kubernetes = msgspec.structs.replace(kubernetes, kubeconfig=other.kubeconfig, context=other.context)
-    client = KubeClient(kubernetes, log=log.get("leave"), clock=clock)
-    try:
-        removed = []
-        properties = about.wanted(cluster=settings.cluster, federation=settings.federation)
-        removed += [f"ClusterProperty {name}" for name in await about.remove(client, properties)]
-        if await shared.remove(client, kubernetes.namespace, root=root):
-            removed.append(f"Secret {kubernetes.namespace}/{shared.NAME}")
-        return removed
-    finally:
-        await client.close()
-
-
 async def _redeem(
     directory: Path, token: str, trust_domain: str, place: Locality, clock: Clock, timeout: float
 ) -> tuple[Authority, registry.Joined]:
@@ -247,7 +224,7 @@ async def _free(directory: Path) -> Path:
     return path
 
 
-def _root(directory: Path) -> bytes | None:
+def root_of(directory: Path) -> bytes | None:
     """Key and certificate of the root there, if there is one."""
     return read_secret(directory / KEYS / ROOT_FILE, hint="join in a new directory")
 

@@ -27,18 +27,6 @@ NO_MEMBER = "not_authorised"
 """Codes of what the registry says."""
 
 
-class _Client(PublishClient):
-    """Tells why it failed."""
-
-    def __init__(self, *, on_failed: Callable[[IsthmusError], None], **options: Any) -> None:
-        super().__init__(**options)
-        self._on_failed = on_failed
-
-    def _failed(self, error: IsthmusError) -> None:
-        super()._failed(error)
-        self._on_failed(error)
-
-
 class Publishing:
     """`run` until cancelled. `on_acknowledged` is called when the registry has taken, or refused, some of the report.
 
@@ -154,7 +142,7 @@ class Publishing:
 
     def _make(self) -> PublishClient:
         backoff = Backoff(base=0.1, cap=3.0)
-        return _Client(log_=self._report.records.log, backoff=backoff, **self._options)
+        return PublishClient(log_=self._report.records.log, backoff=backoff, **self._options)
 
     def _rejected(self, rejections: tuple[Rejection, ...]) -> None:
         self._just_rejected = {(r.kind, r.name) for r in rejections}

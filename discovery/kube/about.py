@@ -16,7 +16,7 @@ import msgspec
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import NotFound
 from discovery.kube.resources import ABOUT, ABOUT_VERSIONS, Resource, cluster_properties
-from discovery.kube.types import MANAGER, ClusterProperty
+from discovery.kube.types import MANAGER, ClusterProperty, ObjectMeta
 from discovery.kube.watch import Key, Reflector, Store
 from discovery.sources.manifests import MANAGED_BY
 from federation.aio.clock import Clock
@@ -167,8 +167,8 @@ async def served(client: KubeClient) -> Resource:
     return cluster_properties(version)
 
 
-async def remove(client: KubeClient, properties: Mapping[str, str]) -> list[str]:
-    """Delete those of `properties` that are ours and say what a member would say; their names.
+async def of_ours(client: KubeClient, properties: Mapping[str, str]) -> list[tuple[Resource, ObjectMeta]]:
+    """Those of `properties` that are ours and say what a member would say.
 
     Raises the errors of discovery.kube.errors.
     """
@@ -176,15 +176,10 @@ async def remove(client: KubeClient, properties: Mapping[str, str]) -> list[str]
         resource = await served(client)
     except NotFound:
         return []
-    removed = []
-    for name, value in properties.items():
-        try:
-            held = msgspec.json.decode(await client.get(resource, None, name), type=ClusterProperty)
-            if not held.ours or held.spec.value != value:
-                continue
-            meta = held.metadata
-            await client.delete(resource, None, name, uid=meta.uid, resource_version=meta.resource_version)
-        except NotFound:
-            continue
-        removed.append(name)
-    return removed
+    found = []
+    async for page in client.pages(resource):
+        for raw in page.items:
+            held = msgspec.json.decode(raw, type=ClusterProperty)
+            if held.ours and properties.get(held.name) == held.spec.value:
+                found.append((resource, held.metadata))
+    return found

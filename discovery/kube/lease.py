@@ -29,6 +29,7 @@ from discovery.kube.resources import LEASES
 from discovery.kube.types import MANAGER, LeaseObject
 from discovery.kube.watch import Key, Store, older
 from discovery.mcs.held import EPOCH
+from discovery.membership import Membership
 from discovery.sources.manifests import MANAGED_BY
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
@@ -42,6 +43,9 @@ NAME = "isthmus-agent"
 """Of the Lease."""
 REPORT_EPOCH = "isthmus.io/report-epoch"
 """Annotation of the Lease: the newest epoch of the cluster's report to the registry."""
+LEFT = "isthmus.io/left"
+"""Annotation of the Lease: the fingerprint of the root of a cluster that was taken out of the federation. Replicas with
+that root write nothing any more; whoever takes the Lease with another root takes the annotation away."""
 _MOST_OUTBID = 2**40
 
 
@@ -51,7 +55,7 @@ class State:
 
     `epoch` rises whenever another replica becomes the holder, `report_epoch` whenever any becomes it: also the same
     one after a restart, for its report begins anew then. `duration` is in seconds. `acquired` is for people: when the
-    holder became it, by its own clock, as a meta/v1 MicroTime; empty for one that is only about to.
+    holder became it, by its own clock, as a meta/v1 MicroTime; empty for one that is only about to. `left`: see LEFT.
     """
 
     holder: str
@@ -60,6 +64,7 @@ class State:
     duration: float
     transitions: int = 0
     acquired: str = ""
+    left: str = ""
     resource_version: str = ""
     uid: str = ""
 
@@ -140,6 +145,7 @@ def decide(
         duration=rules.duration,
         transitions=seen.transitions + 1,
         acquired="",
+        left="",
     )
     return Step(write=taken, at=now + rules.renew)
 
@@ -197,12 +203,17 @@ class Elector:
         identity: str,
         rules: Rules,
         fallback: int,
+        membership: Membership,
         on_problem: Callable[[Problem | None], None],
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: the epoch to report with when nobody can say who the holder is; no new one is below it."""
+        """`fallback`: the epoch to report with when nobody can say who the holder is; no new one is below it.
+
+        A replica that sees by the Lease that its cluster was taken out leads no more; one that the registry calls no
+        member does not make a Lease where there is none, for that may be why.
+        """
         self.leader = Term(clock)
         self.reporting: Latest[int | None] = Latest(None)
         """The epoch to report to the registry with; None while another replica is known to be the one that does.
@@ -219,6 +230,7 @@ class Elector:
         self._newest = 0  # epoch that was ever seen
         self._known = False
         self._started = clock.monotonic()
+        self._membership = membership
         self._wanted = 0
         self._outbids = 0
         self._wake = asyncio.Event()
@@ -270,6 +282,8 @@ class Elector:
         if not self._known and not await self._read():
             return self._lapse(self._clock.monotonic() + self._backoff.next())
         now = self._clock.monotonic()
+        if self._membership.left.value or (self._seen is None and not self._membership.lasts):
+            return self._lapse(now + self._rules.renew)
         step = decide(
             self._seen,
             self._changed,
@@ -292,6 +306,8 @@ class Elector:
         if self.leader.end():
             self._log.warning("lease lost", holder=self.holder)
         never = not self._newest and self.reporting.value is None  # it can be neither read nor made
+        if self._membership.left.value:
+            return at
         if never and self._clock.monotonic() >= self._started + self._rules.duration:
             self._log.warning("nobody can say which replica leads: the registry decides", epoch=self._fallback)
             self.reporting.set(self._fallback)
@@ -327,12 +343,20 @@ class Elector:
         self._seen, self._changed = state, self._clock.monotonic()
         if state is not None:
             self._newest = max(self._newest, state.epoch)
-        if state is not None and state.holder not in ("", self._identity):
+        if state is not None and state.left:
+            self._membership.end(state.left)
+        if self._membership.left.value:
+            self._end()
+        elif state is not None and state.holder not in ("", self._identity):
             if self.leader.lasts:
                 self._log.warning("another replica has taken over", holder=state.holder, epoch=state.epoch)
-            self.leader.end()
-            if self.reporting.value is not None:
-                self.reporting.set(None)
+            self._end()
+
+    def _end(self) -> None:
+        """Neither write nor report."""
+        self.leader.end()
+        if self.reporting.value is not None:
+            self.reporting.set(None)
 
     async def _read(self) -> bool:
         try:
@@ -422,6 +446,7 @@ def read(found: LeaseObject) -> State:
         duration=float(spec.lease_duration_seconds or 0),
         transitions=spec.lease_transitions or 0,
         acquired=spec.acquire_time or "",
+        left=notes.get(LEFT, ""),
         resource_version=found.metadata.resource_version,
         uid=found.metadata.uid,
     )
@@ -433,7 +458,11 @@ def render(state: State, *, namespace: str, wall_ns: int) -> dict[str, Any]:
         "name": NAME,
         "namespace": namespace,
         "labels": {MANAGED_BY: MANAGER},
-        "annotations": {EPOCH: str(state.epoch), REPORT_EPOCH: str(state.report_epoch)},
+        "annotations": {
+            EPOCH: str(state.epoch),
+            REPORT_EPOCH: str(state.report_epoch),
+            **({LEFT: state.left} if state.left else {}),
+        },
     }
     if state.resource_version:
         metadata |= {"resourceVersion": state.resource_version, "uid": state.uid}

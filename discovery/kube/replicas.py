@@ -21,6 +21,7 @@ from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
 from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
 from discovery.kube.watch import Decoder, Handler, Reflector, Store
+from discovery.membership import Membership
 from discovery.pins import Pins
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source
@@ -47,19 +48,19 @@ class Replicas:
         consumers: Consumers,
         pins: Pins,
         on_pins: Callable[[Collection[str]], None],
-        member: Callable[[], bool],
+        membership: Membership,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. `member`: the
-        registry has not said that the cluster is none. Raises StorageFailed."""
+        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. Raises
+        StorageFailed."""
         kubernetes = settings.kubernetes
         assert kubernetes is not None  # noqa: S101 - the source is Kubernetes
         rng = rng or random.Random()
         log = log.bind(part="replicas")
-        self._on_problems = on_problems
+        self._on_problems, self._membership = on_problems, membership
         self._problems: dict[str, tuple[Problem, ...]] = {}
         # Of its own, so that the Lease can be given back when everything else has ended.
         self._client = KubeClient(kubernetes, log=log, clock=clock)
@@ -92,6 +93,7 @@ class Replicas:
             identity=identity,
             rules=Rules(duration=kubernetes.lease, renew=kubernetes.renew),
             fallback=fallback,
+            membership=membership,
             on_problem=lambda problem: self._tell("lease", problem),
             clock=clock,
             log=log,
@@ -125,7 +127,7 @@ class Replicas:
             self._client,
             wanted(cluster=settings.cluster, federation=settings.federation),
             leader=self._elector.leader,
-            member=member,
+            member=lambda: membership.lasts,
             on_problems=lambda found: self._show("about", found),
             clock=clock,
             log=log,
@@ -153,22 +155,33 @@ class Replicas:
 
     async def share_pins(self) -> None:
         """Wait until the other replicas have been told of the pins here; raises TimedOut."""
-        await self._pinboard.share()
+        if not self._membership.left.value:
+            await self._pinboard.share()
 
     async def run(self) -> None:
-        """Follow Leases and pins, and take part in the election."""
+        """Follow Leases and pins, and take part in the election, until the cluster leaves the federation."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for reflector in (self._leases, self._maps):
                     plural = reflector.resource.plural
                     tasks.create_task(reflector.run(), name=f"kube-{plural}")
                     tasks.create_task(self._follow(reflector), name=f"kube-{plural}-problem")
-                tasks.create_task(self._roster.run(), name="kube-roster")
-                tasks.create_task(self._pinboard.run(), name="kube-pins")
-                tasks.create_task(self._about.run(), name="kube-about")
-                tasks.create_task(self._elector.run(), name="kube-elector")
+                await self._write_while_member(tasks)
         finally:
             await self._client.close()
+
+    async def _write_while_member(self, tasks: asyncio.TaskGroup) -> None:
+        left = self._membership.left
+        if not left.value:
+            writing = [
+                tasks.create_task(self._roster.run(), name="kube-roster"),
+                tasks.create_task(self._pinboard.run(), name="kube-pins"),
+                tasks.create_task(self._about.run(), name="kube-about"),
+                tasks.create_task(self._elector.run(), name="kube-elector"),
+            ]
+            await left.newer(left.version)
+            for task in writing:
+                task.cancel()
 
     async def _follow(self, reflector: Reflector[Any]) -> None:
         version = -1
@@ -193,7 +206,7 @@ def make_replicas(
     consumers: Consumers,
     pins: Pins,
     on_pins: Callable[[Collection[str]], None],
-    member: Callable[[], bool],
+    membership: Membership,
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
     log: Logger,
@@ -208,7 +221,7 @@ def make_replicas(
         consumers=consumers,
         pins=pins,
         on_pins=on_pins,
-        member=member,
+        membership=membership,
         on_problems=on_problems,
         clock=clock,
         log=log,

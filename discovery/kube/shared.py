@@ -38,14 +38,7 @@ class Identity:
         return "Identity(…)"  # the root's key is in no log
 
 
-class _Meta(msgspec.Struct, rename="camel"):
-    labels: dict[str, str] | None = None
-    uid: str = ""
-    resource_version: str = ""
-
-
 class _Secret(msgspec.Struct):
-    metadata: _Meta = msgspec.field(default_factory=_Meta)
     data: dict[str, str] | None = None
 
 
@@ -106,20 +99,16 @@ async def store(client: KubeClient, namespace: str, identity: Identity) -> None:
             raise Conflict(f"the Secret {namespace}/{NAME} holds another identity") from None
 
 
-async def remove(client: KubeClient, namespace: str, *, root: bytes) -> bool:
-    """Delete the Secret if it holds this identity; whether it did."""
+async def held(client: KubeClient, namespace: str) -> Identity | None:
+    """The identity that is there; None where there is none, or none that can be read.
+
+    Raises the errors of discovery.kube.errors.
+    """
     try:
         data = await client.get(SECRETS, namespace, NAME)
     except NotFound:
-        return False
-    secret = msgspec.json.decode(data, type=_Secret)
-    held = _identity(secret.data or {})
-    if held is None or held.root != root:
-        return False
-    await client.delete(
-        SECRETS, namespace, NAME, uid=secret.metadata.uid, resource_version=secret.metadata.resource_version
-    )
-    return True
+        return None
+    return _identity(msgspec.json.decode(data, type=_Secret).data or {})
 
 
 def _render(namespace: str, data: Mapping[str, str]) -> dict[str, object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,11 +11,12 @@ import typer
 
 from federation.cli.clients import home_of, operator
 from federation.cli.output import Format, OutputOption, Printer
-from federation.errors import InvalidInput, IsthmusError, NotFound
+from federation.errors import InvalidInput, IsthmusError, NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 
 if TYPE_CHECKING:
+    from discovery.departure import Departure
     from discovery.kube.settings import KubernetesSettings
 
 app = typer.Typer(no_args_is_help=True, help="Members of the federation.")
@@ -28,6 +30,8 @@ ContextOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(help="Where agents keep what they share: Leases, pins, the cluster's identity.")
 ]
+_SHOWN = 10
+"""Removed objects of one kind that are named in a table."""
 InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
 
 
@@ -138,7 +142,7 @@ def replica(
     printer.note(f"start it with: isthmus-agent --settings {directory / 'settings.yaml'}")
 
 
-@app.command("leave", epilog="Example: fedctl cluster leave east")
+@app.command("leave", epilog="Example: fedctl cluster leave east --kubeconfig ~/.kube/config --context east --dry-run")
 def leave(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="CLUSTER")],
@@ -149,40 +153,81 @@ def leave(
         ),
     ] = None,
     kube_context: ContextOption = "",
+    keep_imports: Annotated[
+        bool, typer.Option("--keep-imports", help="Leave ServiceImports, derived Services and EndpointSlices there.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be removed from the cluster; nothing is changed.")
+    ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere."""
+    """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere.
+
+    What its agents wrote in a Kubernetes cluster is removed, whether they run or not. Safe to repeat.
+    """
     parse_label(name, what="cluster")
     home = home_of(context)
+    directory = home.clusters.get(name)
+    other = _kubernetes(kubeconfig, kube_context, False)
 
-    async def ask() -> tuple[list[str], str]:
-        async with operator(home) as registry:
-            await registry.leave(name)
-        return await _retire(home.clusters.get(name), _kubernetes(kubeconfig, kube_context, False))
+    async def ask() -> Departure:
+        if not dry_run:
+            async with operator(home) as registry:
+                try:
+                    await registry.leave(name)
+                except NotFound:
+                    if directory is None:
+                        raise
+        return await _retire(directory, other, keep_imports=keep_imports, dry_run=dry_run)
 
-    removed, left = asyncio.run(ask())
-    home.without_cluster(name).save()
+    departed = asyncio.run(ask())
+    failed = [{"what": f.what, **f.error.as_dict()} for f in departed.failed]
     printer = Printer(output)
-    printer.item({"cluster": name, "left": True, "removed": removed}, line=f"{name} left the federation")
-    for what in removed:
-        printer.note(f"removed from the cluster: {what}")
-    if left:
-        printer.note(left)
+    found = {"cluster": name, "left": not dry_run, "removed": list(departed.removed)}
+    line = f"{name} would leave the federation" if dry_run else f"{name} left the federation"
+    printer.item({**found, "kept": list(departed.kept), "failed": failed}, line=line)
+    verb = "would be removed" if dry_run else "removed"
+    for what in _short(departed.removed):
+        printer.note(f"{verb} from the cluster: {what}")
+    for what in departed.kept:
+        printer.note(f"kept, for others may use it: {what}")
+    if dry_run:
+        printer.note("nothing was changed")
+    if departed.failed:
+        first = departed.failed[0]
+        raise Unavailable(
+            ("" if dry_run else f"{name} left the federation, and its cluster may still hold what is ours: ")
+            + f"{first.what}: {first.error.message}",
+            hint=f"with an administrator's rights: fedctl cluster leave {name} --kubeconfig FILE --context NAME",
+            code="not_removed",
+        )
+    if not dry_run:
+        home.without_cluster(name).save()
 
 
-async def _retire(directory: Path | None, other: KubernetesSettings | None) -> tuple[list[str], str]:
-    """What was removed from the cluster's API server, and why not all of it could be."""
-    if directory is None:
-        return [], ""
-    from discovery.join import retire
+async def _retire(
+    directory: Path | None, other: KubernetesSettings | None, *, keep_imports: bool, dry_run: bool
+) -> Departure:
+    from discovery.departure import Departure, Failure, retire
     from discovery.settings import SETTINGS_FILE, load
 
+    if directory is None or not await asyncio.to_thread((directory / SETTINGS_FILE).exists):
+        return Departure()
     try:
-        return await retire(load(directory / SETTINGS_FILE), other), ""
-    except NotFound:
-        return [], ""
+        return await retire(load(directory / SETTINGS_FILE), other, keep_imports=keep_imports, dry_run=dry_run)
     except IsthmusError as error:
-        return [], f"the cluster may still hold what is ours: {error}"
+        return Departure(failed=(Failure(what="its API server", error=error),))
+
+
+def _short(removed: Sequence[str]) -> Iterator[str]:
+    """Of each kind the first few: an agent may have written thousands."""
+    kinds: dict[str, list[str]] = {}
+    for what in removed:
+        kinds.setdefault(what.rpartition(" ")[0], []).append(what)
+    for kind, found in kinds.items():
+        yield from found[:_SHOWN]
+        if len(found) > _SHOWN:
+            yield f"{len(found) - _SHOWN} more of {kind} (all of them: -o json)"
 
 
 @app.command("use", epilog="Example: fedctl cluster use east /var/lib/isthmus/east")

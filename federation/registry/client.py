@@ -61,8 +61,9 @@ class _Client:
         log: Logger | None,
         patience: float,
         what: str,
+        on_failed: Callable[[IsthmusError], None],
     ) -> None:
-        self._connect, self._what = connect, what
+        self._connect, self._what, self._on_failed = connect, what, on_failed
         self._backoff = backoff or Backoff(base=0.1, cap=5.0)
         self._clock = clock or SystemClock()
         self._log = log
@@ -182,6 +183,7 @@ class _Client:
         if self._log is not None and (self.last_error is None or self.last_error.error_code != error.error_code):
             self._log.warning("disconnected", code=error.error_code, detail=error.message)
         self.last_error = error
+        self._on_failed(error)
 
     async def _read(self, call: Any, patience: float) -> bytes:
         """The next message; raises TimedOut when nothing comes for `patience` s, and the status of an ended stream."""
@@ -209,7 +211,7 @@ class WatchClient(_Client):
     not block. `presence` is asked for at the beginning of each stream and at `announce`. What was received counts as
     applied (`auto_ack`), until the owner first calls `applied`. `ack_delay` (seconds, least and most) spreads the Acks
     of many consumers. `patience` s: until the server has spoken first; afterwards three heartbeats. `what` is dialled,
-    for errors.
+    for errors; `on_failed` gets why a stream ended or none was made.
     """
 
     def __init__(
@@ -226,9 +228,12 @@ class WatchClient(_Client):
         ack_delay: tuple[float, float] = (0.05, 0.25),
         patience: float = 10.0,
         what: str = "the catalogue",
+        on_failed: Callable[[IsthmusError], None] = lambda _: None,
         uniform: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what)
+        super().__init__(
+            connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what, on_failed=on_failed
+        )
         self.sink = sink
         self._on_changes = on_changes
         self._presence = presence
@@ -334,7 +339,7 @@ class PublishClient(_Client):
     """Brings `log` to the server, which knows by the credentials whose it is.
 
     `on_rejections` gets what the server does not take. `acknowledged` is the newest revision of the log that the server
-    has taken in, `on_ack` is called when it rises.
+    has taken in, `on_ack` is called when it rises. `on_failed` as with WatchClient.
     """
 
     def __init__(
@@ -351,8 +356,11 @@ class PublishClient(_Client):
         write_timeout: float = 10.0,
         patience: float = 10.0,
         what: str = "the catalogue",
+        on_failed: Callable[[IsthmusError], None] = lambda _: None,
     ) -> None:
-        super().__init__(connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what)
+        super().__init__(
+            connect=connect, backoff=backoff, clock=clock, log=log, patience=patience, what=what, on_failed=on_failed
+        )
         self.catalog = log_
         self.acknowledged = 0
         self._on_rejections = on_rejections

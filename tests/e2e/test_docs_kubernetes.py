@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -92,23 +93,31 @@ async def environment(
 
 
 async def test_two_clusters_are_federated_by_following_the_page(environment: Any, network: str):
-    """1. every command of the page  2. the name has the ClusterSetIP  3. what kube-proxy would do reaches the Pod."""
+    """1. every command of the page  2. the name has the ClusterSetIP  3. what kube-proxy would do reaches the Pod
+    4. and what the page says last takes all of it away again."""
     variables, clusters, here = environment
     pod = f"{network}.100"
     page = PAGE.read_text().replace("192.0.2.", f"{network}.")
-    script = "\n".join(["set -eux", *re.findall(r"^```sh\n(.*?)^```", page, re.MULTILINE | re.DOTALL)])
+    there, leaving = page.split("## Take a cluster out")
     workload = start_child(
         [sys.executable, "-m", "clusters.workloads", "http", "--cluster=west", f"--address={pod}", "--port=8080"],
         here / "workload.log",
     )
     words = [f"{name}={value}" for name, value in {**variables, "POD_ADDRESS": pod}.items()]
-    running = start_child(["env", f"--chdir={here}", *words, "bash", "-c", script], here / "log")
-    try:
+    started: list[Popen[bytes]] = []
+
+    async def follow(text: str) -> None:
+        script = "\n".join(["set -eux", *re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)])
+        log = here / f"log-{len(started)}"
+        started.append(start_child(["env", f"--chdir={here}", *words, "bash", "-c", script], log))
         with contextlib.suppress(TimedOut):
-            await until(lambda: running.poll() is not None, seconds=PAGE_SECONDS)
-        status, told = running.poll(), (here / "log").read_text(errors="replace")
+            await until(lambda: started[-1].poll() is not None, seconds=PAGE_SECONDS)
+        status, told = started[-1].poll(), log.read_text(errors="replace")
         assert status == 0, told[-4000:]
         assert "Traceback" not in told
+
+    try:
+        await follow(there)
         (address,) = await until(lambda: clusterset(f"{network}.11"), what="the name of the service")
         async with clusters[0].connect() as client:
             found = await client.get("multicluster.x-k8s.io/v1beta1", "ServiceImport", "echo", "shop")
@@ -126,8 +135,14 @@ async def test_two_clusters_are_federated_by_following_the_page(environment: Any
         (to,) = one["endpoints"][0]["addresses"]
         answer = await until(lambda: asyncio.to_thread(call, to, one["ports"][0]["port"]), what="an answer of the Pod")
         assert answer == "west"
+        await follow(leaving)
+        async with clusters[0].connect() as client:
+            assert await client.list("multicluster.x-k8s.io/v1beta1", "ServiceImport", "shop") == []
+            assert await client.list("v1", "Service", "shop") == []
     finally:
-        os.killpg(running.pid, signal.SIGTERM)
+        for one in started:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(one.pid, signal.SIGTERM)
         workload.kill()
         workload.wait()
 

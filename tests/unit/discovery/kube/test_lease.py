@@ -16,6 +16,7 @@ from discovery.kube.errors import Conflict, NotFound, Unreachable
 from discovery.kube.lease import NAME, Elector, Rules, State, Term, decide, read, render, replica_identity
 from discovery.kube.types import LeaseObject
 from discovery.kube.watch import Store
+from discovery.membership import Membership
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.aio.tasks import cancel
@@ -24,6 +25,8 @@ from federation.model.cluster import Problem
 
 RULES = Rules(duration=9.0, renew=2.0)
 WALL = 1_000
+ROOT = "sha256:" + "ab" * 32
+OTHER = "sha256:" + "cd" * 32
 
 
 SINCE = "2023-11-14T08:00:00.000000Z"
@@ -231,7 +234,8 @@ class Client:
 class Replica:
     """An elector that runs."""
 
-    def __init__(self, server: Server, clock: FakeClock, name: str) -> None:
+    def __init__(self, server: Server, clock: FakeClock, name: str, path: Path) -> None:
+        self.membership = Membership(path / f"{name}.left", root=ROOT, log=log.get("test"))
         self.client = server.client()
         self.problems: list[Problem | None] = []
         self.elector = Elector(
@@ -241,6 +245,7 @@ class Replica:
             identity=name,
             rules=RULES,
             fallback=500,
+            membership=self.membership,
             on_problem=self.problems.append,
             clock=clock,
             log=log.get("test"),
@@ -266,12 +271,12 @@ class Replica:
 
 
 class World:
-    def __init__(self) -> None:
-        self.server, self.clock = Server(), FakeClock()
+    def __init__(self, path: Path) -> None:
+        self.server, self.clock, self.path = Server(), FakeClock(), path
         self.replicas: list[Replica] = []
 
     def replica(self, name: str) -> Replica:
-        made = Replica(self.server, self.clock, name)
+        made = Replica(self.server, self.clock, name, self.path)
         self.replicas.append(made)
         made.start()
         return made
@@ -290,8 +295,8 @@ class World:
 
 
 @pytest.fixture
-async def world() -> Any:
-    made = World()
+async def world(tmp_path: Path) -> Any:
+    made = World(tmp_path)
     yield made
     for replica in made.replicas:
         with contextlib.suppress(Exception):
@@ -400,7 +405,7 @@ async def test_a_lease_that_somebody_deletes_is_made_again_with_a_newer_epoch(wo
 
 
 async def test_without_an_api_server_a_replica_that_has_just_begun_reports_after_a_while(world: World) -> None:
-    one = Replica(world.server, world.clock, "one")
+    one = Replica(world.server, world.clock, "one", world.path)
     world.replicas.append(one)
     one.client.away = True
     one.start()
@@ -450,3 +455,64 @@ def test_a_replica_keeps_its_name(tmp_path: Path) -> None:
     assert replica_identity(tmp_path / "replica.state") == first
     (tmp_path / "replica.state").write_bytes(b"nonsense")
     assert replica_identity(tmp_path / "replica.state") != first
+
+
+def mark(world: World, root: str) -> None:
+    """What `fedctl cluster leave` does."""
+    marked = replace(world.server.lease, holder="", left=root)
+    world.server.write(msgspec.json.encode(render(marked, namespace="ns", wall_ns=world.clock.wall_ns())))
+
+
+async def test_when_the_cluster_is_taken_out_nobody_leads_again_and_not_after_a_restart(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    two = world.replica("two")
+    await world.after(1.0)
+    mark(world, ROOT)
+    await world.after(0.2)
+    version = world.server.version
+    await world.after(3 * RULES.duration)
+    world.server.delete()
+    three = world.replica("one")  # on the same disk
+    await world.after(3 * RULES.duration)
+    for replica in (one, two, three):
+        assert not replica.leads
+        assert replica.elector.reporting.value is None
+        assert replica.membership.left.value
+    assert (world.server.data, world.server.version) == (None, version)
+
+
+async def test_a_leader_that_hears_nothing_learns_by_its_next_renewal_that_the_cluster_was_taken_out(
+    world: World,
+) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    world.server.silent.add(one.client.number)
+    mark(world, ROOT)
+    await world.after(RULES.renew + 0.5)
+    assert not one.leads
+    assert one.membership.left.value
+
+
+async def test_that_another_identity_was_taken_out_says_nothing(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    mark(world, OTHER)
+    await world.after(0.4)
+    assert one.leads
+    assert (world.server.lease.holder, world.server.lease.left) == ("one", "")
+
+
+async def test_who_the_registry_calls_no_member_keeps_its_lease_and_makes_none(world: World) -> None:
+    one = world.replica("one")
+    await world.after(0.2)
+    one.membership.refused()
+    await world.after(2 * RULES.duration)
+    assert one.leads  # the registry may have been restored from an old backup
+    world.server.delete()
+    await world.after(2 * RULES.duration)
+    assert not one.leads
+    assert world.server.data is None
+    one.membership.accepted()
+    await world.after(2 * RULES.renew)
+    assert one.leads
