@@ -36,7 +36,7 @@ from federation.xds.snapshot import Resource, TypeUrl
 from sidecar.build.inbound import Inbound, Workload
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import services
-from sidecar.demand import Demand, State
+from sidecar.demand import RECENT, Demand, State
 from sidecar.intercept import redirect
 from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
 from sidecar.keeper import Keeper, KeeperConfig
@@ -210,7 +210,7 @@ class SidecarPart:
         return redirect.Redirect(network=str(self._settings.network), port=self._settings.outbound_port)
 
     async def _sweep(self) -> None:
-        pause = min(30.0, self._settings.idle_seconds / 4, self._settings.absent_seconds / 4)
+        pause = min(RECENT / 3, self._settings.idle_seconds / 4, self._settings.absent_seconds / 4)
         traffic = Traffic()
         while True:
             await self._edge.clock.sleep(pause)

@@ -10,20 +10,22 @@ what to release. The next module in the flow is sidecar.agent, which carries pla
     expire     -               released after `absent_for`      released after `idle` without look-up or connection
 
 ASKED and ABSENT names share one bounded pool in which the longest unused makes room, so that a flood of names that do
-not exist neither grows this process nor displaces a name that works. PRESENT names have a limit of their own.
+not exist neither grows this process nor displaces a name that works. PRESENT names have a limit of their own; one that
+had a connection when that was last looked at is not displaced, however long ago that was.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from federation.model.ids import ServiceName
 
 RECENT = 30.0
-"""Seconds since its last use during which a present name is never displaced by another: several times the DNS TTL."""
+"""Seconds since its last use during which a present name is never displaced by another: several times the DNS TTL. None
+is kept for longer than one that nobody uses."""
 
 
 class State(enum.Enum):
@@ -59,6 +61,7 @@ class Demand:
         self._absent_for = absent_for
         self._open: OrderedDict[ServiceName, tuple[State, float]] = OrderedDict()  # ASKED, ABSENT; least used first
         self._present: OrderedDict[ServiceName, float] = OrderedDict()
+        self._carrying: frozenset[ServiceName] = frozenset()
 
     def state(self, name: ServiceName) -> State | None:
         """None where the name is not held."""
@@ -98,14 +101,20 @@ class Demand:
             self._present[name] = now
             self._present.move_to_end(name)
 
+    def carrying(self, names: Iterable[ServiceName], now: float) -> None:
+        """These, and no others, have connections now."""
+        self._carrying = frozenset(names)
+        for name in self._carrying:
+            self.touch(name, now)
+
     def present(self, name: ServiceName, now: float) -> Plan:
         """The agent says that the name exists. Names that are not held are ignored: the answer came too late."""
         if name in self._present or name not in self._open:
             return NOTHING
         release: tuple[ServiceName, ...] = ()
         if len(self._present) >= self._limit:
-            oldest, used = next(iter(self._present.items()))
-            if now - used < RECENT:
+            oldest = next((n for n in self._present if n not in self._carrying), None)
+            if oldest is None or now - self._present[oldest] < min(RECENT, self._idle):
                 del self._open[name]
                 return Plan(release=(name,), refused=(name,))
             del self._present[oldest]

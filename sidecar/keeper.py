@@ -199,8 +199,9 @@ class Keeper:
         for service in list(self._demand.present_names()):
             holding = self._holdings.get(service, NOTHING)
             looked_up = [self._table.looked_up(name) for name in holding.records]  # each must be asked
-            if service in carried or any(looked_up):
+            if any(looked_up):
                 self._demand.touch(service, now)
+        self._demand.carrying(carried, now)
         self._carry(self._demand.expire(now))
 
     # --- how it is carried out

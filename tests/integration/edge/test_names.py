@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import subprocess
 import sys
+import time
 from typing import Any
 
 import dns.rcode
 import pytest
 
 from clusters.network import free_port
+from clusters.processes import children
 from federation.model.cluster import Gateway
 from federation.model.record import Kind
 
@@ -100,6 +104,10 @@ with socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=15) as co
 """
 
 
+def envoy_of(sidecar: Any) -> int:
+    return next(p for p in children(sidecar.child.pid) if "envoy" in os.readlink(f"/proc/{p}/exe"))
+
+
 @pytest.mark.parametrize("way", ["loopback", "redirect"])
 async def test_a_name_is_not_released_while_a_connection_lasts(world: Any, shop: Any, way: str) -> None:
     """Nor when the checks of its gateways begin, whereupon Envoy has other hosts and the connection the former one."""
@@ -152,6 +160,51 @@ async def test_a_name_is_not_released_while_a_connection_lasts(world: Any, shop:
             client.stdin.close()
             await client.wait()
         await shop.until(released)
+
+
+async def test_a_name_is_not_displaced_while_a_connection_lasts(world: Any, shop: Any) -> None:
+    """Nor when for longer than a name is kept nobody could look whether one does, for Envoy stands still."""
+    west, sidecar, _ = await alone(world, shop, names_limit=1, idle_seconds=2.0, absent_seconds=1.0)
+    port = await world.tcp_echo("west-db")
+    for name in ("db", "other"):
+        service = type(shop.db)("shop", name)
+        west.put_import(shop.imported(service, shop.opaque, shop.backend("west", shop.opaque, local=port)))
+    address = await sidecar.address("db.shop.global")
+    client = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", TALK, address, "5432", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+    async def talks(line: int) -> bool:
+        client.stdin.write(b"%d\n" % line)
+        answer: bytes = await asyncio.wait_for(client.stdout.readline(), 20)
+        return answer == b"west-db %d\n" % line
+
+    async def refused() -> bool:
+        reply = await look_up(sidecar, "other.shop.global")
+        return reply.rcode() == dns.rcode.NXDOMAIN and "names_limit" in reply.options[0].text
+
+    try:
+        assert await talks(1)
+        await look_up(sidecar, "absent.shop.global")
+        await shop.until(lambda: sidecar.metric("isthmus_sidecar_names_absent") == 0)  # so there was a look
+        envoy = envoy_of(sidecar)
+        os.kill(envoy, signal.SIGSTOP)
+        try:
+            begun = time.monotonic()
+            while time.monotonic() < begun + 4.0:
+                assert await refused()
+                await asyncio.sleep(0.1)
+        finally:
+            os.kill(envoy, signal.SIGCONT)
+        assert await talks(2)
+    finally:
+        client.stdin.close()
+        await client.wait()
+
+    async def served() -> bool:
+        return bool(addresses(await look_up(sidecar, "other.shop.global")))
+
+    await shop.until(served)
 
 
 async def test_a_port_that_the_workload_holds_leads_the_name_through_the_gateway(world: Any, shop: Any) -> None:

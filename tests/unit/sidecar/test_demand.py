@@ -68,6 +68,40 @@ def test_a_name_beyond_the_limit_displaces_the_longest_unused(demand: Demand) ->
     assert set(demand.present_names()) == {A, C}
 
 
+def test_a_name_with_connections_is_never_displaced_however_late_the_next_look_is(demand: Demand) -> None:
+    for name in (A, B):
+        demand.ask(name, 0)
+        demand.present(name, 0)
+    demand.carrying({A}, 0)
+    late = 100 * RECENT
+    demand.ask(C, late)
+    assert demand.present(C, late) == Plan(release=(B,))
+    demand.carrying({A, C}, late)
+    demand.ask(D, 2 * late)
+    assert demand.present(D, 2 * late) == Plan(release=(D,), refused=(D,))
+    demand.carrying({A, C}, 2 * late)
+    demand.carrying({C}, 2 * late + 1)  # that of A has ended just now
+    demand.ask(D, 2 * late + 1)
+    assert demand.present(D, 2 * late + 1) == Plan(release=(D,), refused=(D,))
+    demand.ask(D, 2 * late + RECENT)
+    assert demand.present(D, 2 * late + RECENT) == Plan(release=(A,))
+
+
+def test_that_a_name_which_is_not_held_has_connections_means_nothing(demand: Demand) -> None:
+    demand.carrying({A}, 0)
+    assert list(demand.held()) == []
+
+
+def test_what_would_be_idle_makes_room_sooner() -> None:
+    demand = Demand(limit=1, absent_limit=2, idle=4, absent_for=4)
+    for name in (A, B):
+        demand.ask(name, 0)
+    demand.present(A, 0)
+    assert demand.present(B, 3).refused == (B,)
+    demand.ask(B, 4)
+    assert demand.present(B, 4) == Plan(release=(A,))
+
+
 def test_idle_names_are_released(demand: Demand) -> None:
     demand.ask(A, 0)
     demand.present(A, 0)
