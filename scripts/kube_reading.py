@@ -84,7 +84,7 @@ async def _measure_cluster(parsed: argparse.Namespace, cluster: LocalCluster, di
     context = multiprocessing.get_context("spawn")
     try:
         began = time.monotonic()
-        await _fill(client, parsed)
+        await fill(client, parsed)
         filled = time.monotonic() - began
         here, there = context.Pipe()
         arguments = (there, msgspec.json.encode(settings), str(directory / "cache"), parsed.services)
@@ -98,15 +98,15 @@ async def _measure_cluster(parsed: argparse.Namespace, cluster: LocalCluster, di
         timed, counted = numbers[: parsed.changes], numbers[parsed.changes :]
         latencies = []
         for number in timed:
-            await _ask(here, f"wait {_name(number)}")
+            await _ask(here, f"wait {service_name(number)}")
             wrote = time.monotonic()
-            await _change(client, number, parsed)
+            await change(client, number, parsed)
             latencies.append((await asyncio.to_thread(_answer, here) - wrote) * 1000)
         # Not one message to the reader meanwhile: what it costs to ask is not what a change costs.
-        await _ask(here, f"wait {_name(counted[-1])}")
+        await _ask(here, f"wait {service_name(counted[-1])}")
         before = await _ask(here, "cpu")
         for number in counted:
-            await _change(client, number, parsed)
+            await change(client, number, parsed)
         await asyncio.to_thread(_answer, here)
         after = await _ask(here, "cpu")
         latencies.sort()
@@ -130,13 +130,15 @@ async def _measure_cluster(parsed: argparse.Namespace, cluster: LocalCluster, di
         await client.close()
 
 
-def _name(number: int) -> str:
+def service_name(number: int) -> str:
+    """Of the service with this number."""
     return f"s{number:05d}"
 
 
-async def _change(client: KubeClient, number: int, parsed: argparse.Namespace) -> None:
-    body = msgspec.json.encode(_slice(_name(number), number, parsed, turned=True))
-    await client.apply(ENDPOINT_SLICES, NAMESPACE, f"{_name(number)}-1", body)
+async def change(client: KubeClient, number: int, parsed: argparse.Namespace, *, turned: bool = True) -> None:
+    """Write an EndpointSlice; `turned`: its first endpoint is not ready."""
+    body = msgspec.json.encode(_slice(service_name(number), number, parsed, turned=turned))
+    await client.apply(ENDPOINT_SLICES, NAMESPACE, f"{service_name(number)}-1", body)
 
 
 def _answer(here: Any) -> Any:
@@ -153,12 +155,13 @@ async def _ask(here: Any, what: str) -> Any:
 # --- the API server's content ----------------------------------------------------------------------------------------
 
 
-async def _fill(client: KubeClient, parsed: argparse.Namespace) -> None:
+async def fill(client: KubeClient, parsed: argparse.Namespace) -> None:
+    """Create all Nodes, Services, EndpointSlices and ServiceExports."""
     exports = service_exports("v1beta1")
     await client.create(NAMESPACES, None, msgspec.json.encode({"metadata": {"name": NAMESPACE}}))
     await _create(client, NODES, (_node(n) for n in range(parsed.nodes)))
     for kind, make in ((SERVICES, _service), (ENDPOINT_SLICES, _slice), (exports, _export)):
-        await _create(client, kind, (make(_name(n), n, parsed) for n in range(parsed.services)))
+        await _create(client, kind, (make(service_name(n), n, parsed) for n in range(parsed.services)))
 
 
 async def _create(client: KubeClient, kind: Resource, objects: Iterable[dict[str, Any]]) -> None:
