@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import lt
 from typing import Any
 
 from federation.model.ids import ServiceName
@@ -197,7 +198,13 @@ def _backend(claim: Claim, ports: tuple[int, ...], winner: Service) -> Backend:
         stale=claim.stale,
         ports=ports,
         readiness=tuple(sorted(claim.service.readiness, key=lambda r: (r.locality, r.ready))),
-        endpoints=tuple(
-            sorted(claim.endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items()), e.identity))
-        ),
+        endpoints=_sorted(claim.endpoints),
     )
+
+
+def _sorted(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+    """Sources give them in this order mostly: that is quickly seen."""
+    keys = [(e.address, e.hostname) for e in endpoints]
+    if all(map(lt, keys, keys[1:])):
+        return endpoints
+    return tuple(sorted(endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items()), e.identity)))

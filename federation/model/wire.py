@@ -13,6 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from federation.errors import InvalidInput
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
+from federation.model.endpointwire import encoded, sized
 from federation.model.ids import ServiceName, SpiffeId, parse_label, parse_port
 from federation.model.service import (
     AppProtocol,
@@ -344,6 +345,14 @@ def decode_link(data: bytes) -> Link:
 
 
 def import_to_pb(value: Import) -> pb.Import:
+    message = _early_import(value)
+    message.backends.extend(map(_backend_to_pb, value.backends))
+    message.MergeFrom(_late_import(value))
+    return message
+
+
+def _early_import(value: Import) -> pb.Import:
+    """The fields before `backends`."""
     return pb.Import(
         namespace=value.name.namespace,
         name=value.name.name,
@@ -353,12 +362,17 @@ def import_to_pb(value: Import) -> pb.Import:
         ports=map(_port_to_pb, value.ports),
         session_affinity=value.session_affinity,
         session_affinity_seconds=value.session_affinity_seconds,
-        internal_traffic_policy=value.internal_traffic_policy,
         traffic_distribution=value.traffic_distribution,
         labels=dict(value.labels),
         annotations=dict(value.annotations),
-        backends=map(_backend_to_pb, value.backends),
+    )
+
+
+def _late_import(value: Import) -> pb.Import:
+    """Those after it."""
+    return pb.Import(
         conflicts=(pb.Conflict(field=c.reason, detail=c.detail) for c in value.conflicts),
+        internal_traffic_policy=value.internal_traffic_policy,
         gateway_ports=dict(value.gateway_ports),
     )
 
@@ -383,11 +397,25 @@ def import_from_pb(message: pb.Import) -> Import:
 
 
 def encode_import(value: Import) -> bytes:
-    return _bytes(import_to_pb(value))
+    """In parts, in the order of the fields: what protobuf would write for the whole."""
+    parts = [_bytes(_early_import(value))]
+    parts += [b"\x62" + sized(_backend_bytes(backend)) for backend in value.backends]
+    return b"".join([*parts, _bytes(_late_import(value))])
 
 
 def decode_import(data: bytes) -> Import:
     return import_from_pb(_parse(pb.Import, data))
+
+
+def _backend_bytes(value: Backend) -> bytes:
+    head = pb.Backend(
+        cluster=value.cluster,
+        local=value.local,
+        stale=value.stale,
+        ports=value.ports,
+        readiness=map(_readiness_to_pb, value.readiness),
+    )
+    return _bytes(head) + encoded(value.endpoints, field=6)
 
 
 def _backend_to_pb(value: Backend) -> pb.Backend:
@@ -413,15 +441,10 @@ def _backend_from_pb(message: pb.Backend) -> Backend:
 
 
 def encode_export(value: Export) -> bytes:
-    return _bytes(
-        pb.Export(
-            namespace=value.name.namespace,
-            name=value.name.name,
-            ports=map(_port_to_pb, value.ports),
-            endpoints=map(_endpoint_to_pb, value.endpoints),
-            grants=grants_to_pb(value.grants),
-        )
-    )
+    """In parts, as `encode_import`."""
+    head = pb.Export(namespace=value.name.namespace, name=value.name.name, ports=map(_port_to_pb, value.ports))
+    late = _bytes(pb.Export(grants=grants_to_pb(value.grants))) if value.grants else b""
+    return _bytes(head) + encoded(value.endpoints, field=4) + late
 
 
 def decode_export(data: bytes) -> Export:

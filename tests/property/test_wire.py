@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import string
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -28,6 +29,7 @@ from federation.model.service import (
     Readiness,
     Service,
 )
+from federation.proto.v1 import records_pb2 as pb
 
 label = st.text(string.ascii_lowercase + string.digits, min_size=1, max_size=12)
 text = st.text(string.printable, max_size=12)
@@ -184,6 +186,38 @@ def test_round_trip_and_determinism(payload: str):
         assert encode(again) == data
 
     check()
+
+
+@given(imported)
+def test_what_is_written_by_hand_is_what_protobuf_reads(value: Import):
+    assert pb.Import.FromString(wire.encode_import(value)) == wire.import_to_pb(value)
+
+
+def test_no_field_is_forgotten_by_hand():
+    """Whoever adds one adds it to federation.model.endpointwire or to the parts of federation.model.wire, too."""
+    fields = {
+        m.DESCRIPTOR.name: [f.number for f in m.DESCRIPTOR.fields]
+        for m in (pb.Endpoint, pb.Backend, pb.Export, pb.Import)
+    }
+    assert fields == {
+        "Endpoint": [1, 2, 3, 4, 5, 6, 7],
+        "Backend": [1, 2, 3, 4, 5, 6],
+        "Export": [1, 2, 3, 4, 5],
+        "Import": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 14],
+    }
+
+
+@pytest.mark.parametrize("size", [0, 1, 127, 128, 129, 16_383, 16_384, 70_000])
+def test_long_values_have_long_lengths(size: int):
+    one = Endpoint(
+        address="a" * size, hostname="h" * size, locality=Locality("r" * size, "z"), ports={65535: 127, 80: 8080}
+    )
+    other = Endpoint(address="é", ready=False, terminating=True, ports={16_384: 16_383, 128: 1})
+    value = Export(name=ServiceName("shop", "echo"), ports=(), endpoints=(one, other), grants=())
+    data = wire.encode_export(value)
+    assert wire.decode_export(data) == value
+    turned = replace(one, ports=dict(reversed(one.ports.items())))
+    assert wire.encode_export(replace(value, endpoints=(turned, other))) == data
 
 
 @pytest.mark.parametrize("payload", PAYLOADS)
