@@ -194,13 +194,16 @@ class KubeClient:
         await self.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
 
     async def remove_namespace(self, name: str, *, kinds: Iterable[tuple[str, str]] = ()) -> None:
-        """Delete the namespace with the objects of `kinds` at once, without the seconds that its controller takes.
+        """Delete the namespace, if there is one, and the objects of `kinds` in it, faster than its controller does.
 
         Objects of other kinds would be orphaned: for them `delete` the namespace and let the controller do it.
         """
         path = (await self.resource("v1", "Namespace")).path(None, name)
         # First of all the namespace: nothing can be created in one that is being deleted.
-        await self.request("DELETE", path)
+        try:
+            await self.request("DELETE", path)
+        except NotFound:
+            return
         await asyncio.gather(*(self.delete_all(version, kind, name) for version, kind in kinds))
         empty = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}, "spec": {"finalizers": []}}
         with contextlib.suppress(NotFound):  # the controller was faster

@@ -1,6 +1,7 @@
 """Stands in for kubectl where a documentation's commands are run: the few words of it that they use.
 
-It also plays the nodes that local API servers do not have: a Deployment gets a Pod that runs at $POD_ADDRESS.
+`python kubectl.py SOCKET` serves it, and fedctl, by clusters.forked. It also plays the nodes that local API servers do
+not have: a Deployment gets a Pod that runs at $POD_ADDRESS.
 """
 
 from __future__ import annotations
@@ -14,20 +15,22 @@ from typing import Any
 
 import yaml
 
+from clusters.forked import serve
 from clusters.kubeclient import KubeClient, connect, parse
 
 
-def main() -> None:
+def main(words: list[str]) -> int:
+    """The exit status of the command `words`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--context")
     parser.add_argument("--kubeconfig", type=Path, default=Path(os.environ["KUBECONFIG"]))
     parser.add_argument("-n", "--namespace", default="default")
-    words = sys.argv[1:]
     known, rest = parser.parse_known_args(words)
     if rest[0] == "config":
         config(known, rest[1:])
     else:
         asyncio.run(ask(known, rest))
+    return 0
 
 
 def config(known: argparse.Namespace, words: list[str]) -> None:
@@ -99,4 +102,8 @@ async def run(client: KubeClient, deployment: dict[str, Any]) -> None:
     )
 
 
-main()
+if __name__ == "__main__":
+    import federation.registry.init  # noqa: F401
+    from federation.cli.main import run as fedctl
+
+    serve(sys.argv[1], {"kubectl": main, "fedctl": fedctl})

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 
 from clusters.apiserver import LocalCluster
 from clusters.children import start_child
+from clusters.forked import command
 from clusters.names import lookup
 from clusters.namespace import LocalNetwork
 from clusters.waiting import ANSWER, until
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.e2e
 
 PAGE = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "kubernetes.md"
 PAGE_SECONDS = 400
-"""It is a quarter of a minute's work, by thirty commands that all begin with an interpreter."""
+"""It is a quarter of a minute's work on a quiet machine."""
 COREFILE = """.:53 {
     errors
     health
@@ -56,7 +57,7 @@ def network() -> Iterator[str]:
 @pytest.fixture
 async def environment(
     start_kube: Callable[..., Awaitable[tuple[LocalCluster, ...]]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[dict[str, str], tuple[LocalCluster, ...], Path]:
+) -> AsyncIterator[tuple[dict[str, str], tuple[LocalCluster, ...], Path]]:
     """What the page asks for: contexts of two administrators, the commands on PATH; CoreDNS is configured."""
     clusters = await start_kube("east", "west", install=())
     here = tmp_path_factory.mktemp("k")
@@ -75,9 +76,11 @@ async def environment(
             )
     commands = here / "bin"
     commands.mkdir()
-    standin = Path(__file__).with_name("kubectl.py")
-    (commands / "kubectl").write_text(f'#!/bin/sh\nexec {sys.executable} {standin} "$@"\n')
-    (commands / "kubectl").chmod(0o755)
+    server = here / "commands.sock"
+    serving = start_child([sys.executable, Path(__file__).with_name("kubectl.py"), server], here / "commands.log")
+    for name in ("kubectl", "fedctl"):
+        command(commands, name, server)
+    await until(server.exists, what="the server of commands")
     (here / "kubeconfig").write_text(yaml.safe_dump({**merged, "current-context": "east"}))
     admins = here / "admins"
     admins.mkdir()
@@ -89,7 +92,9 @@ async def environment(
         "KUBECONFIGS": str(admins),
         "ISTHMUS_HOME": str(here / "home"),
     }
-    return environment, clusters, here
+    yield environment, clusters, here
+    serving.kill()
+    serving.wait()
 
 
 async def test_two_clusters_are_federated_by_following_the_page(environment: Any, network: str):

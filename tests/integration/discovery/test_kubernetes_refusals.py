@@ -91,7 +91,9 @@ async def test_a_rule_that_is_missing_is_named_once_and_its_grant_is_noticed(
     await until(lambda: not forbidden())
 
 
-async def test_namespaces_are_created_where_that_is_wanted(sides: Any, until: Until) -> None:
+async def test_namespaces_are_created_where_that_is_wanted(
+    sides: Any, kube_clusters: Any, kube_remove: Any, until: Until
+) -> None:
     east, west = sides["east"], sides["west"]
     name = f"{east.namespace}-made"
     await west.running.stop()
@@ -107,10 +109,8 @@ async def test_namespaces_are_created_where_that_is_wanted(sides: Any, until: Un
         made = await west.client.get("v1", "Namespace", name)
         assert made["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "isthmus"
     finally:
-        for side in (east, west):
-            with contextlib.suppress(NotFound):
-                await side.client.delete("v1", "Namespace", name)
-                await side.client.gone("v1", "Namespace", name)
+        await west.running.stop()  # it would create it again
+        await asyncio.gather(*(kube_remove(cluster, name) for cluster in kube_clusters))
 
 
 async def test_an_address_that_somebody_took_meanwhile(sides: Any, until: Until) -> None:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 
-from federation.errors import NotFound
 from federation.model.record import Kind
 
 pytestmark = pytest.mark.integration
@@ -243,7 +241,7 @@ async def test_a_foreign_serviceimport_is_left_alone(sides: Any, until: Until) -
     await until(lambda: "import_not_ours" not in west.running.codes())
 
 
-async def test_namespaces(sides: Any, until: Until) -> None:
+async def test_namespaces(sides: Any, kube_clusters: Any, kube_remove: Any, until: Until) -> None:
     """A service is imported where its namespace is: at once when that comes, and nothing fails loudly when it goes."""
     east, west = sides["east"], sides["west"]
     name = f"{east.namespace}-more"
@@ -262,10 +260,7 @@ async def test_namespaces(sides: Any, until: Until) -> None:
         await west.client.create_namespace(name)
         await until(lambda: west.imported(namespace=name))
     finally:
-        for side in (east, west):
-            with contextlib.suppress(NotFound):
-                await side.client.delete("v1", "Namespace", name)
-                await side.client.gone("v1", "Namespace", name)
+        await asyncio.gather(*(kube_remove(cluster, name) for cluster in kube_clusters))
 
 
 async def test_an_unlinked_cluster_takes_its_imports_along(sides: Any, federation: Any, until: Until) -> None:
