@@ -30,9 +30,10 @@ ContextOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(help="Where agents keep what they share: Leases, pins, the cluster's identity.")
 ]
+InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
+
 _SHOWN = 10
 """Removed objects of one kind that are named in a table."""
-InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
 
 
 def _kubernetes(
@@ -167,7 +168,7 @@ def leave(
     """
     parse_label(name, what="cluster")
     home = home_of(context)
-    directory = home.clusters.get(name)
+    directory = home.cluster_directory(name) if dry_run else home.clusters.get(name)
     other = _kubernetes(kubeconfig, kube_context, False)
 
     async def ask() -> Departure:

@@ -45,6 +45,7 @@ def test_without_a_command_it_tells_which_there_are(capsys: pytest.CaptureFixtur
         (["registry", "init", "r", "--federation", "Bad_Name"], 2, "invalid_name", "is no DNS label"),
         (["registry", "init", "r", "--federation", "f", "--listen", "x"], 2, "invalid_address", "not HOST:PORT"),
         (["cluster", "leave", "-x"], 2, "usage", "No such option"),
+        (["cluster", "leave", "moon", "--dry-run"], 3, "unknown_cluster", "known: none"),
         (["unknown"], 2, "usage", "No such command"),
     ],
 )
