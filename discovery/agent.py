@@ -44,6 +44,7 @@ from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.select import make_source
 from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
+from discovery.vms.table import SEEN, VmTable
 from federation import __version__
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
@@ -110,6 +111,7 @@ class Agent:
             lease=settings.gateway_lease, memory=settings.consumer_memory, clock=self.clock, log=log
         )
         self._load_gateways()
+        self.vms = VmTable(self.path, clock=self.clock, log=log)
         self._savers = {
             name: Saver(
                 self.path / name,
@@ -124,8 +126,11 @@ class Agent:
                 (VIEW, self.sink.replica.picture),
                 (GATEWAYS, self.consumers.dump),
                 (ALLOCATIONS, self.allocations.dump),
+                (SEEN, self.vms.dump_sights),
             )
         }
+        self.vms.on_seen = self._savers[SEEN].touch
+        self.problems.set("vms", [self.vms.problem] if self.vms.problem is not None else [])
         self.view = ClusterView(
             cluster=settings.cluster,
             federation=settings.federation,
@@ -200,6 +205,7 @@ class Agent:
         self.server = ViewServer(
             log_=self.view.records.log,
             consumers=self.consumers,
+            vms=self.vms,
             bundle=self.bundle,
             svid=lambda: self.renewer.current,
             clock=self.clock,
