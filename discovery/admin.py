@@ -16,6 +16,7 @@ import grpc
 from discovery.consumers import Consumer
 from discovery.names import check_callable, parse_global
 from discovery.view import Neighbour
+from discovery.vms import admin as vms
 from federation import __version__
 from federation.errors import NotFound, StorageFailed
 from federation.model.address import join_address
@@ -46,6 +47,7 @@ SOCKET = "agent.sock"
 _METHODS = (
     *("Identity", "Pin", "Unpin", "Namespace", "Status"),
     *("Export", "Unexport", "Preview", "ListImports", "Resolve"),
+    *("InviteVm", "ListVms", "RemoveVm"),
 )
 
 
@@ -175,6 +177,16 @@ class _Servicer(rpc.AgentServicer):
             )
         backends = list(explain(found, self._agent, pinned))
         return pb.ResolveReply(**{"import": import_to_pb(found)}, backends=backends)
+
+    async def _invitevm(self, request: pb.InviteVmRequest, context: Any) -> pb.InviteVmReply:
+        return await vms.invite(self._agent, request)
+
+    async def _listvms(self, request: registry_pb2.Empty, context: Any) -> pb.ListVmsReply:
+        return vms.listed(self._agent)
+
+    async def _removevm(self, request: pb.RemoveVmRequest, context: Any) -> registry_pb2.Empty:
+        await self._agent.vms.remove(request.name)
+        return registry_pb2.Empty()
 
     async def _status(self, request: registry_pb2.Empty, context: Any) -> pb.AgentStatus:
         agent = self._agent

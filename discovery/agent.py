@@ -38,12 +38,13 @@ from discovery.problems import ProblemBook
 from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
-from discovery.settings import AgentSettings
+from discovery.settings import AgentSettings, addresses
 from discovery.sources.base import Source, SourceState
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.select import make_source
 from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
+from discovery.vms.server import VmServer
 from discovery.vms.table import SEEN, VmTable
 from federation import __version__
 from federation.aio.backoff import Backoff
@@ -220,10 +221,11 @@ class Agent:
             allow=AllowTable(settings.identities),
             federation=settings.federation,
             cluster=settings.cluster,
-            agent_address=self.address,
+            agent_addresses=self.addresses,
             log=log,
             ttl=timedelta(seconds=settings.svid_ttl),
         )
+        self.vm_server = self._vm_server() if settings.vms.listen else None
         self.admin = AdminServer(self)
         self.serving = False
         self.turned = self.clock.monotonic()
@@ -231,12 +233,17 @@ class Agent:
         self._reported = asyncio.Event()
         self._ports: dict[str, int] = {}
 
-    def address(self) -> str:
-        """host:port at which gateways and sidecars dial this agent."""
-        if self.settings.advertise:
-            return self.settings.advertise
+    def addresses(self) -> tuple[str, ...]:
+        """host:port, at least one, at which gateways and sidecars dial this agent."""
         host, port = split_address(self.settings.listen, what="listen")
-        return join_address(host, self.server.port or port)
+        return addresses(self.settings.advertise) or (join_address(host, self.server.port or port),)
+
+    def enrolment_addresses(self) -> tuple[str, ...]:
+        """host:port at which virtual machines are let in; none where they are not."""
+        if self.vm_server is None:
+            return ()
+        host, port = split_address(self.settings.vms.listen, what="vms.listen")
+        return addresses(self.settings.vms.advertise) or (join_address(host, self.vm_server.port or port),)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -267,6 +274,9 @@ class Agent:
         try:
             await self.identity.start()
             await self.admin.start()
+            if self.vm_server is not None:
+                await self.vm_server.start()
+                self._write_ports(vms=self.vm_server.port)
             if self.settings.metrics:
                 measured = metrics.serve(self)
                 self._write_ports(metrics=measured.port)
@@ -275,6 +285,8 @@ class Agent:
             if self.dns is not None:
                 await self.dns.close()
             await self.server.close()
+            if self.vm_server is not None:
+                await self.vm_server.close()
             await self.admin.close()
             await self.identity.close()
             for saver in self._savers.values():
@@ -325,7 +337,7 @@ class Agent:
         self._write_ports(listen=self.server.port, **({"dns": self.dns.port} if self.dns is not None else {}))
         self.log.info(
             "serving",
-            address=self.address(),
+            address=self.addresses()[0],
             exports=len(self.source.state.value.exports),
             imports=len(self.view.imports),
             epoch=self.epoch,
@@ -435,6 +447,21 @@ class Agent:
             spiffe_id=SpiffeId.workload(self.settings.trust_domain, SYSTEM_NAMESPACE, "agent"),
             ttl=timedelta(seconds=self.settings.svid_ttl),
             dns_names=[agent_server_name(self.settings.trust_domain)],
+        )
+
+    def _vm_server(self) -> VmServer:
+        return VmServer(
+            self.settings.vms.listen,
+            self.vms,
+            self.authority,
+            svid=lambda: self.renewer.current,
+            federation=self.settings.federation,
+            cluster=self.settings.cluster,
+            agent_addresses=self.addresses,
+            enrolment_addresses=self.enrolment_addresses,
+            clock=self.clock,
+            log=self.log,
+            ttl=timedelta(seconds=self.settings.svid_ttl),
         )
 
     async def _renew(self) -> Svid:

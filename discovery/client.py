@@ -94,6 +94,26 @@ class AgentClient(UnaryClient):
         """What a global name means here; raises InvalidName, NotFound."""
         return await self._ask(self._stub.Resolve, pb.ResolveRequest(name=name))
 
+    async def invite_vm(
+        self, name: str, namespace: str, account: str, *, services: Iterable[str] = (), ttl_seconds: int = 0
+    ) -> pb.InviteVmReply:
+        """A token for one virtual machine; 0 seconds: as long as tokens live.
+
+        Raises AlreadyExists (vm_exists), Conflict (vms_not_listening), InvalidInput, InvalidName, StorageFailed.
+        """
+        request = pb.InviteVmRequest(
+            name=name, namespace=namespace, account=account, services=services, ttl_seconds=ttl_seconds
+        )
+        return await self._ask(self._stub.InviteVm, request)
+
+    async def vms(self) -> list[pb.VmStatus]:
+        """The virtual machines of this cluster, by name."""
+        return list((await self._ask(self._stub.ListVms, registry_pb2.Empty())).vms)
+
+    async def remove_vm(self, name: str) -> None:
+        """Let a virtual machine in no more, and end its streams. Raises NotFound (vm_unknown), StorageFailed."""
+        await self._ask(self._stub.RemoveVm, pb.RemoveVmRequest(name=name))
+
     async def status(self) -> pb.AgentStatus:
         return await self._ask(self._stub.Status, registry_pb2.Empty())
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from typing import Any
-from urllib.parse import unquote
 
 import grpc
 
 from discovery.consumers import Consumer, Consumers, Role
-from discovery.vms.names import speaker_of
+from discovery.vms.names import peer_host, speaker_of
 from discovery.vms.table import VmTable
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
@@ -69,11 +68,6 @@ def role_of(identity: SpiffeId) -> Role:
     if not identity.path.startswith("/ns/") or identity.path.startswith(f"/ns/{SYSTEM_NAMESPACE}/"):
         raise Denied(f"{identity} is neither a gateway nor a workload", code="not_authorised")
     return Role.SIDECAR
-
-
-def _host(peer: str) -> str:
-    """The address in what gRPC says of a peer ("ipv4:192.0.2.1:4711"), without its port, which tells nothing."""
-    return unquote(peer.partition(":")[2]).rpartition(":")[0].strip("[]")
 
 
 class ViewServer:
@@ -160,7 +154,7 @@ class ViewServer:
         def on_presence(presence: pb.Presence) -> None:
             self._consumers.present(consumer, presence)
             if vm:
-                self._vms.seen(vm, address=_host(context.peer()), version=consumer.version)
+                self._vms.seen(vm, address=peer_host(context.peer()), version=consumer.version)
 
         def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
             self._consumers.named(consumer, added, dropped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from urllib.parse import unquote
 
 from cryptography import x509
 
@@ -57,3 +58,8 @@ def speaker_of(chain: Sequence[bytes], trust_domain: str) -> Speaker | None:
     if len(ours) != 2 or len(vms) != 1 or len(keys) != 1 or keys[0][1] != vms[0]:
         raise Denied("the certificate names a VM in a way that no agent does", code="svid_invalid")
     return Speaker(vms[0], keys[0][0])
+
+
+def peer_host(peer: str) -> str:
+    """The address in what gRPC says of a peer ("ipv4:192.0.2.1:4711", "ipv6:%5B::1%5D:4711"), without the port."""
+    return unquote(peer.partition(":")[2]).rpartition(":")[0].strip("[]")

@@ -207,3 +207,75 @@ class AgentStatus(_message.Message):
     registry_detail: str
     exports_down: int
     def __init__(self, cluster: _Optional[str] = ..., version: _Optional[str] = ..., registry_connected: _Optional[bool] = ..., registry_last_seen_ns: _Optional[int] = ..., registry_revision: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., exports: _Optional[int] = ..., imports: _Optional[int] = ..., peers: _Optional[_Iterable[_Union[PeerStatus, _Mapping]]] = ..., consumers: _Optional[_Iterable[_Union[ConsumerStatus, _Mapping]]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., registry_detail: _Optional[str] = ..., exports_down: _Optional[int] = ...) -> None: ...
+
+class InviteVmRequest(_message.Message):
+    __slots__ = ("name", "namespace", "account", "services", "ttl_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    account: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    ttl_seconds: int
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., account: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., ttl_seconds: _Optional[int] = ...) -> None: ...
+
+class InviteVmReply(_message.Message):
+    __slots__ = ("token", "expires_ns", "bundle", "fingerprint", "enrolment_addresses", "agent_addresses", "suffix")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_ns: int
+    bundle: _records_pb2.Bundle
+    fingerprint: str
+    enrolment_addresses: _containers.RepeatedScalarFieldContainer[str]
+    agent_addresses: _containers.RepeatedScalarFieldContainer[str]
+    suffix: str
+    def __init__(self, token: _Optional[str] = ..., expires_ns: _Optional[int] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., fingerprint: _Optional[str] = ..., enrolment_addresses: _Optional[_Iterable[str]] = ..., agent_addresses: _Optional[_Iterable[str]] = ..., suffix: _Optional[str] = ...) -> None: ...
+
+class VmStatus(_message.Message):
+    __slots__ = ("name", "namespace", "account", "services", "state", "address", "version", "seen_ns", "created_ns", "joined_ns", "token_expires_ns", "problems")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEEN_NS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_NS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    account: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    state: str
+    address: str
+    version: str
+    seen_ns: int
+    created_ns: int
+    joined_ns: int
+    token_expires_ns: int
+    problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., account: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., seen_ns: _Optional[int] = ..., created_ns: _Optional[int] = ..., joined_ns: _Optional[int] = ..., token_expires_ns: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ...) -> None: ...
+
+class ListVmsReply(_message.Message):
+    __slots__ = ("vms",)
+    VMS_FIELD_NUMBER: _ClassVar[int]
+    vms: _containers.RepeatedCompositeFieldContainer[VmStatus]
+    def __init__(self, vms: _Optional[_Iterable[_Union[VmStatus, _Mapping]]] = ...) -> None: ...
+
+class RemoveVmRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
