@@ -10,7 +10,7 @@ import msgspec
 
 from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings
-from federation.registry.edge.settings import EdgeSettings, check_address, check_port
+from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
 from federation.settings import load
 
 LOOPBACK_RANGE = "127.128.0.0/9"
@@ -78,6 +78,6 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
 
 def read(path: Path) -> SidecarSettings:
     """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = load(path, SidecarSettings)
+    settings = placed(load(path, SidecarSettings), path)
     settings.check()
     return settings
