@@ -1,0 +1,220 @@
+"""One cluster of real processes, and virtual machines: sidecars in folders of their own that know nothing of the agent
+but what their bundle says."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import dns.message
+import dns.query
+import pytest
+import yaml
+
+from clusters.children import start_child
+from clusters.network import free_port
+from clusters.processes import ProcessFederation
+from clusters.topology import ClusterSpec, Topology
+from clusters.waiting import ANSWER, START, until
+from federation.cli import main
+from federation.model.service import Locality
+
+NAME = "echo.shop.global"
+
+
+class Vm:
+    """A machine that was invited: its folder holds its bundle, and nothing else is shared."""
+
+    def __init__(self, name: str, folder: Path, virtual_range: str) -> None:
+        self.name, self.folder = name, folder
+        self.state, self.log = folder / "state", folder / "log"
+        self._range = virtual_range
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def settings(self) -> Path:
+        return self.folder / "sidecar.yaml"
+
+    def adjust(self, **changes: Any) -> None:
+        """Change its settings, as a person would."""
+        tree = yaml.safe_load(self.settings.read_text())
+        for key, value in changes.items():
+            tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+        self.settings.write_text(yaml.safe_dump(tree))
+
+    def start(self) -> None:
+        self.adjust(range=self._range, dns={"port": 0}, log={"level": "debug", "json": True})
+        (self.state / "ports.json").unlink(missing_ok=True)
+        self._process = start_child([sys.executable, "-m", "sidecar", "--settings", str(self.settings)], self.log)
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """End it and its Envoy."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, number)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=15)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def ports(self) -> dict[str, int]:
+        try:
+            found: dict[str, int] = json.loads((self.state / "ports.json").read_text())
+        except OSError:
+            return {}
+        return found
+
+    def lines(self, event: str) -> list[dict[str, Any]]:
+        """What it has logged under this name."""
+        if not self.log.exists():
+            return []
+        found = []
+        for line in self.log.read_text(errors="replace").splitlines():
+            with contextlib.suppress(ValueError):
+                record = json.loads(line)
+                if record.get("event") == event:
+                    found.append(record)
+        return found
+
+    async def ready(self) -> None:
+        async def asked() -> bool:
+            port = self.ports().get("metrics")
+            if port is None:
+                return False
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/readyz", None, 2)
+                return True
+            return False
+
+        await until(asked, seconds=START)
+
+    async def resolve(self, name: str = NAME) -> list[str]:
+        """The addresses that its DNS gives."""
+        port = self.ports().get("dns")
+        if port is None:
+            return []
+        query = dns.message.make_query(name, "A")
+        try:
+            reply = await asyncio.to_thread(dns.query.udp, query, "127.0.0.1", port=port, timeout=ANSWER)
+        except (OSError, dns.exception.DNSException):
+            return []
+        return [str(item) for rrset in reply.answer for item in rrset]
+
+    async def resolves(self, name: str = NAME) -> None:
+        await until(lambda: self.resolve(name), seconds=START)
+
+
+class Site:
+    """The cluster `dc1`: a registry and an agent that lets machines in."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        spec = ClusterSpec(name="dc1", locality=Locality("eu", "eu-1"))
+        self.processes = ProcessFederation(Topology(federation="vm.isthmus", clusters=(spec,), links=()), root / "fed")
+        self.place = self.processes.places["dc1"]
+        self.address = f"{self.place.address}:{free_port(self.place.address)}"
+        self.vms: list[Vm] = []
+
+    async def start(self, **changes: Any) -> None:
+        self.processes.init_registry()
+        self.processes.start_registry()
+        await self.processes.wait_ready("registry")
+        self.place.manifests.mkdir(parents=True)
+        await self.processes.write_manifests("dc1")
+        await self.processes.join("dc1")
+        self.adjust(vms={"listen": self.address}, **changes)
+        self.processes.start_agent("dc1")
+        await self.processes.wait_ready("dc1-agent")
+
+    def adjust(self, **changes: Any) -> None:
+        """Change the agent's settings; it reads them at its next start."""
+        path = self.place.agent / "settings.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
+
+    async def restart(self, *, killed: bool = False) -> None:
+        if not killed:
+            self.kill()
+        self.processes.restart("dc1-agent")
+        await self.processes.wait_ready("dc1-agent")
+
+    def kill(self) -> None:
+        self.processes.kill("dc1-agent")
+
+    async def fedctl(self, *words: str) -> Any:
+        """What `fedctl … -o json` prints; raises Refused with its code."""
+        return await asyncio.to_thread(self._fedctl, *words)
+
+    def _fedctl(self, *words: str) -> Any:
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            status = main.run(["--home", str(self.root / "fed" / "home"), *words, "-o", "json"])
+        if status:
+            raise Refused(json.loads(err.getvalue())["error"])
+        return json.loads(out.getvalue())
+
+    async def listed(self, name: str) -> dict[str, Any]:
+        """The machine as `fedctl vm list` shows it; empty where it is not."""
+        found = [vm for vm in await self.fedctl("vm", "list", "--cluster", "dc1") if vm["name"] == name]
+        return found[0] if found else {}
+
+    async def invite(self, name: str, *words: str) -> Vm:
+        """`fedctl vm bootstrap`, and the files carried over."""
+        folder = self.root / name
+        state = ["--state", str(folder / "state")]
+        given = ["--namespace", "shop", "--account", "web"] if "--account" not in words else []
+        await self.fedctl("vm", "bootstrap", name, "--cluster", "dc1", *given, *state, "--to", str(folder), *words)
+        known = [vm for vm in self.vms if vm.name == name]
+        if known:
+            return known[0]
+        vm = Vm(name, folder, f"127.{200 + len(self.vms)}.0.0/16")
+        self.vms.append(vm)
+        return vm
+
+    async def is_joined(self, name: str) -> bool:
+        return (await self.listed(name)).get("state") == "joined"
+
+    def stop(self) -> None:
+        for vm in self.vms:
+            vm.stop()
+        self.processes.stop()
+
+
+class Refused(Exception):
+    """fedctl refused; `code` is stable."""
+
+    def __init__(self, error: dict[str, str]) -> None:
+        super().__init__(error["message"])
+        self.code, self.hint = error["code"], error["hint"]
+
+
+@pytest.fixture
+def short_root() -> Iterator[Path]:
+    """Sockets need short paths."""
+    path = Path(tempfile.mkdtemp(prefix="vms-"))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture
+async def site(short_root: Path) -> AsyncIterator[Site]:
+    made = Site(short_root)
+    try:
+        await made.start()
+        yield made
+    finally:
+        await asyncio.to_thread(made.stop)
