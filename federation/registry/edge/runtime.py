@@ -20,7 +20,7 @@ from federation.aio.saver import Saver
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.envoy.ledger import Changes as ResourceChanges
 from federation.envoy.process import EnvoyProcess
-from federation.errors import CorruptState, IsthmusError, StorageFailed
+from federation.errors import CorruptState, Denied, IsthmusError, StorageFailed
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -255,8 +255,9 @@ class Edge:
                 grant = await self._keys.fetch()
             except (IsthmusError, OSError):
                 continue  # the agent is down; what is known goes on
-            if (grant.addresses, grant.bundle) != (held.addresses, held.bundle):
-                self.log.info("the agent has moved or has other keys", address=grant.agent_address)
+            moved = (grant.addresses, grant.bundle) != (held.addresses, held.bundle)
+            if moved or isinstance(self.client.last_error, Denied):  # what it refuses is no use
+                self.log.info("the agent has moved or wants another certificate", address=grant.agent_address)
                 self.renewer.latest.set(grant)
 
     # --- Envoy

@@ -30,6 +30,7 @@ from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until
 from federation.cli import main
 from federation.model.service import Locality
+from federation.trust.workload import Grant
 
 NAME = "echo.shop.global"
 
@@ -79,29 +80,29 @@ class Vm:
             return {}
         return found
 
-    def lines(self, event: str) -> list[dict[str, Any]]:
-        """What it has logged under this name."""
-        if not self.log.exists():
-            return []
-        found = []
-        for line in self.log.read_text(errors="replace").splitlines():
-            with contextlib.suppress(ValueError):
-                record = json.loads(line)
-                if record.get("event") == event:
-                    found.append(record)
+    @property
+    def grant(self) -> Grant:
+        """The identity that it has kept."""
+        found = Grant.load(self.state / "identity")
+        assert found is not None
         return found
 
-    async def ready(self) -> None:
-        async def asked() -> bool:
-            port = self.ports().get("metrics")
-            if port is None:
-                return False
-            with contextlib.suppress(OSError):
-                await asyncio.to_thread(urllib.request.urlopen, f"http://127.0.0.1:{port}/readyz", None, 2)
-                return True
-            return False
+    def said(self, text: str) -> bool:
+        """Whether its log has this."""
+        return self.log.exists() and text in self.log.read_text(errors="replace")
 
-        await until(asked, seconds=START)
+    async def asked(self, path: str = "/metrics") -> str:
+        """What its metrics server says."""
+        port = self.ports().get("metrics")
+        if port is None:
+            return ""
+        with contextlib.suppress(OSError):
+            return await asyncio.to_thread(_get, f"http://127.0.0.1:{port}{path}")
+        return ""
+
+    async def connected(self) -> bool:
+        """Whether its stream to the agent is open."""
+        return "isthmus_watch_connected 1.0" in await self.asked()
 
     async def resolve(self, name: str = NAME) -> list[str]:
         """The addresses that its DNS gives."""
@@ -117,6 +118,11 @@ class Vm:
 
     async def resolves(self, name: str = NAME) -> None:
         await until(lambda: self.resolve(name), seconds=START)
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=ANSWER) as reply:  # noqa: S310 - our own loopback URL
+        return str(reply.read().decode())
 
 
 class Site:
@@ -146,14 +152,14 @@ class Site:
         path = self.place.agent / "settings.yaml"
         path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **changes}))
 
-    async def restart(self, *, killed: bool = False) -> None:
-        if not killed:
-            self.kill()
+    def kill(self) -> None:
+        """The agent, at once."""
+        self.processes.kill("dc1-agent")
+
+    async def restart(self) -> None:
+        """The agent, after `kill`."""
         self.processes.restart("dc1-agent")
         await self.processes.wait_ready("dc1-agent")
-
-    def kill(self) -> None:
-        self.processes.kill("dc1-agent")
 
     async def fedctl(self, *words: str) -> Any:
         """What `fedctl … -o json` prints; raises Refused with its code."""
@@ -185,6 +191,17 @@ class Site:
         self.vms.append(vm)
         return vm
 
+    def copy(self, vm: Vm, folder: str) -> Vm:
+        """Its bundle in another folder, as a thief or a person in a hurry would have it."""
+        there = self.root / folder
+        there.mkdir()
+        for file in ("sidecar.yaml", "join.token", "anchors.pem"):
+            shutil.copy(vm.folder / file, there / file)
+        made = Vm(vm.name, there, f"127.{200 + len(self.vms)}.0.0/16")
+        made.adjust(state_directory=str(there / "state"))
+        self.vms.append(made)
+        return made
+
     async def is_joined(self, name: str) -> bool:
         return (await self.listed(name)).get("state") == "joined"
 
@@ -202,19 +219,38 @@ class Refused(Exception):
         self.code, self.hint = error["code"], error["hint"]
 
 
-@pytest.fixture
-def short_root() -> Iterator[Path]:
-    """Sockets need short paths."""
-    path = Path(tempfile.mkdtemp(prefix="vms-"))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
-
-
-@pytest.fixture
-async def site(short_root: Path) -> AsyncIterator[Site]:
-    made = Site(short_root)
+@pytest.fixture(scope="session")
+def site() -> Iterator[Site]:
+    """One for all tests: each has machines of its own, and leaves the agent as it was."""
+    root = Path(tempfile.mkdtemp(prefix="vms-"))  # sockets need short paths
+    made = Site(root)
     try:
-        await made.start()
+        asyncio.run(made.start())
         yield made
     finally:
-        await asyncio.to_thread(made.stop)
+        made.stop()
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(autouse=True)
+def machines_end(site: Site) -> Iterator[None]:
+    yield
+    for vm in site.vms:
+        vm.stop()
+
+
+@pytest.fixture
+async def settled(site: Site) -> AsyncIterator[Site]:
+    """The agent may be stopped and given other settings: afterwards it is as it was."""
+    path = site.place.agent / "settings.yaml"
+    before = path.read_text()
+    yield site
+    path.write_text(before)
+    if site.processes.running["dc1-agent"].alive:
+        site.kill()
+    await site.restart()
+
+
+@pytest.fixture
+def refused() -> type[Refused]:
+    return Refused
