@@ -245,6 +245,11 @@ class Agent:
         host, port = split_address(self.settings.vms.listen, what="vms.listen")
         return addresses(self.settings.vms.advertise) or (join_address(host, self.vm_server.port or port),)
 
+    @property
+    def vm_calls(self) -> tuple[int, int]:
+        """How many virtual machines were given an identity, and how many were turned away."""
+        return (0, 0) if self.vm_server is None else (self.vm_server.issued, self.vm_server.refused)
+
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:

@@ -44,6 +44,9 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_identities_issued", "Identities given to local processes", lambda: agent.identity.issued),
         ("isthmus_agent_identities_refused", "Identities refused", lambda: agent.identity.refused),
         ("isthmus_agent_tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
+        ("isthmus_agent_vms", "Virtual machines, invited or joined", lambda: len(agent.vms.vms)),
+        ("isthmus_agent_vm_identities_issued", "Identities given to virtual machines", lambda: agent.vm_calls[0]),
+        ("isthmus_agent_vm_identities_refused", "Virtual machines turned away", lambda: agent.vm_calls[1]),
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)

@@ -203,6 +203,8 @@ def _check_vms(settings: AgentSettings) -> None:
     """What machines are told must lead here from where they are."""
     vms = settings.vms
     told = addresses(vms.advertise)
+    if vms.listen:
+        split_address(vms.listen, what="vms.listen")
     for text in told:
         split_address(text, what="vms.advertise", zero=False)
     if not vms.listen:

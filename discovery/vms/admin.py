@@ -6,13 +6,15 @@ streams that are open; changes go to the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from discovery.consumers import Consumer
+from discovery.vms.names import peer_host
 from discovery.vms.plans import Invitation, Vm, invited
 from discovery.vms.table import Sight
 from federation.errors import Conflict, InvalidInput
+from federation.model.cluster import Problem
 from federation.model.wire import bundle_to_pb, problem_to_pb
 from federation.proto.v1 import agent_pb2 as pb
 from federation.trust.bundle import fingerprint
@@ -81,5 +83,14 @@ def _status(vm: Vm, sight: Sight | None, streams: Iterable[Consumer], now: int) 
         created_ns=vm.created_ns,
         joined_ns=vm.joined_ns,
         token_expires_ns=vm.invitation.expires_ns if vm.invitation is not None else 0,
-        problems=[problem_to_pb(problem) for consumer in connected for problem in consumer.problems],
+        problems=map(problem_to_pb, _problems(vm, connected, now)),
     )
+
+
+def _problems(vm: Vm, streams: Iterable[Consumer], now: int) -> Iterator[Problem]:
+    """What it says of itself, and what only its agent can see."""
+    hosts = sorted({peer_host(consumer.address) for consumer in streams})
+    if len(hosts) > 1:
+        yield Problem("vm_twice", vm.name, f"it is connected from {' and from '.join(hosts)}: was it copied?", now)
+    for consumer in streams:
+        yield from consumer.problems

@@ -66,8 +66,8 @@ class RemoteAgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     def below(self, folder: Path) -> RemoteAgentSettings:
         """With absolute paths; relative ones start at `folder`."""
-        token = str(folder / self.token_file) if self.token_file else ""
-        return msgspec.structs.replace(self, anchors=str(folder / self.anchors), token_file=token)
+        anchors, token = (str(folder / path) if path else "" for path in (self.anchors, self.token_file))
+        return msgspec.structs.replace(self, anchors=anchors, token_file=token)
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

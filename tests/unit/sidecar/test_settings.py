@@ -76,3 +76,36 @@ def test_bad_settings_give_one_line_that_names_the_key(tmp_path: Path, changes: 
         read(write(tmp_path, **changes))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+AGENT = {"trust_domain": "dc1.fed.test", "enrolment": ["192.0.2.1:7446"], "anchors": "anchors.pem"}
+
+
+def test_an_agent_on_another_machine_is_named_by_the_files_of_its_bundle(tmp_path: Path) -> None:
+    settings = read(write(tmp_path, agent_directory=None, agent={**AGENT, "token_file": "join.token"}))
+    assert settings.agent is not None
+    assert settings.agent.anchors == str(tmp_path.resolve() / "anchors.pem")
+    assert settings.agent.token_file == str(tmp_path.resolve() / "join.token")
+    absolute = read(write(tmp_path, agent_directory=None, agent={**AGENT, "anchors": "/etc/a.pem"})).agent
+    assert absolute is not None
+    assert (absolute.anchors, absolute.token_file) == ("/etc/a.pem", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"agent_directory": None}, "set either agent_directory or agent"),
+        ({"agent": AGENT}, "not both"),
+        ({"agent_directory": None, "agent": {**AGENT, "enrolment": []}}, "agent.enrolment"),
+        ({"agent_directory": None, "agent": {**AGENT, "enrolment": ["192.0.2.1"]}}, "agent.enrolment"),
+        ({"agent_directory": None, "agent": {**AGENT, "addresses": ["192.0.2.1:0"]}}, "agent.addresses"),
+        ({"agent_directory": None, "agent": {**AGENT, "anchors": ""}}, "agent.anchors"),
+        ({"agent_directory": None, "agent": {**AGENT, "trust_domain": "Dc1"}}, "agent.trust_domain"),
+        ({"agent_directory": None, "agent": {**AGENT, "colour": "red"}}, "colour"),
+    ],
+)
+def test_an_agent_that_cannot_be_reached_so_is_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(write(tmp_path, **changes))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
