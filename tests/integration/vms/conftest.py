@@ -38,15 +38,15 @@ NAME = "echo.shop.global"
 class Vm:
     """A machine that was invited: its folder holds its bundle, and nothing else is shared."""
 
-    def __init__(self, name: str, folder: Path, virtual_range: str) -> None:
-        self.name, self.folder = name, folder
+    def __init__(self, name: str, folder: Path, virtual_range: str, *, process: str = "sidecar") -> None:
+        self.name, self.folder, self.process = name, folder, process
         self.state, self.log = folder / "state", folder / "log"
         self._range = virtual_range
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def settings(self) -> Path:
-        return self.folder / "sidecar.yaml"
+        return self.folder / f"{self.process}.yaml"
 
     def adjust(self, **changes: Any) -> None:
         """Change its settings, as a person would."""
@@ -56,9 +56,10 @@ class Vm:
         self.settings.write_text(yaml.safe_dump(tree))
 
     def start(self) -> None:
-        self.adjust(range=self._range, dns={"port": 0}, log={"level": "debug", "json": True})
+        more = {"range": self._range, "dns": {"port": 0}} if self.process == "sidecar" else {}
+        self.adjust(log={"level": "debug", "json": True}, **more)
         (self.state / "ports.json").unlink(missing_ok=True)
-        self._process = start_child([sys.executable, "-m", "sidecar", "--settings", str(self.settings)], self.log)
+        self._process = start_child([sys.executable, "-m", self.process, "--settings", str(self.settings)], self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it and its Envoy."""
@@ -163,15 +164,19 @@ class Site:
 
     async def fedctl(self, *words: str) -> Any:
         """What `fedctl … -o json` prints; raises Refused with its code."""
+        return json.loads(await asyncio.to_thread(self._fedctl, *words, "-o", "json"))
+
+    async def printed(self, *words: str) -> str:
+        """What `fedctl …` prints for people; raises Refused."""
         return await asyncio.to_thread(self._fedctl, *words)
 
-    def _fedctl(self, *words: str) -> Any:
+    def _fedctl(self, *words: str) -> str:
         out, err = io.StringIO(), io.StringIO()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            status = main.run(["--home", str(self.root / "fed" / "home"), *words, "-o", "json"])
+            status = main.run(["--home", str(self.root / "fed" / "home"), *words])
         if status:
             raise Refused(json.loads(err.getvalue())["error"])
-        return json.loads(out.getvalue())
+        return out.getvalue()
 
     async def listed(self, name: str) -> dict[str, Any]:
         """The machine as `fedctl vm list` shows it; empty where it is not."""
@@ -187,9 +192,12 @@ class Site:
         known = [vm for vm in self.vms if vm.name == name]
         if known:
             return known[0]
-        vm = Vm(name, folder, f"127.{200 + len(self.vms)}.0.0/16")
-        self.vms.append(vm)
-        return vm
+        return self.machine(name, folder)
+
+    def machine(self, name: str, folder: Path, *, process: str = "sidecar") -> Vm:
+        """Whose files are in `folder`."""
+        self.vms.append(Vm(name, folder, f"127.{200 + len(self.vms)}.0.0/16", process=process))
+        return self.vms[-1]
 
     def copy(self, vm: Vm, folder: str) -> Vm:
         """Its bundle in another folder, as a thief or a person in a hurry would have it."""
@@ -197,9 +205,8 @@ class Site:
         there.mkdir()
         for file in ("sidecar.yaml", "join.token", "anchors.pem"):
             shutil.copy(vm.folder / file, there / file)
-        made = Vm(vm.name, there, f"127.{200 + len(self.vms)}.0.0/16")
+        made = self.machine(vm.name, there)
         made.adjust(state_directory=str(there / "state"))
-        self.vms.append(made)
         return made
 
     async def is_joined(self, name: str) -> bool:
