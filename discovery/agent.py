@@ -156,6 +156,7 @@ class Agent:
             consumers=self.consumers,
             pins=self.pins,
             on_pins=self._repinned,
+            vms=self.vms,
             member=lambda: not self._left,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,

@@ -141,7 +141,7 @@ class ViewServer:
         speaker = speaker_of(chain, identity.trust_domain)
         vm = ""
         if speaker is not None:
-            vm = self._vms.admit(speaker.vm, speaker.key, identity).name
+            vm = (await self._vms.admit(speaker.vm, speaker.key, identity)).name
         consumer = self._consumers.opened(role=role, identity=str(identity), address=context.peer(), vm=vm)
         self._log.info("consumer connected", identity=str(identity), address=consumer.address, vm=vm)
         closers: list[Callable[..., None]] = []

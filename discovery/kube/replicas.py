@@ -1,4 +1,4 @@
-"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins.
+"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins, VMs.
 
 Every replica reads the cluster and the registry, merges, and serves; the one that holds the Lease writes and reports.
 """
@@ -20,12 +20,14 @@ from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
 from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
+from discovery.kube.vmboard import VmBoard
 from discovery.kube.watch import Decoder, Handler, Reflector, Store
 from discovery.pins import Pins
 from discovery.settings import AgentSettings
 from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.manifests import MANAGED_BY
+from discovery.vms.table import VmTable
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.log import Logger
@@ -47,6 +49,7 @@ class Replicas:
         consumers: Consumers,
         pins: Pins,
         on_pins: Callable[[Collection[str]], None],
+        vms: VmTable,
         member: Callable[[], bool],
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
@@ -120,7 +123,17 @@ class Replicas:
             log=log,
             rng=rng,
         )
-
+        self._vms = VmBoard(
+            self._client,
+            maps,
+            self._maps.synced,
+            vms,
+            namespace=kubernetes.namespace,
+            on_problem=lambda problem: self._tell("vms", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
         self._about = About(
             self._client,
             wanted(cluster=settings.cluster, federation=settings.federation),
@@ -162,7 +175,7 @@ class Replicas:
         await self._pinboard.share()
 
     async def run(self) -> None:
-        """Follow Leases and pins, and take part in the election."""
+        """Follow Leases, pins and virtual machines, and take part in the election."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for reflector in (self._leases, self._maps):
@@ -171,6 +184,7 @@ class Replicas:
                     tasks.create_task(self._follow(reflector), name=f"kube-{plural}-problem")
                 tasks.create_task(self._roster.run(), name="kube-roster")
                 tasks.create_task(self._pinboard.run(), name="kube-pins")
+                tasks.create_task(self._vms.run(), name="kube-vms")
                 tasks.create_task(self._about.run(), name="kube-about")
                 tasks.create_task(self._elector.run(), name="kube-elector")
         finally:
@@ -199,6 +213,7 @@ def make_replicas(
     consumers: Consumers,
     pins: Pins,
     on_pins: Callable[[Collection[str]], None],
+    vms: VmTable,
     member: Callable[[], bool],
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
@@ -214,6 +229,7 @@ def make_replicas(
         consumers=consumers,
         pins=pins,
         on_pins=on_pins,
+        vms=vms,
         member=member,
         on_problems=on_problems,
         clock=clock,

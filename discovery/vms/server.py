@@ -158,7 +158,7 @@ class VmServer:
         if token is not None:
             vm = await self._table.redeem(name, token.hash(), print_)
         else:
-            vm = self._table.renew(name, print_)
+            vm = await self._table.renew(name, print_)
         spiffe_id = vm.identity(self._authority.trust_domain)
         names = vm_names(name, key_label(print_), self._authority.trust_domain)
         svid = self._authority.issue(wanted, spiffe_id=spiffe_id, ttl=self._ttl, dns_names=names)

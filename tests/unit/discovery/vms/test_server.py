@@ -161,7 +161,7 @@ async def test_a_token_once_and_the_key_ever_after(cluster: Cluster) -> None:
     speaker = speaker_of(grant.svid.chain, TD)
     assert speaker is not None
     assert (speaker.vm, speaker.key) == (VM, key_label(print_))
-    assert cluster.table.admit(speaker.vm, speaker.key, grant.svid.spiffe_id).name == VM
+    assert (await cluster.table.admit(speaker.vm, speaker.key, grant.svid.spiffe_id)).name == VM
     sight = cluster.table.sights[VM]
     assert (sight.address, sight.version) == ("127.0.0.1", "9.9")
 

@@ -44,7 +44,7 @@ async def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, clock
     await again.remove("web-1")
     assert removed == ["web-1"]
     with pytest.raises(Denied, match="was removed"):
-        open_table(tmp_path, clock).renew("web-1", "sha256:k")
+        await open_table(tmp_path, clock).renew("web-1", "sha256:k")
 
 
 async def test_of_a_hundred_keys_one_wins(tmp_path: Path, clock: FakeClock) -> None:
