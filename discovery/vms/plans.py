@@ -19,7 +19,7 @@ from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId, parse_
 MAX_VMS = 10_000
 MAX_SERVICES = 100
 """Patterns of one machine."""
-KEEP_REMOVED = 10_000
+KEEP_REMOVED = 1_000
 """So many removed machines are remembered by name, those removed last: they are told why they are refused."""
 GATEWAY_ACCOUNT = "gateway"
 """The only identity of our own namespace that a machine can have."""
