@@ -48,6 +48,7 @@ class Consumer:
     name: str = ""
     version: str = ""
     connected: bool = True
+    opened_at: float = 0.0  # monotonic
     lost_at: float = 0.0  # monotonic, when not connected
     applied: int = 0
     vm: str = ""
@@ -107,7 +108,7 @@ class Consumers:
 
     def opened(self, *, role: Role, identity: str, address: str, vm: str = "") -> Consumer:
         """A stream has begun; `vm` as proven by its certificate."""
-        consumer = Consumer(role=role, identity=identity, address=address, vm=vm)
+        consumer = Consumer(role=role, identity=identity, address=address, vm=vm, opened_at=self._clock.monotonic())
         self._consumers.append(consumer)
         return consumer
 

@@ -23,6 +23,9 @@ from federation.trust.token import MAX_SECONDS, VmToken
 if TYPE_CHECKING:
     from discovery.agent import Agent
 
+_SETTLED = 6
+"""Heartbeats after which a stream that is still open is no half of one: the server gives up on those after four."""
+
 
 async def invite(agent: Agent, request: pb.InviteVmRequest) -> pb.InviteVmReply:
     """A token for one machine. Raises Conflict (vms_not_listening), InvalidInput, InvalidName, AlreadyExists."""
@@ -61,13 +64,13 @@ def listed(agent: Agent) -> pb.ListVmsReply:
         if consumer.vm and consumer.connected:
             streams.setdefault(consumer.vm, []).append(consumer)
     vms, sights = agent.vms.vms, agent.vms.sights
-    now = agent.clock.wall_ns()
+    now, settled = agent.clock.wall_ns(), agent.clock.monotonic() - _SETTLED * agent.settings.heartbeat
     return pb.ListVmsReply(
-        vms=[_status(vms[name], sights.get(name), streams.get(name, ()), now) for name in sorted(vms)]
+        vms=[_status(vms[name], sights.get(name), streams.get(name, ()), now, settled) for name in sorted(vms)]
     )
 
 
-def _status(vm: Vm, sight: Sight | None, streams: Iterable[Consumer], now: int) -> pb.VmStatus:
+def _status(vm: Vm, sight: Sight | None, streams: Iterable[Consumer], now: int, settled: float) -> pb.VmStatus:
     connected = tuple(streams)
     state = "invited" if not vm.joined else "joined" if connected else "lost"
     seen = 0 if sight is None else sight.seen_ns
@@ -83,13 +86,16 @@ def _status(vm: Vm, sight: Sight | None, streams: Iterable[Consumer], now: int) 
         created_ns=vm.created_ns,
         joined_ns=vm.joined_ns,
         token_expires_ns=vm.invitation.expires_ns if vm.invitation is not None else 0,
-        problems=map(problem_to_pb, _problems(vm, connected, now)),
+        problems=map(problem_to_pb, _problems(vm, connected, now, settled)),
     )
 
 
-def _problems(vm: Vm, streams: Iterable[Consumer], now: int) -> Iterator[Problem]:
-    """What it says of itself, and what only its agent can see."""
-    hosts = sorted({peer_host(consumer.address) for consumer in streams})
+def _problems(vm: Vm, streams: Iterable[Consumer], now: int, settled: float) -> Iterator[Problem]:
+    """What it says of itself, and what only its agent can see: that it is there twice.
+
+    A machine that got another address leaves a stream behind that is not known to be broken yet.
+    """
+    hosts = sorted({peer_host(consumer.address) for consumer in streams if consumer.opened_at <= settled})
     if len(hosts) > 1:
         yield Problem("vm_twice", vm.name, f"it is connected from {' and from '.join(hosts)}: was it copied?", now)
     for consumer in streams:

@@ -31,14 +31,29 @@ from federation.trust.verify import read_leaf, verify_chain
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """Who is expected at the other end: what it is called in errors, and by its certificate."""
+    """Who is expected at the other end: what it is called in errors, and by its certificate.
+
+    `mismatch` and `hint` say what is wrong when its root is none that was expected.
+    """
 
     what: str
     server_name: Callable[[str], str]
+    mismatch: str
+    hint: str
 
 
-REGISTRY = Party("registry", registry_server_name)
-AGENT = Party("agent", agent_server_name)
+REGISTRY = Party(
+    "registry",
+    registry_server_name,
+    "the registry does not show the root certificate that the join token names",
+    "the token is of another registry, or somebody stands between; do not send it again",
+)
+AGENT = Party(
+    "agent",
+    agent_server_name,
+    "what answers does not show the root certificate of this machine's cluster",
+    "it is the agent of another cluster, or of one that was made anew, or somebody stands between: nothing was sent",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,11 +98,7 @@ def check_pinned(
 ) -> PinnedServer:
     """The decision on a presented chain (DER, the leaf first, the root last); raises Denied."""
     if len(chain) < 2 or root_fingerprint(chain[-1]) not in fingerprints:
-        raise Denied(
-            f"the {party.what} does not show the root certificate that the join token names",
-            hint=f"the token is of another {party.what}, or somebody stands between; do not send it again",
-            code="pin_mismatch",
-        )
+        raise Denied(party.mismatch, hint=party.hint, code="pin_mismatch")
     spiffe_id = read_leaf(certificate_from_der(chain[0]))
     bundle = Bundle(trust_domain=spiffe_id.trust_domain, sequence=0, roots=chain[-1:])
     check_bundle(bundle)

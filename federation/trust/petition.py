@@ -48,6 +48,7 @@ class Petition:
         if spiffe_id != SpiffeId.workload(bundle.trust_domain, self._namespace, self._account):
             raise Denied(
                 f"the agent issued {spiffe_id} where {self._namespace}/{self._account} was asked for",
+                hint="namespace and account in the settings must be what the agent gives to this process",
                 code="svid_invalid",
             )
         leaf = certificate_from_der(chain[0])

@@ -20,7 +20,7 @@ from federation.aio.saver import Saver
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.envoy.ledger import Changes as ResourceChanges
 from federation.envoy.process import EnvoyProcess
-from federation.errors import CorruptState, Denied, IsthmusError, StorageFailed
+from federation.errors import CorruptState, Denied, IsthmusError, StorageFailed, Unavailable
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -244,19 +244,26 @@ class Edge:
 
     async def _follow_agent(self) -> None:
         """An agent that is not reached for long may have moved, or have lost its keys: who gives identities tells."""
-        backoff = Backoff(base=LOST_SECONDS, cap=LOST_LONGEST)
+        afar, backoff = self.settings.agent is not None, Backoff(base=LOST_SECONDS, cap=LOST_LONGEST)
+        pause = LOST_SECONDS
         while True:
-            await self.clock.sleep(backoff.next() if self.settings.agent is not None else LOST_SECONDS)
+            await self.clock.sleep(pause)
+            pause = LOST_SECONDS
             if self.client.connected:
                 backoff.reset()
                 continue
             held = self.renewer.current
             try:
                 grant = await self._keys.fetch()
-            except (IsthmusError, OSError):
-                continue  # the agent is down; what is known goes on
+            except (Unavailable, OSError):
+                continue  # the agent is down, which costs it nothing; what is known goes on
+            except IsthmusError:
+                pause = backoff.next() if afar else pause
+                continue
+            pause = backoff.next() if afar else pause
             moved = (grant.addresses, grant.bundle) != (held.addresses, held.bundle)
-            if moved or isinstance(self.client.last_error, Denied):  # what it refuses is no use
+            useless = self.renewer.expires_in() <= 0 or isinstance(self.client.last_error, Denied)
+            if moved or (afar and useless):
                 self.log.info("the agent has moved or wants another certificate", address=grant.agent_address)
                 self.renewer.latest.set(grant)
 

@@ -24,6 +24,7 @@ import pytest
 import yaml
 
 from clusters.children import start_child
+from clusters.namespace import NetworkNamespace
 from clusters.network import free_port
 from clusters.processes import ProcessFederation
 from clusters.topology import ClusterSpec, Topology
@@ -33,6 +34,11 @@ from federation.model.service import Locality
 from federation.trust.workload import Grant
 
 NAME = "echo.shop.global"
+LOOK_UP = """
+import sys, dns.message, dns.query
+reply = dns.query.udp(dns.message.make_query(sys.argv[2], "A"), "127.0.0.1", port=int(sys.argv[1]), timeout=15)
+print(*[item.address for rrset in reply.answer for item in rrset])
+"""
 
 
 class Vm:
@@ -42,6 +48,8 @@ class Vm:
         self.name, self.folder, self.process = name, folder, process
         self.state, self.log = folder / "state", folder / "log"
         self._range = virtual_range
+        self.space: NetworkNamespace | None = None
+        """Where it runs; None: beside its agent."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -59,7 +67,9 @@ class Vm:
         more = {"range": self._range, "dns": {"port": 0}} if self.process == "sidecar" else {}
         self.adjust(log={"level": "debug", "json": True}, **more)
         (self.state / "ports.json").unlink(missing_ok=True)
-        self._process = start_child([sys.executable, "-m", self.process, "--settings", str(self.settings)], self.log)
+        wrap = self.space.wrap if self.space is not None else []
+        command = [*wrap, sys.executable, "-m", self.process, "--settings", str(self.settings)]
+        self._process = start_child(command, self.log)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End it and its Envoy."""
@@ -110,6 +120,8 @@ class Vm:
         port = self.ports().get("dns")
         if port is None:
             return []
+        if self.space is not None:
+            return (await asyncio.to_thread(self.space.python, LOOK_UP, str(port), name)).split()
         query = dns.message.make_query(name, "A")
         try:
             reply = await asyncio.to_thread(dns.query.udp, query, "127.0.0.1", port=port, timeout=ANSWER)

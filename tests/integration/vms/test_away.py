@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from clusters.namespace import NetworkNamespace
 from clusters.network import free_port
 from clusters.waiting import START, until
+from federation.errors import Unavailable
 
 pytestmark = pytest.mark.integration
 
@@ -87,3 +91,53 @@ async def test_an_agent_that_moved_without_a_word_is_found_by_its_enrolment_port
     await site.restart()
     await until(lambda: site.is_joined("seeker"), seconds=START)
     await until(lambda: asyncio.to_thread(lambda: vm.grant.addresses == (moved,)))
+
+
+class Wire(NetworkNamespace):
+    """A machine's own network, whose address changes."""
+
+    def move(self) -> str:
+        """Give the machine another address, by way of which it still reaches the agent's; returns it."""
+        net = self.outside.rpartition(".")[0]
+        for command in (
+            f"ip addr add {net}.5/30 dev {self._link}",
+            f"ip -n {self.name} addr del {self.inside}/30 dev {self._link}i",
+            f"ip -n {self.name} addr add {net}.6/30 dev {self._link}i",
+            f"ip -n {self.name} route add {self.outside}/32 via {net}.5",
+        ):
+            subprocess.run(command.split(), check=True, capture_output=True, timeout=30)
+        return f"{net}.6"
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    try:
+        made = Wire(uplink=True)
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    yield made
+    made.close()
+
+
+async def test_a_machine_that_gets_another_address_is_still_itself(settled: Any, wire: Wire) -> None:
+    site = settled
+    site.kill()
+    listen, door = (f"{wire.outside}:{free_port(wire.outside)}" for _ in range(2))
+    site.adjust(listen=listen, vms={"listen": door}, heartbeat=0.5)
+    await site.restart()
+    vm = await site.invite("nomad")
+    vm.space = wire
+    vm.start()
+    await vm.resolves()
+    await until(lambda: site.is_joined("nomad"), seconds=START)
+    assert (await site.listed("nomad"))["address"] == wire.inside
+    moved = wire.move()
+
+    async def there() -> bool:
+        shown = await site.listed("nomad")
+        return bool(shown["state"] == "joined" and shown["address"] == moved)
+
+    await until(there, seconds=START)
+    assert await vm.resolve()
+    assert (await site.listed("nomad"))["problems"] == []
+    vm.stop()

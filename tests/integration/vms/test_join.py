@@ -79,7 +79,7 @@ async def test_what_is_not_the_agent_gets_nothing(site: Any) -> None:
     other = f"{site.processes.registry_address}:{site.processes.registry_ports['enrolment']}"
     vm.adjust(agent={"enrolment": [other]})
     vm.start()
-    await until(lambda: vm.said("does not show the root certificate"), seconds=START)
+    await until(lambda: vm.said("does not show the root certificate of this machine's cluster"), seconds=START)
     assert (await site.listed("wary"))["state"] == "invited"
     vm.stop()
     vm.adjust(agent={"enrolment": [other, site.address]})  # the right one is found behind it
