@@ -154,7 +154,7 @@ class ViewServer:
         def on_presence(presence: pb.Presence) -> None:
             self._consumers.present(consumer, presence)
             if vm:
-                self._vms.seen(vm, address=peer_host(context.peer()), version=consumer.version)
+                self._vms.seen(vm, address=peer_host(consumer.address), version=consumer.version)
 
         def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
             self._consumers.named(consumer, added, dropped)

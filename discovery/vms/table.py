@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 
 class Sight(msgspec.Struct, frozen=True):
-    """When a machine was heard last, from where (host:port), and with which version of isthmus."""
+    """When a machine was heard last, from which address, and with which version of isthmus."""
 
     seen_ns: int
     address: str = ""

@@ -48,9 +48,19 @@ class _Machine:
     key: PrivateKey
     known: bool
     """The key was there before: it may be enrolled already."""
-    token: VmToken | None
     prints: tuple[str, ...]
     """Fingerprints of the roots that the agent may prove itself by."""
+
+    def token(self) -> VmToken | None:
+        """Read when it is needed: what is left of it later keeps nobody out. Raises InvalidInput, StorageFailed."""
+        token = _token(self.job)
+        if token is not None and token.fingerprint not in self.prints:
+            raise InvalidInput(
+                f"the token in {self.job.token_file} is of another cluster than the anchors in {self.job.anchors}",
+                hint="use the files of one bundle",
+                code="token_foreign",
+            )
+        return token
 
 
 async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
@@ -59,7 +69,16 @@ async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
     Raises Denied (the agent's reason and code; pin_mismatch: it is not who the anchors say), InvalidInput
     (token_missing, token_malformed, token_foreign, anchors), Unavailable, TimedOut, CorruptState, StorageFailed.
     """
-    machine = _open(job)
+    key, known = _key(Path(job.key_file))
+    prints = tuple(dict.fromkeys(map(root_fingerprint, (*_anchors(job), *job.roots))))
+    machine = _Machine(job=job, key=key, known=known, prints=prints)
+    token = None if known else machine.token()
+    if not known and token is None:
+        raise InvalidInput(
+            f"VM {job.vm} has not joined yet, and there is no token",
+            hint="ask the operator for a bundle: fedctl vm bootstrap",
+            code="token_missing",
+        )
     failures: list[IsthmusError] = []
     for address in job.enrolment:
         try:
@@ -73,7 +92,7 @@ async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
             failures.append(error)  # nothing was sent; the next address may be the right one
             continue
         try:
-            grant = await _by_key_or_token(address, server, machine, clock=clock, timeout=timeout)
+            grant = await _by_key_or_token(address, server, machine, token, clock=clock, timeout=timeout)
         except (Unavailable, TimedOut, QuotaExceeded) as error:
             failures.append(error)
             continue
@@ -83,29 +102,24 @@ async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
 
 
 async def _by_key_or_token(
-    address: str, server: PinnedServer, machine: _Machine, *, clock: Clock, timeout: float
+    address: str, server: PinnedServer, machine: _Machine, token: VmToken | None, *, clock: Clock, timeout: float
 ) -> Grant:
-    """By the key alone where it may be enrolled; by the token where it is not."""
-    if machine.known:
-        try:
-            return await _sign(address, server, machine, None, clock=clock, timeout=timeout)
-        except Denied as error:
-            if error.error_code not in _NOT_ENROLLED or machine.token is None:
-                raise
-            refused = error
-        try:
-            return await _sign(address, server, machine, machine.token, clock=clock, timeout=timeout)
-        except Denied as error:
-            if error.error_code == "token_unknown":  # an old token, still lying there, is not what is wrong
-                raise refused from None
+    """By the token where the key is new; else by the key alone, and by a token only where the key is not enrolled."""
+    try:
+        return await _sign(address, server, machine, token, clock=clock, timeout=timeout)
+    except Denied as error:
+        if token is not None or error.error_code not in _NOT_ENROLLED:
             raise
-    if machine.token is None:
-        raise InvalidInput(
-            f"VM {machine.job.vm} has not joined yet, and there is no token",
-            hint="ask the operator for a bundle: fedctl vm bootstrap",
-            code="token_missing",
-        )
-    return await _sign(address, server, machine, machine.token, clock=clock, timeout=timeout)
+        refused = error
+    token = machine.token()
+    if token is None:
+        raise refused
+    try:
+        return await _sign(address, server, machine, token, clock=clock, timeout=timeout)
+    except Denied as error:
+        if error.error_code == "token_unknown":  # an old token, still lying there, is not what is wrong
+            raise refused from None
+        raise
 
 
 async def _sign(
@@ -153,20 +167,6 @@ async def _read(call: grpc.aio.StreamStreamCall) -> pb.VmSignReply:
     return message
 
 
-def _open(job: Job) -> _Machine:
-    token = _token(job)
-    anchors = _anchors(Path(job.anchors))
-    prints = tuple(dict.fromkeys(map(root_fingerprint, (*anchors, *job.roots))))
-    if token is not None and token.fingerprint not in prints:
-        raise InvalidInput(
-            f"the token in {job.token_file} is of another cluster than the anchors in {job.anchors}",
-            hint="use the files of one bundle",
-            code="token_foreign",
-        )
-    key, known = _key(Path(job.key_file))
-    return _Machine(job=job, key=key, known=known, token=token, prints=prints)
-
-
 def _token(job: Job) -> VmToken | None:
     if not job.token_file:
         return None
@@ -186,14 +186,17 @@ def _token(job: Job) -> VmToken | None:
     return token
 
 
-def _anchors(path: Path) -> tuple[bytes, ...]:
+def _anchors(job: Job) -> tuple[bytes, ...]:
+    """What the bundle says; where that is gone, what was believed since is enough."""
     hint = "use the file as `fedctl vm bootstrap` wrote it"
     try:
-        return chain_from_pem(path.read_bytes())
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror}", hint=hint, code="anchors_invalid") from error
-    except InvalidInput as error:
-        raise InvalidInput(f"{path} holds no certificate", hint=hint, code="anchors_invalid") from error
+        return chain_from_pem(Path(job.anchors).read_bytes())
+    except (OSError, InvalidInput) as error:
+        if job.roots:
+            return ()
+        why = f"cannot read {job.anchors}: {error.strerror}" if isinstance(error, OSError) else ""
+        text = why or f"{job.anchors} holds no certificate"
+        raise InvalidInput(text, hint=hint, code="anchors_invalid") from error
 
 
 def _key(path: Path) -> tuple[PrivateKey, bool]:

@@ -302,6 +302,15 @@ async def test_what_was_believed_last_is_believed_beside_the_anchors(cluster: Cl
     await enrol(msgspec.structs.replace(job, roots=grant.bundle.roots))
 
 
+async def test_who_has_joined_needs_nothing_of_its_bundle_any_more(cluster: Cluster) -> None:
+    address = await cluster.open()
+    job = cluster.job(address, token=await cluster.invite(address))
+    grant = await enrol(job)
+    put(job.token_file, b"what is left of a token")
+    remove(job.anchors)
+    await enrol(msgspec.structs.replace(job, roots=grant.bundle.roots))
+
+
 @pytest.mark.parametrize("content", [None, b"no certificate"])
 async def test_anchors_that_are_none_are_told(cluster: Cluster, content: bytes | None) -> None:
     job = cluster.job("127.0.0.1:1")
