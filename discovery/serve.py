@@ -93,7 +93,7 @@ class ViewServer:
         self._addressed = addressed
         self._vms = vms
         self._closers: dict[str, set[Callable[..., None]]] = {}  # of the streams of each virtual machine
-        vms.on_removed = self._vm_removed
+        vms.listen(self._vm_removed)
         self._gateway_view: Latest[Visible] = Latest(self._gateway_sees(consumers.via_gateway.value))
         self.catalog = CatalogServicer(offer=self._offer, clock=clock, write_timeout=write_timeout, heartbeat=heartbeat)
         self._server: Any = None

@@ -80,8 +80,7 @@ class VmTable:
         self.problem: Problem | None = None
         self.picture = self._load()
         self.sights: _Sights = load_or_none(directory / SEEN, _load_sights, log) or {}
-        self.on_removed: Callable[[str], None] = lambda _: None
-        """Called with the name of a machine that is no longer admitted."""
+        self._listeners: list[Callable[[str], None]] = []
         self.on_seen: Callable[[], None] = lambda: None
         """Called when `sights` have changed."""
         self.shelf: Shelf | None = None
@@ -92,6 +91,10 @@ class VmTable:
     @property
     def vms(self) -> Mapping[str, Vm]:
         return self.picture.vms
+
+    def listen(self, removed: Callable[[str], None]) -> None:
+        """From now on `removed` is called with the name of each machine that is no longer admitted."""
+        self._listeners.append(removed)
 
     async def issue(self, asked: Invited, invitation: Invitation) -> Vm:
         """Invite a machine."""
@@ -209,7 +212,8 @@ class VmTable:
             if now is None and self.sights.pop(name, None) is not None:
                 self.on_seen()
             if vm.joined and (now is None or now.key != vm.key):
-                self.on_removed(name)
+                for removed in self._listeners:
+                    removed(name)
 
     def _load(self) -> Picture:
         try:

@@ -152,7 +152,7 @@ class Replica:
         folder.mkdir(exist_ok=True)
         self.vms = VmTable(folder, clock=clock, log=log.get(name))
         self.removed: list[str] = []
-        self.vms.on_removed = self.removed.append
+        self.vms.listen(self.removed.append)
         self.vm_problems: list[Problem | None] = []
         self.vm_board = VmBoard(
             api,  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ async def test_what_was_acknowledged_is_there_after_a_kill(tmp_path: Path, clock
     assert again.picture == table.picture
     assert (await again.redeem("web-1", TOKEN, "sha256:k")).key == "sha256:k"
     removed: list[str] = []
-    again.on_removed = removed.append
+    again.listen(removed.append)
     await again.remove("web-1")
     assert removed == ["web-1"]
     with pytest.raises(Denied, match="was removed"):
