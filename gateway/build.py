@@ -160,14 +160,17 @@ class Builder:
             return
         self._moved[name] = True
         export, port = decided
-        endpoints = names.inbound_endpoints(export.name, port.port)
-        hosts = ready_hosts(export.endpoints, port.port)
+        hosts = ready_hosts(export.endpoints, port.port, own=view.own)
+        remotes = outbound.own_remotes(export.endpoints, port.port, view.own)
+        endpoints = names.inbound_endpoints(export.name, port.port, tls=bool(remotes))
         placement = (hosts,) if hosts else ()
-        local = partial(cluster.local_cluster, name, port.app, endpoints=endpoints)
+        local = partial(
+            cluster.local_cluster, name, export.name, port.port, port.app, endpoints=endpoints, remotes=remotes
+        )
         self._ledger.write(
             name,
             [
-                Part(names.CLUSTER_TYPE, name, (endpoints, port.app), local),
+                Part(names.CLUSTER_TYPE, name, (endpoints, port.app, remotes), local),
                 Part(names.ENDPOINT_TYPE, endpoints, hosts, partial(endpoint.assignment, endpoints, placement)),
             ],
         )
@@ -222,7 +225,7 @@ class Builder:
 
 
 def _domains(peers: Mapping[str, Peer]) -> dict[str, str]:
-    return {name: peer.trust_domain for name, peer in peers.items()}
+    return {name: peer.trust_domain if peer.verifiable else "" for name, peer in peers.items()}
 
 
 def _service(named: Inbound) -> ServiceName | None:

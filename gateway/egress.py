@@ -87,14 +87,15 @@ class Egress:
             if port.port not in service.gateway_ports:
                 continue
             line = Line(service.name, port.port)
+            remotes = outbound.remotes(service, port.port, view.peers, None)
             made[line] = outbound.Target(
                 service=service.name,
                 port=port,
                 domains=routes.names(service.name, suffix=self._suffix, pinned=None),
-                remotes=outbound.remotes(service, port.port, view.peers, None),
+                remotes=remotes,
                 affinity=service.session_affinity == "ClientIP",
                 cluster=self._called.cluster(line),
-                endpoints=names.outbound_cluster(service.name, port.port),
+                endpoints=names.outbound_endpoints(service.name, port.port, tls=bool(remotes)),
             )
         return made
 

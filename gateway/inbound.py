@@ -72,7 +72,7 @@ def _http(
     hosts = [
         route.virtual_host("services", [f"*.{zone}" for zone in zones], routes),
         # Who invents other names is answered here and now: each name that is asked for stays with Envoy.
-        route.virtual_host("*", ["*"], [route.refusal(421, _MISDIRECTED)]),
+        route.virtual_host("*", ["*"], [route.answer(421, _MISDIRECTED)]),
     ]
     return listener.http(
         stat_prefix, route.configuration(stat_prefix, hosts), gateway=True, http1=http1, on_demand=ask, replies=replies

@@ -17,7 +17,7 @@ from federation.dns.server import DnsServer
 from federation.dns.table import CLUSTERSET, Table
 from federation.dns.upstream import Upstream
 from federation.envoy.ledger import Changes
-from federation.envoy.names import outbound_listener
+from federation.envoy.names import INBOUND, outbound_listener
 from federation.envoy.traffic import PATTERN, Traffic
 from federation.errors import CorruptState, IsthmusError, StorageFailed, TimedOut, Unavailable
 from federation.model.cluster import Problem
@@ -33,6 +33,7 @@ from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
+from sidecar.build.inbound import Inbound, Workload
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import services
 from sidecar.demand import Demand, State
@@ -52,6 +53,12 @@ def networks(settings: SidecarSettings) -> Mapping[Range, str]:
     return {Range.REDIRECT_OPAQUE: str(opaque), Range.REDIRECT_HTTP: str(http)}
 
 
+def inbound(settings: SidecarSettings) -> Inbound | None:
+    """Where callers of the workload come to; None where it serves nobody."""
+    at = settings.inbound
+    return Inbound(address=at.address, port=at.port, callers=at.callers) if at is not None else None
+
+
 def open_addresses(settings: SidecarSettings, state: StateDirectory, clock: Clock) -> VirtualAddresses:
     """The virtual addresses of the last run; a damaged file is left behind, and hashing brings most of them back."""
     path = state.path / "addresses"
@@ -69,6 +76,8 @@ class SidecarPart:
         self._settings, self._edge, self._vips = settings, edge, vips
         self._builder: Builder | None = None
         self._serving = False
+        self.workloads: tuple[Workload, ...] = ()
+        """What the workload beside this sidecar serves to others; who changes it pokes the publisher."""
         suffix = settings.suffix
         self.table = Table([CLUSTERSET, suffix], ttl=settings.dns.ttl)
         self.keeper = Keeper(
@@ -124,6 +133,7 @@ class SidecarPart:
                     outbound_port=self._settings.outbound_port,
                     http_range=ranges.get(Range.REDIRECT_HTTP, "240.72.0.0/13"),
                     tcp_range=ranges.get(Range.REDIRECT_OPAQUE, "240.64.0.0/13"),
+                    inbound=inbound(self._settings),
                 ),
                 finish=Resource.of,
             )
@@ -131,7 +141,11 @@ class SidecarPart:
             self._saver.touch()
         moved = self.keeper.take_changed()
         return self._builder.update(
-            view, self.keeper.in_use, changed=None if changed is None else moved.union(changed), identity=grant.svid
+            view,
+            self.keeper.in_use,
+            changed=None if changed is None else moved.union(changed),
+            identity=grant.svid,
+            workloads=self.workloads,
         )
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
@@ -157,7 +171,10 @@ class SidecarPart:
 
     def missing(self) -> str:
         """See Part."""
-        return "" if self._serving else "names are not answered yet"
+        if not self._serving:
+            return "names are not answered yet"
+        nack = self._edge.server.nacks.get((TypeUrl.LISTENER, INBOUND))
+        return f"envoy cannot listen for the workload's callers: {nack.detail}" if nack is not None else ""
 
     # --- Member
 

@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 from federation.dns.upstream import parse_server
-from federation.errors import InvalidSettings
+from federation.errors import InvalidSettings, IsthmusError
+from federation.model.ids import SpiffeId
 from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
 from federation.settings import load
 
@@ -33,8 +34,36 @@ class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         return [parse_server(text, key="dns.upstream") for text in self.upstream]
 
 
+class InboundSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Envoy takes calls for the workload, by mutual TLS.
+
+    `callers`: who may, as NAMESPACE/ACCOUNT of the own cluster, an account may end in a star; empty: the whole cluster.
+    """
+
+    port: int
+    address: str = "0.0.0.0"
+    callers: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Raises InvalidSettings."""
+        check_port(self.port, key="inbound.port")
+        check_address(self.address, key="inbound.address")
+        for pattern in self.callers:
+            namespace, _, account = pattern.partition("/")
+            stem = account.removesuffix("*")
+            try:
+                # What the star stands for may be anything that makes it an account.
+                SpiffeId.workload("check", namespace, stem if stem == account else f"{stem}x")
+            except IsthmusError as error:
+                raise InvalidSettings(
+                    f"inbound.callers: {pattern[:80]!r} means no identities: {error.message}",
+                    hint="write NAMESPACE/ACCOUNT; only the account may end in *",
+                ) from error
+
+
 class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`way`: how calls are caught (docs/settings.md). `range` empty: the way's own default."""
+    """`way`: how calls are caught (docs/settings.md). `range` empty: the way's own default. `inbound` null: the
+    workload serves nobody."""
 
     way: Literal["loopback", "redirect"] = "loopback"
     range: str = ""
@@ -45,6 +74,7 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     absent_seconds: float = 600.0
     absent_limit: int = 1000
     intercept: bool = False
+    inbound: InboundSettings | None = None
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -70,6 +100,8 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"names_limit {self.names_limit} is not 1 to 100000")
         if not 0 <= self.absent_limit <= 100_000:
             raise InvalidSettings(f"absent_limit {self.absent_limit} is not 0 to 100000")
+        if self.inbound is not None:
+            self.inbound.check()
         if self.idle_seconds <= 0 or self.absent_seconds <= 0:
             raise InvalidSettings("idle_seconds and absent_seconds are above 0")
         if not 0 <= self.dns.ttl <= 3600:

@@ -197,5 +197,7 @@ def _backend(claim: Claim, ports: tuple[int, ...], winner: Service) -> Backend:
         stale=claim.stale,
         ports=ports,
         readiness=tuple(sorted(claim.service.readiness, key=lambda r: (r.locality, r.ready))),
-        endpoints=tuple(sorted(claim.endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items())))),
+        endpoints=tuple(
+            sorted(claim.endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items()), e.identity))
+        ),
     )

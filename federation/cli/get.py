@@ -149,7 +149,10 @@ def endpoints(
     service: Annotated[str, typer.Option(help="Only of this NAMESPACE/SERVICE.")] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """The copies of each imported service as a cluster sees them: local ones one by one, others by zone."""
+    """The copies of each imported service as a cluster sees them: local ones one by one, others by zone.
+
+    A copy with an identity is reached by mutual TLS; others of the own cluster in plain text.
+    """
     home = home_of(context)
     printer = Printer(output)
 
@@ -166,7 +169,7 @@ def endpoints(
                 raise
             printer.note(f"{name}: {error.message}")
     printer.rows(
-        ("from", "service", "cluster", "zone", "address", "ready"),
+        ("from", "service", "cluster", "zone", "address", "ready", "identity"),
         [r for r in rows if not service or r["service"] == service],
         empty="no imports: link the cluster with one that exports something",
     )
@@ -177,12 +180,19 @@ def _endpoints(seen_from: str, value: Import) -> list[dict[str, Any]]:
     for backend in value.backends:
         common = {"from": seen_from, "service": str(value.name), "cluster": backend.cluster, "stale": backend.stale}
         rows += [
-            {**common, "zone": e.locality.zone, "address": e.address, "ready": int(e.ready and not e.terminating)}
+            {
+                **common,
+                "zone": e.locality.zone,
+                "address": e.address,
+                "ready": int(e.ready and not e.terminating),
+                "identity": e.identity,
+            }
             for e in backend.endpoints
         ]
         if not backend.endpoints:
             rows += [
-                {**common, "zone": r.locality.zone, "address": "gateway", "ready": r.ready} for r in backend.readiness
+                {**common, "zone": r.locality.zone, "address": "gateway", "ready": r.ready, "identity": ""}
+                for r in backend.readiness
             ]
     return rows
 

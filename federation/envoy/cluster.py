@@ -20,7 +20,7 @@ from envoy.extensions.upstreams.http.v3.http_protocol_options_pb2 import HttpPro
 from envoy.type.v3.percent_pb2 import Percent
 
 from federation.envoy import names, tls
-from federation.envoy.endpoint import PLAIN, TLS_KEY
+from federation.envoy.endpoint import PLAIN, TLS_KEY, address
 from federation.envoy.message import number, pack, seconds
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol
@@ -45,10 +45,17 @@ class Answer(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A cluster whose gateways may be among the endpoints."""
+    """Who may be among the endpoints and speaks mutual TLS: the gateways of `cluster`, or those endpoints of the own
+    cluster that prove `identity`."""
 
     cluster: str
     trust_domain: str
+    identity: str = ""
+
+    @property
+    def key(self) -> str:
+        """What such hosts say of themselves (federation.envoy.endpoint)."""
+        return self.identity or self.cluster
 
 
 def service_cluster(
@@ -62,7 +69,7 @@ def service_cluster(
     host: str,
     affinity: bool,
 ) -> Cluster:
-    """An import's port as callers reach it: local endpoints in plain text, gateways by mutual TLS.
+    """An import's port as callers reach it: `remotes` by mutual TLS, other local endpoints in plain text.
 
     `endpoints` is the name of its EDS resource, `host` what health checks call the service, `affinity` whether the
     caller's address chooses the endpoint.
@@ -71,10 +78,8 @@ def service_cluster(
     _balance(cluster, affinity=affinity)
     _secure(cluster, service, port, remotes, alpn=names.ALPN_HTTP if app.is_http else names.ALPN_TCP)
     if app.is_http:
-        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(
-            pack(_negotiated() if app is AppProtocol.HTTP and remotes else _explicit(app))
-        )
-    if remotes:
+        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_spoken(app, remotes)))
+    if any(not r.identity for r in remotes):
         # Pings find a black hole on HTTP connections; a gRPC workload would take them for an attack.
         cluster.health_checks.append(_gateway_check(host, fast=app is not AppProtocol.HTTP))
         # A gateway that stopped without a word holds requests for as long as TCP hopes.
@@ -83,14 +88,42 @@ def service_cluster(
     return cluster
 
 
-def local_cluster(cluster_name: str, app: AppProtocol, *, endpoints: str, affinity: bool = False) -> Cluster:
-    """An exported port's own endpoints, at a gateway: plain text, readiness from the report."""
+def local_cluster(
+    cluster_name: str,
+    service: ServiceName,
+    port: int,
+    app: AppProtocol,
+    *,
+    endpoints: str,
+    remotes: Sequence[Remote] = (),
+    affinity: bool = False,
+) -> Cluster:
+    """An exported port's own endpoints, at a gateway: readiness from the report, plain text but for `remotes`."""
     cluster = _cluster(cluster_name, endpoints=endpoints)
     cluster.alt_stat_name = endpoints  # statistics are the port's, whoever calls
     _balance(cluster, affinity=affinity)
+    _secure(cluster, service, port, remotes, alpn=names.ALPN_HTTP if app.is_http else names.ALPN_TCP)
+    if app.is_http:
+        cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_spoken(app, remotes)))
+    cluster.outlier_detection.CopyFrom(_outliers(app))
+    return cluster
+
+
+def workload_cluster(name: str, app: AppProtocol, ip: str, port: int) -> Cluster:
+    """The workload beside this Envoy, in plain text at `ip`:`port`."""
+    endpoint = LbEndpoint(endpoint=Endpoint(address=address(ip, port)))
+    cluster = Cluster(
+        name=name,
+        type=Cluster.STATIC,
+        connect_timeout=seconds(CONNECT_SECONDS),
+        per_connection_buffer_limit_bytes=number(BUFFER_BYTES),
+        circuit_breakers=_limits(),
+        load_assignment=ClusterLoadAssignment(
+            cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=[endpoint])]
+        ),
+    )
     if app.is_http:
         cluster.typed_extension_protocol_options[_HTTP_OPTIONS].CopyFrom(pack(_explicit(app)))
-    cluster.outlier_detection.CopyFrom(_outliers(app))
     return cluster
 
 
@@ -177,7 +210,7 @@ def _limits() -> CircuitBreakers:
 
 
 def _secure(cluster: Cluster, service: ServiceName, port: int, remotes: Sequence[Remote], *, alpn: str) -> None:
-    """TLS to each remote, plain text to those that say that they are local.
+    """TLS to each remote, plain text to those that say that they want it.
 
     TLS is the default, not the exception: a host that says nothing fails its handshake. (Envoy also wants the default
     to know ALPN where a protocol is negotiated.)
@@ -187,13 +220,14 @@ def _secure(cluster: Cluster, service: ServiceName, port: int, remotes: Sequence
             sni=names.server_name(service, port, remote.trust_domain),
             alpn=[alpn],
             trust_domain=remote.trust_domain,
+            identity=remote.identity,
         )
         for remote in remotes
     ]
     if not sockets:
         return
     cluster.transport_socket.CopyFrom(sockets[0])
-    choices = [(PLAIN, tls.plain()), *((r.cluster, s) for r, s in zip(remotes[1:], sockets[1:], strict=True))]
+    choices = [(PLAIN, tls.plain()), *((r.key, s) for r, s in zip(remotes[1:], sockets[1:], strict=True))]
     for key, transport in choices:
         match = cluster.transport_socket_matches.add(name=key, transport_socket=transport)
         match.match.fields[TLS_KEY].string_value = key
@@ -208,6 +242,10 @@ def _balance(cluster: Cluster, *, affinity: bool) -> None:
         cluster.lb_policy = Cluster.LEAST_REQUEST
 
 
+def _spoken(app: AppProtocol, remotes: Sequence[Remote]) -> UpstreamHttp:
+    return _negotiated() if app is AppProtocol.HTTP and remotes else _explicit(app)
+
+
 def _explicit(app: AppProtocol) -> UpstreamHttp:
     options = UpstreamHttp(common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(IDLE_SECONDS)))
     if app is AppProtocol.HTTP:
@@ -218,7 +256,7 @@ def _explicit(app: AppProtocol) -> UpstreamHttp:
 
 
 def _negotiated() -> UpstreamHttp:
-    """HTTP/2 where TLS agreed on it (gateways), HTTP/1.1 in plain text (local endpoints)."""
+    """HTTP/2 where TLS agreed on it, HTTP/1.1 in plain text."""
     options = UpstreamHttp(common_http_protocol_options=HttpProtocolOptions(idle_timeout=seconds(IDLE_SECONDS)))
     options.auto_config.http_protocol_options.CopyFrom(Http1ProtocolOptions())
     http2 = options.auto_config.http2_protocol_options

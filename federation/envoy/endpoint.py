@@ -17,11 +17,14 @@ TLS_MATCH = "envoy.transport_socket_match"
 """Metadata namespace by which a host chooses its transport socket."""
 TLS_KEY = "cluster"
 PLAIN = "@local"
-"""What local endpoints say; no cluster can have this name."""
+"""What local endpoints say that have no identity; no cluster can have this name."""
 
 
 class Host(Protocol):
-    """One address; `cluster` names the cluster whose gateway it is, and is empty for a local endpoint (plain text)."""
+    """One address; `cluster` names the cluster whose gateway it is, and is empty for a local endpoint.
+
+    That one is sent plain text, unless it proves an `identity`.
+    """
 
     @property
     def address(self) -> str: ...
@@ -31,6 +34,8 @@ class Host(Protocol):
     def weight(self) -> int: ...
     @property
     def cluster(self) -> str: ...
+    @property
+    def identity(self) -> str: ...
 
 
 def assignment(name: str, placement: Sequence[Sequence[Host]], *, checked: bool = True) -> ClusterLoadAssignment:
@@ -53,7 +58,7 @@ def _endpoint(host: Host, *, checked: bool) -> LbEndpoint:
     made = LbEndpoint(
         endpoint=Endpoint(address=address(host.address, host.port)), load_balancing_weight=number(host.weight)
     )
-    made.metadata.CopyFrom(_metadata(host.cluster or PLAIN))
+    made.metadata.CopyFrom(_metadata(host.identity or host.cluster or PLAIN))
     if not host.cluster or not checked:
         # Readiness of local endpoints comes with the report; the checks of the cluster are for gateways.
         made.endpoint.health_check_config.disable_active_health_check = True

@@ -116,12 +116,16 @@ def chain(
     filters: Iterable[Filter],
     *,
     alpn: str | None = None,
+    sni: str | None = None,
     transport: TransportSocket | None = None,
 ) -> FilterChain:
-    """A chain of filters, for connections that offer `alpn` over `transport` if those are given."""
+    """A chain of filters, for connections that offer `alpn` (and want `sni`) over `transport` if those are given."""
     made = FilterChain(name=name, filters=filters)
     if alpn is not None:
-        made.filter_chain_match.CopyFrom(FilterChainMatch(transport_protocol="tls", application_protocols=[alpn]))
+        match = FilterChainMatch(transport_protocol="tls", application_protocols=[alpn])
+        if sni is not None:
+            match.server_names.append(sni)
+        made.filter_chain_match.CopyFrom(match)
     if transport is not None:
         made.transport_socket.CopyFrom(transport)
         made.transport_socket_connect_timeout.CopyFrom(seconds(5))
@@ -148,16 +152,18 @@ def http(
     *,
     gateway: bool = False,
     http1: bool = False,
+    forwards: bool = False,
     on_demand: str = "",
     ask: bool = False,
     replies: Iterable[Reply] = (),
 ) -> Filter:
     """The HTTP connection manager.
 
-    `routes` is a configuration or the name of one (RDS). `gateway`: callers come from other clusters by mutual TLS, so
-    their identity is put into x-forwarded-client-cert. `on_demand` is the format of the name of the cluster that a
-    request is led to (ASK_FOR_…), which is asked for where Envoy has it not; with `ask` the clusters that the routes
-    name themselves are.
+    `routes` is a configuration or the name of one (RDS). `gateway`: callers come by mutual TLS, so their identity is
+    put into x-forwarded-client-cert; with `forwards` behind what they say of their own callers, which routes have to
+    take away from who is not to be believed. `on_demand` is the format of the name of the cluster that a request is led
+    to (ASK_FOR_…), which is asked for where Envoy has it not; with `ask` the clusters that the routes name themselves
+    are.
     """
     manager = HttpConnectionManager(
         stat_prefix=stat_prefix,
@@ -175,7 +181,7 @@ def http(
         skip_xff_append=not gateway,
         internal_address_config=HttpConnectionManager.InternalAddressConfig(cidr_ranges=[_NOBODY]),
         generate_request_id=flag(False),
-        forward_client_cert_details=(HttpConnectionManager.SANITIZE_SET if gateway else HttpConnectionManager.SANITIZE),
+        forward_client_cert_details=_client_certificates(gateway=gateway, forwards=forwards),
         upgrade_configs=[HttpConnectionManager.UpgradeConfig(upgrade_type="websocket")],
         normalize_path=flag(True),
         merge_slashes=True,
@@ -194,15 +200,20 @@ def http(
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=pack(manager))
 
 
-def tcp(stat_prefix: str, to: str, *, affinity: bool = False, ask: bool = False) -> Filter:
+def tcp(
+    stat_prefix: str, to: str, *, affinity: bool = False, ask: bool = False, after_handshake: bool = False
+) -> Filter:
     """A TCP proxy to the cluster `to`, with `ask` asked for where Envoy has it not.
 
-    A connection that cannot be made is tried with other endpoints.
+    A connection that cannot be made is tried with other endpoints. `after_handshake`: none is made before the caller
+    has proven who it is.
     """
     proxy = _tcp_proxy(stat_prefix, affinity=affinity)
     proxy.cluster = to
     if ask:
         _ask(proxy)
+    if after_handshake:
+        _wait_for_handshake(proxy)
     return Filter(name="envoy.filters.network.tcp_proxy", typed_config=pack(proxy))
 
 
@@ -221,8 +232,7 @@ def tcp_of_caller(stat_prefix: str) -> list[Filter]:
     `tcp_to_exported`: a TCP proxy looks for that name when a connection is new, and here nobody knows yet who calls."""
     proxy = _tcp_proxy(stat_prefix, affinity=False)
     proxy.cluster = names.INBOUND_TCP
-    proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE
-    proxy.max_early_data_bytes.value = 0  # what comes before there is an upstream stays in the socket
+    _wait_for_handshake(proxy)
     name = names.inbound_tcp_cluster(_CALLER, "%REQUESTED_SERVER_NAME%")
     return [
         connection_state(after_handshake=[(_CLUSTER_STATE, name)]),
@@ -248,6 +258,11 @@ def tcp_to_exported(name: str) -> Listener:
 def caller_state() -> Filter:
     """Keeps the caller's trust domain and the server name, for ASK_FOR_EXPORTED and ASK_FOR_HEALTH."""
     return connection_state(after_handshake=[(names.STATE_CALLER, f"{_CALLER}|%REQUESTED_SERVER_NAME%")])
+
+
+def identity_state() -> Filter:
+    """Keeps the SPIFFE ID that the caller has proven, for routes to choose by."""
+    return connection_state(after_handshake=[(names.STATE_IDENTITY, "%DOWNSTREAM_PEER_URI_SAN%")])
 
 
 def _state(key: str, text: str) -> dict[str, Any]:
@@ -279,6 +294,11 @@ def _tcp_proxy(stat_prefix: str, *, affinity: bool) -> TcpProxy:
     return proxy
 
 
+def _wait_for_handshake(proxy: TcpProxy) -> None:
+    proxy.upstream_connect_mode = ON_DOWNSTREAM_TLS_HANDSHAKE
+    proxy.max_early_data_bytes.value = 0  # what comes before there is an upstream stays in the socket
+
+
 def _ask(proxy: TcpProxy) -> None:
     proxy.on_demand.CopyFrom(TcpProxy.OnDemand(odcds_config=tls.ads(), timeout=seconds(ON_DEMAND_SECONDS)))
 
@@ -291,6 +311,12 @@ def _http_filters(*, on_demand: bool) -> list[HttpFilter]:
     router = Router(suppress_envoy_headers=True, dynamic_stats=flag(False))
     filters.append(HttpFilter(name="envoy.filters.http.router", typed_config=pack(router)))
     return filters
+
+
+def _client_certificates(*, gateway: bool, forwards: bool) -> HttpConnectionManager.ForwardClientCertDetails.ValueType:
+    if forwards:
+        return HttpConnectionManager.APPEND_FORWARD
+    return HttpConnectionManager.SANITIZE_SET if gateway else HttpConnectionManager.SANITIZE
 
 
 def _early(*, on_demand: str) -> TypedExtensionConfig:

@@ -22,7 +22,7 @@ IDENTITY = "identity"
 PEERS = "peers"
 """Secret: whom a gateway lets call, a SPIFFE validation context with a bundle per linked trust domain and the own."""
 INBOUND = "inbound"
-"""Listener of a gateway for other clusters."""
+"""Listener of a gateway for other clusters, of a sidecar for the callers of its workload."""
 INBOUND_TCP = "in-tcp"
 """Internal listener of a gateway that TCP connections pass once their caller is known, and the cluster before it."""
 OUTBOUND = "outbound"
@@ -36,6 +36,8 @@ STATE_CALLER = "isthmus.caller"
 """Filter state: whose workload a connection to a gateway belongs to and what it asked for, "<trust domain>|<SNI>"."""
 STATE_DESTINATION = "isthmus.destination"
 """Filter state: the address and port that a redirected connection was made to."""
+STATE_IDENTITY = "isthmus.identity"
+"""Filter state: the SPIFFE ID that the caller of a sidecar's workload has proven."""
 
 
 class InboundKind(StrEnum):
@@ -47,6 +49,7 @@ class InboundKind(StrEnum):
 
 
 _INBOUND_KINDS = frozenset(InboundKind)
+_TLS = "/@tls"  # no cluster can have this name
 
 
 def peer_secret(trust_domain: str) -> str:
@@ -55,8 +58,17 @@ def peer_secret(trust_domain: str) -> str:
 
 
 def outbound_cluster(name: ServiceName, port: int, pinned: str | None = None) -> str:
-    """The set of endpoints of an import's port; `pinned`: of one cluster only."""
+    """An import's port, as callers reach it; `pinned`: in one cluster only."""
     return f"out/{name.namespace}/{name.name}/{port}" + (f"/{pinned}" if pinned else "")
+
+
+def outbound_endpoints(name: ServiceName, port: int, pinned: str | None = None, *, tls: bool) -> str:
+    """Its set of endpoints; `tls`: some want it.
+
+    Such a set is another one. Envoy takes up a new cluster once that is complete, and tells the former one of endpoints
+    meanwhile: one that knows of no TLS would send its callers' bytes to them as they are.
+    """
+    return outbound_cluster(name, port, pinned) + (_TLS if tls else "")
 
 
 def vip_cluster(ip: str, port: int) -> str:
@@ -64,9 +76,9 @@ def vip_cluster(ip: str, port: int) -> str:
     return f"vip/{host_port(ip, port)}"
 
 
-def inbound_endpoints(name: ServiceName, port: int) -> str:
-    """The local endpoints of an exported port, at a gateway."""
-    return f"in/{name.namespace}/{name.name}/{port}"
+def inbound_endpoints(name: ServiceName, port: int, *, tls: bool = False) -> str:
+    """The local endpoints of an exported port, at a gateway; `tls`: as for `outbound_endpoints`."""
+    return f"in/{name.namespace}/{name.name}/{port}" + (_TLS if tls else "")
 
 
 def inbound_http_cluster(trust_domain: str, sni: str, authority: str) -> str:
@@ -82,6 +94,11 @@ def inbound_tcp_cluster(trust_domain: str, sni: str) -> str:
 def inbound_health_cluster(trust_domain: str, sni: str) -> str:
     """What tells a gateway's answer to health checks of `trust_domain` for `sni`; nothing is sent there."""
     return f"{InboundKind.HEALTH}/{trust_domain}|{sni}"
+
+
+def workload_cluster(name: ServiceName, port: int) -> str:
+    """The workload beside a sidecar, as it serves a port of a service."""
+    return f"workload/{name.namespace}/{name.name}/{port}"
 
 
 def outbound_listener(ip: str, port: int) -> str:

@@ -6,7 +6,7 @@ one service and nothing else, so that callers keep what has not changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
@@ -18,7 +18,7 @@ from federation.envoy.cluster import Remote, service_cluster
 from federation.envoy.ledger import Part
 from federation.model.cluster import Peer
 from federation.model.ids import ServiceName
-from federation.model.service import Import, Port, Protocol
+from federation.model.service import Endpoint, Import, Port, Protocol
 from federation.model.view import View
 
 STRANGER = "421: the Host or :authority is not a name of the service that this address belongs to"
@@ -44,11 +44,7 @@ def believed(view: View) -> View:
 
     Their gateways then are no endpoints, rather than endpoints whose context of trust is missing.
     """
-    doubtful = {
-        name
-        for name, peer in view.peers.items()
-        if name != view.cluster and (not peer.bundle.roots or peer.bundle.trust_domain != peer.trust_domain)
-    }
+    doubtful = {name for name, peer in view.peers.items() if name != view.cluster and not peer.verifiable}
     if not doubtful:
         return view
     return replace(view, peers={name: peer for name, peer in view.peers.items() if name not in doubtful})
@@ -60,15 +56,26 @@ def tcp_ports(service: Import) -> tuple[Port, ...]:
 
 
 def remotes(service: Import, port: int, peers: Mapping[str, Peer], pinned: str | None) -> tuple[Remote, ...]:
-    """The clusters whose gateways may serve the port: those that offer it, whether anything is ready there or not."""
-    return tuple(
-        Remote(b.cluster, peer.trust_domain)
-        for b in service.backends
-        if not b.local
-        and port in b.ports
-        and (pinned is None or b.cluster == pinned)
-        and (peer := peers.get(b.cluster)) is not None
-    )
+    """Whom mutual TLS is spoken with for the port, ready or not: the gateways of the clusters that offer it, and those
+    endpoints of the own one that have an identity."""
+    found: list[Remote] = []
+    for backend in service.backends:
+        peer = peers.get(backend.cluster)
+        if peer is None or port not in backend.ports or (pinned is not None and backend.cluster != pinned):
+            continue
+        if backend.local:
+            found += own_remotes(backend.endpoints, port, peer)
+        else:
+            found.append(Remote(backend.cluster, peer.trust_domain))
+    return tuple(found)
+
+
+def own_remotes(endpoints: Iterable[Endpoint], port: int, own: Peer | None) -> tuple[Remote, ...]:
+    """Those among the endpoints of the own cluster that mutual TLS is spoken with."""
+    if own is None:
+        return ()
+    identities = {e.identity for e in endpoints if port in e.ports and e.identity and own.vouches_for(e.identity)}
+    return tuple(Remote(own.cluster, own.trust_domain, identity) for identity in sorted(identities))
 
 
 def target_cluster(target: Target) -> Cluster:
@@ -122,7 +129,7 @@ def virtual_host(target: Target, routes: Sequence[Route]) -> VirtualHost:
 
 def stranger() -> VirtualHost:
     """What is told to requests for any other name: the far gateway would refuse them, so the near end does, too."""
-    return route.virtual_host("*", ["*"], [route.refusal(421, STRANGER)])
+    return route.virtual_host("*", ["*"], [route.answer(421, STRANGER)])
 
 
 def replies() -> tuple[listener.Reply, ...]:

@@ -56,7 +56,7 @@ class Fragment:
 def fragment(bound: Sequence[Bound]) -> Fragment:
     """The part of `bound`, which are all targets under their names."""
     http = [b for b in bound if b.target.port.app.is_http]
-    refused = [route.refusal(421, outbound.STRANGER, bound=_binding(b)) for b in http]
+    refused = [route.answer(421, outbound.STRANGER, bound=_binding(b)) for b in http]
     return Fragment(
         RouteConfiguration(virtual_hosts=_hosts(http)).SerializeToString(deterministic=True),
         VirtualHost(routes=refused).SerializeToString(deterministic=True),
@@ -123,7 +123,7 @@ def _hosts(http: Sequence[Bound]) -> Iterator[VirtualHost]:
             for b in members
             for way in route.caller_routes(b.target.cluster, bound=_binding(b), affinity=b.target.affinity)
         ]
-        yield route.virtual_host(domains[0], domains, [*ways, route.refusal(421, outbound.STRANGER)])
+        yield route.virtual_host(domains[0], domains, [*ways, route.answer(421, outbound.STRANGER)])
 
 
 def _binding(b: Bound) -> route.Binding:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from envoy.config.core.v3.base_pb2 import DataSource
+from envoy.config.core.v3.base_pb2 import DataSource, HeaderValue, HeaderValueOption
 from envoy.config.route.v3.route_components_pb2 import (
     DirectResponseAction,
     HeaderMatcher,
@@ -27,9 +27,13 @@ from envoy.type.matcher.v3.string_pb2 import StringMatcher
 from federation.envoy.message import flag, number, pack, seconds
 
 NOT_FORWARDED = "x-isthmus-not-forwarded"
-"""Response header of a gateway: the request reached no workload, so that any method may be tried elsewhere."""
+"""Response header of a gateway or a sidecar: the request reached no workload; any method may be tried elsewhere."""
 CLUSTER_HEADER = "x-isthmus-cluster"
 """Request header between the parts of one Envoy; nobody else sees it, and nobody else can set it."""
+CLIENT = "x-forwarded-client-cert"
+"""Request header: whom the Envoys on the way have verified, each its own caller; the first one is where it began."""
+_THE_CALLER = "By=%DOWNSTREAM_LOCAL_URI_SAN%;Hash=%DOWNSTREAM_PEER_FINGERPRINT_256%;URI=%DOWNSTREAM_PEER_URI_SAN%"
+"""What Envoy itself says there of the caller."""
 
 _IDEMPOTENT = "GET|HEAD|OPTIONS"
 _NEVER_SENT = "connect-failure,refused-stream,reset-before-request"
@@ -93,8 +97,27 @@ def on_demand_routes() -> list[Route]:
 
 def exported_routes() -> list[Route]:
     """A gateway's routes to exported ports: to the cluster that CLUSTER_HEADER names. Its existence is the decision."""
-    action = RouteAction(cluster_header=CLUSTER_HEADER, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
+    action = RouteAction(
+        cluster_header=CLUSTER_HEADER, timeout=seconds(0), retry_policy=_retry(_CALLER_NEVER_SENT, times=2)
+    )
+    # A sidecar that does not reach its workload says so; another endpoint may be had in this cluster.
+    action.retry_policy.retriable_headers.append(_not_forwarded())
     return [Route(match=RouteMatch(prefix="/"), route=action)]
+
+
+def workload_routes(cluster: str, *, gateway: Binding) -> list[Route]:
+    """A sidecar's routes to its workload.
+
+    A caller that is the `gateway` of the cluster tells whom it calls for: CLIENT then names both. Of all others it has
+    what this Envoy verified, whatever they say.
+    """
+    action = RouteAction(cluster=cluster, timeout=seconds(0), retry_policy=_retry(_NEVER_SENT, times=2))
+    told, verified = (Route(match=RouteMatch(prefix="/"), route=action) for _ in range(2))
+    _bind(told.match, gateway)
+    verified.request_headers_to_add.add(
+        header=HeaderValue(key=CLIENT, value=_THE_CALLER), append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+    )
+    return [told, verified]
 
 
 def health_routes() -> list[Route]:
@@ -103,7 +126,7 @@ def health_routes() -> list[Route]:
     return [Route(match=RouteMatch(prefix="/"), route=action)]
 
 
-def refusal(status: int, text: str, *, bound: Binding | None = None) -> Route:
+def answer(status: int, text: str, *, bound: Binding | None = None) -> Route:
     """An answer by this Envoy itself."""
     match = RouteMatch(prefix="/")
     _bind(match, bound)
@@ -118,6 +141,10 @@ def _bind(match: RouteMatch, bound: Binding | None) -> None:
         match.filter_state.append(FilterStateMatcher(key=bound.key, string_match=StringMatcher(exact=bound.value)))
 
 
+def _not_forwarded() -> HeaderMatcher:
+    return HeaderMatcher(name=NOT_FORWARDED, present_match=True)
+
+
 def _method(pattern: str) -> HeaderMatcher:
     return HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=pattern)))
 
@@ -125,7 +152,7 @@ def _method(pattern: str) -> HeaderMatcher:
 def _action(retry_on: str, *, affinity: bool) -> RouteAction:
     action = RouteAction(timeout=seconds(0), retry_policy=_retry(retry_on, times=3))
     # What only a caller meets: gateways that say that they did not forward, and other priorities.
-    action.retry_policy.retriable_headers.append(HeaderMatcher(name=NOT_FORWARDED, present_match=True))
+    action.retry_policy.retriable_headers.append(_not_forwarded())
     action.retry_policy.retry_priority.CopyFrom(_OTHER_PRIORITIES)
     if affinity:
         policy = RouteAction.HashPolicy(

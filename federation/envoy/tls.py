@@ -3,7 +3,8 @@
 Whom a gateway lets call: one SPIFFE validator with a bundle for each trust domain; Envoy chooses the bundle by the
 domain of the peer's first URI, so that no root can vouch for another one (SPIFFE X.509-SVID, 5). Whom a caller takes
 for an answer: the bundle of one trust domain and one exact URI. Never a union there: Envoy ignores all URIs but the
-first when it verifies, and looks at every one when it matches, so that a member could add another's name.
+first when it verifies, and looks at every one when it matches, so that a member could add another's name. For the same
+reason a sidecar that lets only some identities call its workload has the bundle of its own trust domain alone.
 """
 
 from __future__ import annotations
@@ -94,10 +95,16 @@ def gateway_identity(trust_domain: str) -> str:
     return str(SpiffeId.workload(trust_domain, SYSTEM_NAMESPACE, "gateway"))
 
 
-def downstream(alpn: Sequence[str]) -> TransportSocket:
-    """What a gateway speaks to its callers. No resumption: a ticket would outlive a link that was cut."""
+def downstream(
+    alpn: Sequence[str], *, trust_domain: str | None = None, accept: Iterable[StringMatcher] = ()
+) -> TransportSocket:
+    """What a gateway speaks to its callers, or a sidecar to those of its workload, who are all of `trust_domain`.
+
+    `accept`: what one of them has to have as its URI; empty: any. No resumption: a ticket would outlive a link that was
+    cut.
+    """
     context = DownstreamTlsContext(
-        common_tls_context=_common(alpn, trust_domain=None),
+        common_tls_context=_common(alpn, trust_domain=trust_domain, accept=accept),
         require_client_certificate=flag(True),
         require_sni=flag(True),
         disable_stateless_session_resumption=True,
@@ -106,20 +113,24 @@ def downstream(alpn: Sequence[str]) -> TransportSocket:
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
-def upstream(*, sni: str, alpn: Sequence[str], trust_domain: str) -> TransportSocket:
-    """What a caller speaks to a gateway of `trust_domain`, whose `gateway_identity` alone it takes for an answer."""
+def upstream(*, sni: str, alpn: Sequence[str], trust_domain: str, identity: str = "") -> TransportSocket:
+    """What a caller speaks to a workload of `trust_domain` that proves `identity`; empty: to a gateway of it, whose
+    `gateway_identity` alone it takes for an answer."""
+    accept = StringMatcher(exact=identity or gateway_identity(trust_domain))
     context = UpstreamTlsContext(
-        common_tls_context=_common(alpn, trust_domain=trust_domain), sni=sni, max_session_keys=number(0)
+        common_tls_context=_common(alpn, trust_domain=trust_domain, accept=[accept]),
+        sni=sni,
+        max_session_keys=number(0),
     )
     return TransportSocket(name="envoy.transport_sockets.tls", typed_config=pack(context))
 
 
 def plain() -> TransportSocket:
-    """No TLS: to endpoints of the own cluster."""
+    """No TLS: to endpoints of the own cluster that have no identity."""
     return TransportSocket(name="envoy.transport_sockets.raw_buffer", typed_config=pack(RawBuffer()))
 
 
-def _common(alpn: Sequence[str], *, trust_domain: str | None) -> CommonTlsContext:
+def _common(alpn: Sequence[str], *, trust_domain: str | None, accept: Iterable[StringMatcher]) -> CommonTlsContext:
     context = CommonTlsContext(
         tls_params=TlsParameters(
             tls_minimum_protocol_version=TlsParameters.TLSv1_3, tls_maximum_protocol_version=TlsParameters.TLSv1_3
@@ -127,18 +138,17 @@ def _common(alpn: Sequence[str], *, trust_domain: str | None) -> CommonTlsContex
         tls_certificate_sds_secret_configs=[SdsSecretConfig(name=names.IDENTITY, sds_config=ads())],
         alpn_protocols=alpn,
     )
-    if trust_domain is None:
-        context.validation_context_sds_secret_config.CopyFrom(SdsSecretConfig(name=names.PEERS, sds_config=ads()))
-    else:
-        accept = StringMatcher(exact=gateway_identity(trust_domain))
-        matcher = SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=accept)
+    roots = names.PEERS if trust_domain is None else names.peer_secret(trust_domain)
+    secret = SdsSecretConfig(name=roots, sds_config=ads())
+    matchers = [SubjectAltNameMatcher(san_type=SubjectAltNameMatcher.URI, matcher=text) for text in accept]
+    if matchers:
         combined = CommonTlsContext.CombinedCertificateValidationContext(
-            default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=[matcher]),
-            validation_context_sds_secret_config=SdsSecretConfig(
-                name=names.peer_secret(trust_domain), sds_config=ads()
-            ),
+            default_validation_context=CertificateValidationContext(match_typed_subject_alt_names=matchers),
+            validation_context_sds_secret_config=secret,
         )
         context.combined_validation_context.CopyFrom(combined)
+    else:
+        context.validation_context_sds_secret_config.CopyFrom(secret)
     return context
 
 

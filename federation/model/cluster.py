@@ -99,3 +99,12 @@ class Peer:
     own: bool = False
     bundle: Bundle
     gateways: tuple[Gateway, ...] = ()
+
+    @property
+    def verifiable(self) -> bool:
+        """Whether its identities can be verified here: its own roots are known."""
+        return bool(self.bundle.roots) and self.bundle.trust_domain == self.trust_domain
+
+    def vouches_for(self, identity: str) -> bool:
+        """Whether `identity`, a SPIFFE ID, can be proven by the roots of this cluster, and by them alone."""
+        return self.verifiable and identity.startswith(f"spiffe://{self.trust_domain}/")

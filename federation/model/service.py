@@ -59,7 +59,11 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One copy of a service. `ports`: service port → port at this address."""
+    """One copy of a service. `ports`: service port → port at this address.
+
+    `identity`: the SPIFFE ID that it proves itself with, in its own cluster's trust domain; such an endpoint is reached
+    by mutual TLS alone (docs/trust.md). Empty: plain text.
+    """
 
     address: str
     ready: bool = True
@@ -67,6 +71,7 @@ class Endpoint:
     locality: Locality = Locality()
     hostname: str = ""
     ports: Mapping[int, int] = field(default_factory=dict)
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from federation.errors import InvalidInput
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
-from federation.model.ids import ServiceName, parse_label, parse_port
+from federation.model.ids import ServiceName, SpiffeId, parse_label, parse_port
 from federation.model.service import (
     AppProtocol,
     Backend,
@@ -99,6 +99,7 @@ def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:
         locality=locality_to_pb(value.locality),
         hostname=value.hostname,
         ports=dict(value.ports),
+        identity=value.identity,
     )
 
 
@@ -113,6 +114,7 @@ def _endpoint_from_pb(message: pb.Endpoint) -> Endpoint:
             parse_port(k, what="service port"): parse_port(v, what="target port")
             for k, v in sorted(message.ports.items())
         },
+        identity=str(SpiffeId.parse(message.identity)) if message.identity else "",
     )
 
 

@@ -24,12 +24,16 @@ _KEEPS_TO_ZONE = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """An address that calls are sent to; `cluster` is empty for an endpoint that is reached directly, in plain text."""
+    """An address that calls are sent to: a gateway of `cluster`, or (empty) an endpoint that is reached directly.
+
+    An endpoint that proves `identity` is reached by mutual TLS, one without by plain text.
+    """
 
     address: str
     port: int
     weight: int = 1
     cluster: str = ""
+    identity: str = ""
 
 
 Placement = tuple[tuple[Host, ...], ...]
@@ -50,28 +54,32 @@ def place(
         if port not in backend.ports or (pinned is not None and backend.cluster != pinned):
             continue
         if backend.local:
-            _place_local(backend, port, locality, service.traffic_distribution, tiers)
+            own = peers.get(backend.cluster)
+            _place_local(backend, port, own, locality, service.traffic_distribution, tiers)
         elif (peer := peers.get(backend.cluster)) is not None:
             _place_remote(backend, peer, locality, tiers)
     return _distinct(tiers)
 
 
-def ready_hosts(endpoints: Iterable[Endpoint], port: int) -> tuple[Host, ...]:
-    """The endpoints that are ready, are not terminating and have the service port `port`; every address once."""
-    hosts = (Host(e.address, e.ports[port]) for e in endpoints if _usable(e, port))
-    return tuple(sorted(set(hosts), key=_by_address))
+def ready_hosts(endpoints: Iterable[Endpoint], port: int, *, own: Peer | None = None) -> tuple[Host, ...]:
+    """The endpoints that are ready, are not terminating and have the service port `port`; every address once.
+
+    `own`: the cluster that they are in.
+    """
+    placement = _distinct({_OWN_CLUSTER: [_host(e, port) for e in endpoints if _usable(e, port, own)]})
+    return placement[0] if placement else ()
 
 
 def _place_local(
-    backend: Backend, port: int, locality: Locality, distribution: str, tiers: dict[int, list[Host]]
+    backend: Backend, port: int, own: Peer | None, locality: Locality, distribution: str, tiers: dict[int, list[Host]]
 ) -> None:
     keeps_to_zone = distribution in _KEEPS_TO_ZONE and locality.zone != ""
     for endpoint in backend.endpoints:
-        if not _usable(endpoint, port):
+        if not _usable(endpoint, port, own):
             continue
         near = keeps_to_zone and endpoint.locality == locality
         tier = _OWN_ZONE if near else _OWN_CLUSTER
-        tiers.setdefault(tier, []).append(Host(endpoint.address, endpoint.ports[port]))
+        tiers.setdefault(tier, []).append(_host(endpoint, port))
 
 
 def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[int, list[Host]]) -> None:
@@ -112,12 +120,23 @@ def _distinct(tiers: Mapping[int, list[Host]]) -> Placement:
     return tuple(placement)
 
 
-def _usable(endpoint: Endpoint, port: int) -> bool:
-    return endpoint.ready and not endpoint.terminating and port in endpoint.ports and _is_ip(endpoint.address)
+def _host(endpoint: Endpoint, port: int) -> Host:
+    return Host(endpoint.address, endpoint.ports[port], identity=endpoint.identity)
 
 
-def _by_address(host: Host) -> tuple[str, str, int]:
-    return host.cluster, host.address, host.port
+def _usable(endpoint: Endpoint, port: int, own: Peer | None) -> bool:
+    return (
+        endpoint.ready
+        and not endpoint.terminating
+        and port in endpoint.ports
+        and _is_ip(endpoint.address)
+        and (not endpoint.identity or (own is not None and own.vouches_for(endpoint.identity)))
+    )
+
+
+def _by_address(host: Host) -> tuple[str, str, int, bool, str]:
+    """By address; of two that share one, who proves an identity goes before who does not."""
+    return host.cluster, host.address, host.port, not host.identity, host.identity
 
 
 @functools.lru_cache(maxsize=65536)

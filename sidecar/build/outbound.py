@@ -20,6 +20,8 @@ from federation.model.service import Import, Locality
 from federation.model.view import View
 from federation.policy import routes
 from federation.policy.locality import place
+from sidecar.build import inbound
+from sidecar.build.inbound import Inbound, Workload
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +46,7 @@ class SidecarConfig:
     outbound_port: int = 15001
     http_range: str = "240.72.0.0/13"
     tcp_range: str = "240.64.0.0/13"
+    inbound: Inbound | None = None
 
 
 class Builder:
@@ -66,11 +69,13 @@ class Builder:
         *,
         changed: Collection[ServiceName] | None = None,
         identity: tls.Identity | None = None,
+        workloads: Sequence[Workload] = (),
     ) -> Changes:
         """Bring the resources up to date and return what differs.
 
         `uses` are all of them; `changed` names the services whose import or uses may differ from the last update (None:
-        any may); `identity` replaces the one of the configuration (renewal).
+        any may); `identity` replaces the one of the configuration (renewal). `workloads` are what is served to others,
+        where the configuration says where.
         """
         ledger, config, view = self._ledger, self._config, outbound.believed(view)
         ledger.keep_secrets(identity or config.identity, view.peers.values())
@@ -93,7 +98,20 @@ class Builder:
                     ledger.write(use, self._parts(view, use, service))
         if config.way == "redirect":
             self._write_redirect()
+        if config.inbound is not None:
+            ledger.write("inbound", self._inbound_parts(view, config.inbound, workloads))
         return ledger.take()
+
+    def _inbound_parts(self, view: View, at: Inbound, workloads: Sequence[Workload]) -> Iterator[Part]:
+        own = view.own
+        if own is not None and own.verifiable:  # before, nobody could prove anything
+            yield from inbound.parts(
+                workloads,
+                at,
+                cluster_name=own.cluster,
+                trust_domain=own.trust_domain,
+                suffix=self._config.suffix,
+            )
 
     def _take_uses(self, name: ServiceName, given: tuple[Use, ...]) -> None:
         for use in self._given.get(name, ()):
@@ -182,13 +200,14 @@ def targets(view: View, use: Use, service: Import, config: SidecarConfig) -> Ite
     """A use's ports."""
     domains = routes.names(use.name, suffix=config.suffix, pinned=use.pinned)
     for port in outbound.tcp_ports(service):
+        remotes = outbound.remotes(service, port.port, view.peers, use.pinned)
         own = names.outbound_cluster(use.name, port.port, use.pinned)
         yield outbound.Target(
             service=use.name,
             port=port,
             domains=domains,
-            remotes=outbound.remotes(service, port.port, view.peers, use.pinned),
+            remotes=remotes,
             affinity=service.session_affinity == "ClientIP",
             cluster=own if config.way == "loopback" else names.vip_cluster(use.vip, port.port),
-            endpoints=own,
+            endpoints=names.outbound_endpoints(use.name, port.port, use.pinned, tls=bool(remotes)),
         )

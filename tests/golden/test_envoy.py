@@ -31,6 +31,7 @@ from google.protobuf.message import Message
 
 from federation.envoy import names, tls
 from federation.envoy.bootstrap import bootstrap
+from federation.envoy.ledger import settled
 from federation.envoy.message import pack
 from federation.envoy.process import find_envoy
 from federation.model.cluster import Bundle, Gateway, Peer
@@ -39,6 +40,7 @@ from federation.model.service import AppProtocol, Backend, Endpoint, Export, Gra
 from federation.model.view import View
 from gateway import build as gateway_build
 from sidecar.build import outbound as sidecar_build
+from sidecar.build.inbound import Inbound, Workload
 
 HERE = Path(__file__).parent
 ECHO, DB, RPC = ServiceName("shop", "echo"), ServiceName("shop", "db"), ServiceName("shop", "rpc")
@@ -81,7 +83,11 @@ PEERS = {
     "edge": peer("edge", gateway("a", "198.51.100.1"), gateway("b", "198.51.100.2", draining=True), locality=US),
 }
 WEB, RAW = Port(name="web", port=80, app=AppProtocol.HTTP), Port(name="raw", port=9000)
-OWN = (Endpoint(address="10.0.0.1", ports={80: 8080, 9000: 9000}), Endpoint(address="10.0.0.2", ports={80: 8080}))
+OWN = (
+    Endpoint(address="10.0.0.1", ports={80: 8080, 9000: 9000}),
+    Endpoint(address="10.0.0.2", ports={80: 8080}),
+    Endpoint(address="10.0.0.3", ports={80: 15006}, identity="spiffe://east.example.org/ns/shop/sa/echo"),
+)
 VIEW = View(
     cluster="east",
     peers=PEERS,
@@ -90,7 +96,7 @@ VIEW = View(
             name=ECHO,
             ports=(WEB, RAW),
             backends=(
-                backend("east", 80, 9000, ready=2, endpoints=OWN),
+                backend("east", 80, 9000, ready=3, endpoints=OWN),
                 backend("edge", 80, ready=1),
                 backend("west", 80, 9000, ready=3),
             ),
@@ -149,10 +155,23 @@ def of_sidecar(way: str) -> dict[str, list[tuple[str, Any]]]:
     return sidecar_build.build(VIEW, uses, config)
 
 
+def of_inbound() -> dict[str, list[tuple[str, Any]]]:
+    at = Inbound(address="192.0.2.10", port=15006, callers=("isthmus-system/gateway", "shop/*"))
+    config = sidecar_build.SidecarConfig(way="loopback", cluster="east", identity=Proof(), locality=EU, inbound=at)
+    workloads = (
+        Workload(name=ECHO, port=80, app=AppProtocol.HTTP, target=8080),
+        Workload(name=RPC, port=50051, app=AppProtocol.GRPC, target=50051),
+        Workload(name=DB, port=5432, address="192.0.2.11", target=5432),
+    )
+    builder = sidecar_build.Builder(config)
+    return settled(lambda: builder.update(VIEW, {}, workloads=workloads))
+
+
 CASES = {
     "gateway": of_gateway,
     "sidecar-loopback": lambda: of_sidecar("loopback"),
     "sidecar-redirect": lambda: of_sidecar("redirect"),
+    "sidecar-inbound": of_inbound,
 }
 
 
@@ -272,13 +291,13 @@ def test_an_update_leaves_what_it_does_not_touch() -> None:
     db = replace(VIEW.imports[DB], backends=(backend("west", 5432, ready=9),))
     changed = replace(VIEW, imports={**VIEW.imports, DB: db, ECHO: replace(VIEW.imports[ECHO])})
     changes = builder.update(changed, uses)
-    assert {kind: set(made) for kind, made in changes.put.items()} == {names.ENDPOINT_TYPE: {"out/shop/db/5432"}}
+    assert {kind: set(made) for kind, made in changes.put.items()} == {names.ENDPOINT_TYPE: {"out/shop/db/5432/@tls"}}
     assert not changes.removed
 
     changes = builder.update(changed, {name: those for name, those in uses.items() if name != DB})
     assert not changes.put
     assert changes.removed == {
         names.CLUSTER_TYPE: {"out/shop/db/5432"},
-        names.ENDPOINT_TYPE: {"out/shop/db/5432"},
+        names.ENDPOINT_TYPE: {"out/shop/db/5432/@tls"},
         names.LISTENER_TYPE: {"out/127.128.0.3:5432"},
     }

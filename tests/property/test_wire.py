@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from federation.errors import InvalidInput
 from federation.model import wire
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
-from federation.model.ids import ServiceName
+from federation.model.ids import ServiceName, SpiffeId
 from federation.model.service import (
     AppProtocol,
     Backend,
@@ -51,6 +51,7 @@ endpoint = st.builds(
     locality=locality,
     hostname=text,
     ports=st.dictionaries(port_number, port_number, max_size=3),
+    identity=st.one_of(st.just(""), st.builds(lambda d, n, a: str(SpiffeId.workload(d, n, a)), label, label, label)),
 )
 grant = st.builds(Grant, st.one_of(st.just("*"), label), st.lists(port_number, max_size=3).map(tuple))
 bundle = st.builds(
@@ -195,3 +196,11 @@ def test_garbage_is_invalid_input(payload: str):
             decode(data)
 
     check()
+
+
+@pytest.mark.parametrize("identity", ["spiffe://east.test", "spiffe://east.test/", "east.test/ns/a/sa/b", "plain", " "])
+def test_an_endpoint_without_a_lawful_identity_is_no_endpoint(identity: str):
+    """Taken for an empty one, it would be sent plain text."""
+    exported = Export(name=ServiceName("shop", "db"), endpoints=(Endpoint(address="10.0.0.1", identity=identity),))
+    with pytest.raises(InvalidInput, match="no SPIFFE ID"):
+        wire.decode_export(wire.encode_export(exported))

@@ -58,7 +58,7 @@ class Readiness(_message.Message):
     def __init__(self, locality: _Optional[_Union[Locality, _Mapping]] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("address", "ready", "terminating", "locality", "hostname", "ports")
+    __slots__ = ("address", "ready", "terminating", "locality", "hostname", "ports", "identity")
     class PortsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -72,13 +72,15 @@ class Endpoint(_message.Message):
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
     address: str
     ready: bool
     terminating: bool
     locality: Locality
     hostname: str
     ports: _containers.ScalarMap[int, int]
-    def __init__(self, address: _Optional[str] = ..., ready: _Optional[bool] = ..., terminating: _Optional[bool] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    identity: str
+    def __init__(self, address: _Optional[str] = ..., ready: _Optional[bool] = ..., terminating: _Optional[bool] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Mapping[int, int]] = ..., identity: _Optional[str] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("consumer", "ports")

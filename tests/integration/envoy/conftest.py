@@ -37,9 +37,13 @@ from gateway import build as gateway_build
 from gateway.asked import Asked
 from gateway.called import Called
 from sidecar.build import outbound as sidecar_build
+from sidecar.build.inbound import Inbound
+from sidecar.build.inbound import Workload as Served
 
 FEDERATION = "test.internal"
 SHOP_ECHO = ServiceName("shop", "echo")
+HANDSHAKE = 22
+"""How TLS begins (RFC 8446, 5.1)."""
 
 
 @dataclass
@@ -119,6 +123,41 @@ class Workload:
         await writer.drain()
 
 
+class Tap:
+    """Stands before a port and remembers how each connection began."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self.port = 0
+        self.first: list[int] = []
+        """The first byte of each; HANDSHAKE where that is TLS."""
+
+    async def start(self) -> asyncio.Server:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+        return server
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self._to)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._carry(reader, back, self.first), name="there")
+            group.create_task(self._carry(there, writer, []), name="back")
+
+    async def _carry(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, first: list[int]) -> None:
+        begun = False
+        try:
+            while data := await source.read(65536):
+                if not begun:
+                    first.append(data[0])
+                    begun = True
+                sink.write(data)
+                await sink.drain()
+        except ConnectionError:
+            pass
+        finally:
+            sink.close()
+
+
 @dataclass
 class Domain:
     """A cluster's trust."""
@@ -143,6 +182,8 @@ class Proxy:
         self.directory = directory
         self.update = update
         self.asked: set[str] = set()
+        self.renewed: Svid | None = None
+        """Its identity from the next update on, if another than in the beginning."""
         self.snapshot = Snapshot()
         self.ads = AdsServer(directory / "ads.sock", demand=self._demand)
         self.envoy = EnvoyProcess(
@@ -266,6 +307,11 @@ class World:
         self.stack.push_async_callback(made.stop)
         return made
 
+    async def tap(self, to: int) -> Tap:
+        made = Tap(to)
+        self.stack.callback((await made.start()).close)
+        return made
+
     async def gateway(
         self, cluster: str, *, strangers: Sequence[str] = (), port: int | None = None, refused_limit: int = 1_000
     ) -> Proxy:
@@ -288,7 +334,7 @@ class World:
             asked.ask(wanted - asked.names)
             called.ask(wanted)
             view = self.view(cluster, strangers=strangers)
-            changes = builder.update(view, asked=asked.names, silent=asked.silent)
+            changes = builder.update(view, asked=asked.names, silent=asked.silent, identity=proxy.renewed)
             asked.settle(builder.take_moved())
             return changes
 
@@ -300,7 +346,13 @@ class World:
         return proxy
 
     async def sidecar(
-        self, cluster: str, uses: Sequence[sidecar_build.Use], *, account: str = "client", **config: Any
+        self,
+        cluster: str,
+        uses: Sequence[sidecar_build.Use],
+        *,
+        account: str = "client",
+        workloads: Sequence[Served] = (),
+        **config: Any,
     ) -> Proxy:
         domain = self.domain(cluster)
         builder = sidecar_build.Builder(
@@ -312,13 +364,22 @@ class World:
             )
         )
 
-        def update(_: frozenset[str]) -> Changes:  # tests add to `uses` meanwhile
-            return builder.update(self.view(cluster), sidecar_build.by_service(uses))
+        def update(_: frozenset[str]) -> Changes:  # tests add to `uses` and `workloads` meanwhile
+            given = sidecar_build.by_service(uses)
+            return builder.update(self.view(cluster), given, identity=proxy.renewed, workloads=workloads)
 
         proxy = Proxy(self.sub(), update, name=f"{cluster}-sidecar")
         self.stack.push_async_callback(proxy.stop)
         await proxy.start()
         return proxy
+
+    async def vm(self, cluster: str, *workloads: Served, account: str = "vm", **at: Any) -> tuple[Proxy, Endpoint]:
+        """A sidecar that serves `workloads` by mutual TLS, and the endpoint that it then is."""
+        port = free_port()
+        at = Inbound(address="127.0.0.1", port=port, **at)
+        proxy = await self.sidecar(cluster, [], account=account, workloads=workloads, inbound=at)
+        identity = str(SpiffeId.workload(self.domain(cluster).trust_domain, "shop", account))
+        return proxy, Endpoint(address="127.0.0.1", ports={w.port: port for w in workloads}, identity=identity)
 
 
 def export_of(name: ServiceName, ports: dict[int, tuple[AppProtocol, int]], *, to: Iterable[str]) -> Export:
@@ -389,7 +450,9 @@ async def line(ip: str, port: int, text: str) -> str:
 def kit() -> SimpleNamespace:
     """The helpers of this file: with --import-mode=importlib tests cannot import it."""
     return SimpleNamespace(
+        HANDSHAKE=HANDSHAKE,
         Proxy=Proxy,
+        Served=Served,
         TypeUrl=TypeUrl,
         Use=sidecar_build.Use,
         exchange=exchange,

@@ -145,6 +145,38 @@ async def test_one_endpoint_change_is_one_small_push(world: Any, kit: Any, pair:
     assert (await kit.http(kit.vip, 80, host="echo.shop.global"))[2] == "west-2"
 
 
+async def test_a_first_gateway_is_never_sent_plain_text(world: Any, kit: Any, pair: Any) -> None:
+    """A service that had local copies alone comes to have others, while it is called: Envoy's cluster is replaced."""
+    near, far, _ = pair
+    local = kit.local("east", 80, 9000, targets=[{80: near.port, 9000: near.port}])
+    (gateway,) = world.gateways["west"]
+    tap = await world.tap(gateway.port)
+    world.gateways["west"] = (kit.replace(gateway, port=tap.port),)
+    world.imports["east"][ECHO] = imported(kit, local)
+    sidecar = await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])
+    stop = asyncio.Event()
+    failed: list[object] = []
+
+    async def load() -> None:
+        while not stop.is_set():
+            status, _, text = await kit.http(kit.vip, 80, host="echo.shop.global")
+            if status != 200:
+                failed.append((status, text))
+
+    tasks = [asyncio.create_task(load()) for _ in range(4)]
+    for _ in range(3):
+        for backend in (kit.remote("west", 80, 9000), local):
+            world.imports["east"][ECHO] = imported(kit, backend)
+            sidecar.publish()
+            await sidecar.settled()
+            before = len(near.requests) + len(far.requests)
+            await kit.until(lambda before=before: len(near.requests) + len(far.requests) > before + 20)
+    stop.set()
+    await asyncio.gather(*tasks)
+    assert not failed
+    assert set(tap.first) == {kit.HANDSHAKE}
+
+
 async def test_websockets_pass(world: Any, kit: Any, pair: Any) -> None:
     world.imports["east"][ECHO] = imported(kit, kit.remote("west", 80, 9000))
     await world.sidecar("east", [kit.Use(name=ECHO, vip=kit.vip)])

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from clusters import http2
 from federation.model.cluster import Bundle, Gateway
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Import, Port
@@ -108,40 +109,6 @@ def client_context(certificate: Path | None) -> ssl.SSLContext:
     return context
 
 
-class Kept:
-    """Requests one after the other on one HTTP/2 connection."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-        # Without a table of headers (SETTINGS_HEADER_TABLE_SIZE 0) each answer can be read by itself.
-        writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"\x00\x01\x00\x00\x00\x00"))
-        self._stream = -1
-
-    async def ask(self, headers: list[tuple[str, str]], body: bytes = b"") -> tuple[int, str]:
-        """Status and body; a reset is 599."""
-        self._stream += 2
-        block = b"".join(b"\x10" + _text(k) + _text(v) for k, v in headers)
-        self._writer.write(_frame(1, 4 if body else 5, self._stream, block))
-        if body:
-            self._writer.write(_frame(0, 1, self._stream, body))
-        status, text = 0, b""
-        async with asyncio.timeout(30):
-            while True:
-                head = await self._reader.readexactly(9)
-                payload = await self._reader.readexactly(int.from_bytes(head[:3], "big"))
-                kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
-                if stream != self._stream:
-                    continue
-                if kind == 3:
-                    return 599, ""
-                if kind == 1 and not status:
-                    status = _status(payload.lstrip(b" "))  # 0x20: the table has the size 0
-                if kind == 0:
-                    text += payload
-                if kind in (0, 1) and flags & 1:
-                    return status, text.decode()
-
-
 @dataclass
 class Scene:
     port: int
@@ -165,7 +132,7 @@ class Scene:
     ) -> tuple[int, str]:
         """An HTTP/2 request: status and body; (0, "") when the connection was refused."""
         context.set_alpn_protocols(["h2"])
-        return await self._talk(context, sni, _h2_request(headers or _headers()), _h2_answer)
+        return await self._talk(context, sni, http2.request(headers or _headers()), http2.answer)
 
     async def health(self, context: ssl.SSLContext, *, sni: str = WEB_SNI) -> tuple[int, str]:
         context.set_alpn_protocols(["isthmus-health"])
@@ -177,12 +144,12 @@ class Scene:
         return (await self._talk(context, sni, b"hello\n", lambda raw: (1, raw.decode(errors="replace"))))[1]
 
     @contextlib.asynccontextmanager
-    async def kept(self, context: ssl.SSLContext, *, sni: str = WEB_SNI) -> AsyncIterator[Kept]:
+    async def kept(self, context: ssl.SSLContext, *, sni: str = WEB_SNI) -> AsyncIterator[http2.Kept]:
         """A connection for several requests."""
         context.set_alpn_protocols(["h2"])
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port, ssl=context, server_hostname=sni)
         try:
-            yield Kept(reader, writer)
+            yield http2.Kept(reader, writer)
         finally:
             writer.transport.abort()
 
@@ -216,63 +183,8 @@ class Scene:
             writer.transport.abort()
 
 
-def _headers(host: str = HOST, method: str = "GET", *extra: tuple[str, str]) -> list[tuple[str, str]]:
-    return [(":method", method), (":scheme", "https"), (":authority", host), (":path", "/"), *extra]
-
-
-def _h2_request(headers: list[tuple[str, str]]) -> bytes:
-    """Preface, SETTINGS, and one HEADERS frame: every field literal, never indexed (RFC 7541, 6.2.3)."""
-    block = b"".join(b"\x10" + _text(k) + _text(v) for k, v in headers)
-    return b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0, b"") + _frame(1, 5, 1, block)
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode()
-    if len(raw) < 127:
-        return bytes([len(raw)]) + raw
-    return bytes([127, (len(raw) - 127) % 128 | 128, (len(raw) - 127) // 128]) + raw
-
-
-def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
-
-
-def _h2_answer(raw: bytes) -> tuple[int, str]:
-    """Status and body once stream 1 has ended, or has been reset (599); (0, "") before."""
-    status, body = 0, b""
-    while len(raw) >= 9:
-        length, kind, flags = int.from_bytes(raw[:3], "big"), raw[3], raw[4]
-        payload, rest = raw[9 : 9 + length], raw[9 + length :]
-        if len(payload) < length:
-            break
-        if kind == 1:
-            status = _status(payload)
-        if kind == 0:
-            body += payload
-        if kind in (3, 7):
-            return 599, ""
-        if kind in (0, 1) and flags & 1:
-            return status, body.decode()
-        raw = rest
-    return 0, ""
-
-
-def _status(block: bytes) -> int:
-    """The :status at the head of a header block: indexed, or literal with name 8, plain or Huffman (digits)."""
-    known = {0x88: 200, 0x89: 204, 0x8A: 206, 0x8B: 304, 0x8C: 400, 0x8D: 404, 0x8E: 500}
-    if block[0] in known:
-        return known[block[0]]
-    size, value = block[1] & 127, block[2 : 2 + (block[1] & 127)]
-    if not block[1] & 128:
-        return int(value)
-    bits = f"{int.from_bytes(value, 'big'):0{size * 8}b}"
-    codes = {f"{d:05b}": str(d) for d in range(3)} | {f"{0b011001 + d - 3:06b}": str(d) for d in range(3, 10)}
-    digits, at = "", 0
-    while len(digits) < 3:
-        width = 5 if bits[at : at + 5] in codes else 6
-        digits += codes[bits[at : at + width]]
-        at += width
-    return int(digits)
+def _headers(host: str = HOST, method: str = "GET", *extra: tuple[str, str]) -> http2.Headers:
+    return http2.headers(host, method, *extra)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ SNI = names.server_name(ECHO, 80, "west.test")
 EAST = names.inbound_http_cluster("east.test", SNI, "echo.shop.global")
 NORTH = names.inbound_http_cluster("north.test", SNI, "echo.shop.global")
 ENDPOINTS = names.inbound_endpoints(ECHO, 80)
+TLS_ENDPOINTS = names.inbound_endpoints(ECHO, 80, tls=True)
 
 
 class Proof:
@@ -138,3 +139,35 @@ def test_a_silent_name_is_nothing_to_envoy_until_it_is_served(builder: Builder) 
     again = builder.update(exporting(export(ECHO, to=("north",))), asked=asked, silent=frozenset(), changed={ECHO})
     assert set(again.put[names.CLUSTER_TYPE]) == {EAST}
     assert builder.update(VIEW, asked=frozenset(), silent=asked).removed[names.CLUSTER_TYPE] == {EAST, NORTH}
+
+
+def test_an_endpoint_with_an_identity_is_reached_by_tls_and_the_others_as_before(builder: Builder) -> None:
+    asked, vm = frozenset({EAST}), "spiffe://west.test/ns/shop/sa/vm"
+    plain = builder.update(VIEW, asked=asked).put[names.CLUSTER_TYPE][EAST]
+    assert not plain.HasField("transport_socket")
+    pod, *_ = export(ECHO).endpoints
+    mixed = replace(export(ECHO), endpoints=(pod, Endpoint(address="10.0.0.9", ports={80: 15006}, identity=vm)))
+    changes = builder.update(exporting(mixed), asked=asked, changed={ECHO})
+    put = changes.put
+    made = put[names.CLUSTER_TYPE][EAST]
+    assert made.transport_socket.name == "envoy.transport_sockets.tls"
+    assert [m.name for m in made.transport_socket_matches] == ["@local"]
+    ((one, two),) = (group.lb_endpoints for group in put[names.ENDPOINT_TYPE][TLS_ENDPOINTS].endpoints)
+    assert changes.removed == {names.ENDPOINT_TYPE: {ENDPOINTS}}, "the former cluster never hears of the new set"
+    says = [
+        h.metadata.filter_metadata["envoy.transport_socket_match"].fields["cluster"].string_value for h in (one, two)
+    ]
+    assert says == [vm, "@local"]
+
+
+def test_an_identity_that_nobody_here_can_verify_is_no_endpoint_until_it_can(builder: Builder) -> None:
+    asked, vm = frozenset({EAST}), "spiffe://west.test/ns/shop/sa/vm"
+    proven = replace(export(ECHO), endpoints=(Endpoint(address="10.0.0.9", ports={80: 15006}, identity=vm),))
+    rootless = replace(VIEW.peers["west"], bundle=replace(VIEW.peers["west"].bundle, roots=()))
+    blind = replace(exporting(proven), peers={**VIEW.peers, "west": rootless})
+    put = builder.update(blind, asked=asked).put
+    assert not put[names.CLUSTER_TYPE][EAST].HasField("transport_socket")
+    assert not put[names.ENDPOINT_TYPE][ENDPOINTS].endpoints
+    put = builder.update(exporting(proven), asked=asked, changed=()).put
+    assert put[names.CLUSTER_TYPE][EAST].HasField("transport_socket")
+    assert len(put[names.ENDPOINT_TYPE][TLS_ENDPOINTS].endpoints) == 1

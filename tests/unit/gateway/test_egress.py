@@ -79,7 +79,7 @@ def listeners(changes: Changes) -> set[str]:
 
 
 def checked(changes: Changes) -> bool:
-    made: ClusterLoadAssignment = changes.put[names.ENDPOINT_TYPE][names.outbound_cluster(ECHO, 80)]
+    made: ClusterLoadAssignment = changes.put[names.ENDPOINT_TYPE][names.outbound_endpoints(ECHO, 80, tls=True)]
     host = made.endpoints[0].lb_endpoints[0].endpoint
     return not host.health_check_config.disable_active_health_check
 
@@ -124,7 +124,7 @@ def test_a_peer_more_changes_no_listener(edge: Edge) -> None:
 def test_what_is_idle_is_taken_away_and_can_be_asked_for_again(edge: Edge) -> None:
     edge.builder.update(VIEW, asked=frozenset())
     edge.called.ask([ECHO_1])
-    edge.update().begin_checks({names.outbound_cluster(ECHO, 80)}, None)
+    edge.update().begin_checks({names.outbound_endpoints(ECHO, 80, tls=True)}, None)
     edge.update()
     edge.called.sweep([], 0.0)
     edge.called.sweep([], 100.0)
@@ -135,7 +135,7 @@ def test_what_is_idle_is_taken_away_and_can_be_asked_for_again(edge: Edge) -> No
     edge.called.sweep([], 110.0)
     assert edge.update().removed == {
         names.CLUSTER_TYPE: {ECHO_1},
-        names.ENDPOINT_TYPE: {names.outbound_cluster(ECHO, 80)},
+        names.ENDPOINT_TYPE: {names.outbound_endpoints(ECHO, 80, tls=True)},
     }
     edge.called.ask([ECHO_2])
     again = edge.update()

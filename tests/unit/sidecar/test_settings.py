@@ -33,6 +33,14 @@ def test_the_least_settings_have_sound_defaults(tmp_path: Path) -> None:
     assert settings.dns.servers() == []
 
 
+def test_a_workload_serves_nobody_unless_it_is_said_where(tmp_path: Path) -> None:
+    assert read(write(tmp_path)).inbound is None
+    callers = ["shop/web", "shop/web-*", "bank/*", "isthmus-system/gateway", "shop/a.b"]
+    inbound = read(write(tmp_path, inbound={"port": 15006, "callers": callers})).inbound
+    assert inbound is not None
+    assert (inbound.address, inbound.port, list(inbound.callers)) == ("0.0.0.0", 15006, callers)
+
+
 def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
     upstream = ["192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]
     settings = read(write(tmp_path, dns={"upstream": upstream}))
@@ -69,6 +77,25 @@ def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
         ({"account": "a/b"}, "account"),
         ({"surprise": 1}, "surprise"),
         ({"envoy": {"concurrency": 0}}, "envoy.concurrency"),
+        ({"inbound": {}}, "port"),
+        ({"inbound": {"port": 0}}, "inbound.port"),
+        ({"inbound": {"port": 15006, "address": "vm-1.example"}}, "inbound.address"),
+        *(
+            ({"inbound": {"port": 15006, "callers": [pattern]}}, "inbound.callers")
+            for pattern in (
+                "*",
+                "*/*",
+                "*/web",
+                "shop",
+                "shop/",
+                "shop/**",
+                "shop/*web",
+                "shop/-*",
+                "Shop/web",
+                "shop/a/b",
+                "",
+            )
+        ),
     ],
 )
 def test_bad_settings_give_one_line_that_names_the_key(tmp_path: Path, changes: dict[str, object], says: str) -> None:

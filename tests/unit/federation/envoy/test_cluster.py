@@ -13,6 +13,7 @@ from federation.model.service import AppProtocol
 
 ECHO = ServiceName("shop", "echo")
 WEST, NORTH = Remote("west", "west.test"), Remote("north", "north.test")
+DB_1, DB_2 = (Remote("here", "here.test", f"spiffe://here.test/ns/shop/sa/db-{n}") for n in (1, 2))
 HTTP, H2C, GRPC, OPAQUE = AppProtocol.HTTP, AppProtocol.H2C, AppProtocol.GRPC, AppProtocol.OPAQUE
 
 
@@ -20,6 +21,10 @@ def made(app: AppProtocol, *remotes: Remote, affinity: bool = False) -> Any:
     return cluster.service_cluster(
         "out/shop/echo/80", ECHO, 80, app, endpoints="e", remotes=remotes, host="echo.shop.global", affinity=affinity
     )
+
+
+def at_gateway(app: AppProtocol, *remotes: Remote) -> Any:
+    return cluster.local_cluster("in/shop/echo/80", ECHO, 80, app, endpoints="in/shop/echo/80", remotes=remotes)
 
 
 def spoken(message: Any) -> str:
@@ -86,6 +91,46 @@ def test_without_remotes_there_is_no_tls() -> None:
     assert not message.transport_socket_matches
 
 
+@pytest.mark.parametrize("build", [made, at_gateway])
+def test_an_endpoint_of_the_own_cluster_is_who_it_says_and_nobody_else(build: Any) -> None:
+    message = build(HTTP, DB_1, DB_2)
+    sockets = {m.match.fields["cluster"].string_value: m.transport_socket for m in message.transport_socket_matches}
+    assert set(sockets) == {"@local", DB_2.identity}  # that of the first one is what a host gets that says nothing
+    assert context(sockets["@local"]) is None
+    for remote, socket in ((DB_1, message.transport_socket), (DB_2, sockets[DB_2.identity])):
+        tls = context(socket)
+        assert tls.sni == "p80.echo.shop.svc.here.test"
+        validation = tls.common_tls_context.combined_validation_context
+        assert validation.validation_context_sds_secret_config.name == "peers/here.test"
+        (san,) = validation.default_validation_context.match_typed_subject_alt_names
+        assert san.matcher.exact == remote.identity
+
+
+@pytest.mark.parametrize(
+    ("app", "speaks", "alpn"), [(HTTP, "negotiated", "h2"), (GRPC, "http2", "h2"), (OPAQUE, "tcp", "isthmus-tcp")]
+)
+def test_endpoints_that_speak_tls_are_not_checked_as_gateways_are(app: AppProtocol, speaks: str, alpn: str) -> None:
+    for message in (made(app, DB_1), at_gateway(app, DB_1)):
+        assert spoken(message) == speaks
+        assert list(context(message.transport_socket).common_tls_context.alpn_protocols) == [alpn]
+        assert not message.health_checks
+        assert not message.close_connections_on_host_health_failure
+    assert made(app, DB_1, WEST).health_checks
+
+
+@pytest.mark.parametrize(("app", "speaks"), [(HTTP, "http1"), (H2C, "http2"), (GRPC, "http2"), (OPAQUE, "tcp")])
+def test_the_workload_beside_a_sidecar_is_reached_in_plain_text_at_one_address(app: AppProtocol, speaks: str) -> None:
+    message = cluster.workload_cluster("workload/shop/echo/80", app, "127.0.0.1", 8080)
+    assert spoken(message) == speaks
+    assert not message.HasField("transport_socket")
+    ((host,),) = (group.lb_endpoints for group in message.load_assignment.endpoints)
+    at = host.endpoint.address.socket_address
+    assert (at.address, at.port_value) == ("127.0.0.1", 8080)
+    assert message.per_connection_buffer_limit_bytes.value == 32 * 1024
+    (limits,) = message.circuit_breakers.thresholds
+    assert limits.max_connections.value == limits.max_requests.value == 65_536
+
+
 def test_affinity_chooses_by_hash() -> None:
     assert made(HTTP, WEST, affinity=True).lb_policy == cluster.Cluster.RING_HASH
     assert made(HTTP, WEST).lb_policy == cluster.Cluster.LEAST_REQUEST
@@ -97,7 +142,7 @@ def test_affinity_chooses_by_hash() -> None:
 def test_a_gateways_own_endpoints_are_plain_and_not_checked(
     app: AppProtocol, speaks: str, gateway_failures: int
 ) -> None:
-    message = cluster.local_cluster("in/shop/echo/80", app, endpoints="in/shop/echo/80")
+    message = at_gateway(app)
     assert spoken(message) == speaks
     assert not message.HasField("transport_socket")
     assert not message.health_checks
@@ -106,7 +151,7 @@ def test_a_gateways_own_endpoints_are_plain_and_not_checked(
 
 
 def test_every_cluster_is_limited_and_believes_its_checks_at_once() -> None:
-    for message in (made(HTTP, WEST), cluster.local_cluster("in", OPAQUE, endpoints="in")):
+    for message in (made(HTTP, WEST), at_gateway(OPAQUE)):
         assert message.per_connection_buffer_limit_bytes.value == 32 * 1024
         assert message.common_lb_config.healthy_panic_threshold.value == 1
         assert message.common_lb_config.HasField("update_merge_window")

@@ -9,6 +9,8 @@ from federation.envoy import endpoint
 from federation.policy.locality import Host
 
 LOCAL, REMOTE = Host("10.0.0.1", 8080), Host("192.0.2.1", 15443, weight=300, cluster="west")
+DB = "spiffe://here.test/ns/shop/sa/db"
+PROVEN = Host("10.0.0.2", 15006, identity=DB)
 
 
 def only(host: Host, *, checked: bool) -> Any:
@@ -21,6 +23,8 @@ def only(host: Host, *, checked: bool) -> Any:
     [
         (LOCAL, True, True, HealthStatus.HEALTHY, "@local"),
         (LOCAL, False, True, HealthStatus.HEALTHY, "@local"),
+        (PROVEN, True, True, HealthStatus.HEALTHY, DB),
+        (PROVEN, False, True, HealthStatus.HEALTHY, DB),
         (REMOTE, True, False, HealthStatus.UNKNOWN, "west"),
         (REMOTE, False, True, HealthStatus.UNKNOWN, "west"),
     ],

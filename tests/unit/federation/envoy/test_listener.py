@@ -118,8 +118,26 @@ def test_a_listener_looks_only_at_what_it_needs(inspect: bool, original: bool, f
     assert made.stat_prefix == "out"
 
 
+def test_a_callers_word_on_its_callers_is_kept_where_routes_judge_it() -> None:
+    found = manager(gateway=True, forwards=True)
+    assert found.forward_client_cert_details == Manager.APPEND_FORWARD
+    assert found.set_current_client_cert_details.uri
+    assert early(found) == ["-x-envoy-", "-x-isthmus-"]
+
+
+def test_nothing_is_connected_to_before_the_caller_is_known() -> None:
+    found = TcpProxy()
+    listener.tcp("in-tcp", "w", after_handshake=True).typed_config.Unpack(found)
+    assert (found.cluster, found.upstream_connect_mode) == ("w", ON_DOWNSTREAM_TLS_HANDSHAKE)
+    assert found.max_early_data_bytes.value == 0
+    listener.tcp("out", "w").typed_config.Unpack(found)
+    assert found.upstream_connect_mode != ON_DOWNSTREAM_TLS_HANDSHAKE
+
+
 def test_a_chain_is_for_one_alpn() -> None:
     made = listener.chain("c", [], alpn="h2")
     assert list(made.filter_chain_match.application_protocols) == ["h2"]
     assert made.filter_chain_match.transport_protocol == "tls"
+    assert not made.filter_chain_match.server_names
+    assert list(listener.chain("c", [], alpn="h2", sni="p80.a").filter_chain_match.server_names) == ["p80.a"]
     assert not listener.chain("c", []).HasField("filter_chain_match")

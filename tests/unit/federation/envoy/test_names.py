@@ -13,7 +13,12 @@ ECHO = ServiceName("shop", "echo")
 def test_each_name_has_one_form() -> None:
     assert names.outbound_cluster(ECHO, 80) == "out/shop/echo/80"
     assert names.outbound_cluster(ECHO, 80, "west") == "out/shop/echo/80/west"
+    assert names.outbound_endpoints(ECHO, 80, tls=False) == "out/shop/echo/80"
+    assert names.outbound_endpoints(ECHO, 80, tls=True) == "out/shop/echo/80/@tls"
+    assert names.outbound_endpoints(ECHO, 80, "west", tls=True) == "out/shop/echo/80/west/@tls"
     assert names.inbound_endpoints(ECHO, 80) == "in/shop/echo/80"
+    assert names.inbound_endpoints(ECHO, 80, tls=True) == "in/shop/echo/80/@tls"
+    assert names.workload_cluster(ECHO, 80) == "workload/shop/echo/80"
     assert names.vip_cluster("240.64.0.1", 80) == "vip/240.64.0.1:80"
     assert names.vip_cluster("fd00::1", 80) == "vip/[fd00::1]:80"
     assert names.outbound_listener("127.128.0.1", 80) == "out/127.128.0.1:80"

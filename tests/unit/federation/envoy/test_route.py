@@ -59,9 +59,22 @@ def test_on_demand_goes_to_what_the_header_names() -> None:
 def test_a_gateway_tries_other_endpoints_of_its_cluster_and_repeats_nothing_that_was_seen() -> None:
     (exported,) = route.exported_routes()
     assert exported.route.cluster_header == route.CLUSTER_HEADER
-    assert retried_on(exported) == OTHERS - {"retriable-headers"}
+    assert retried_on(exported) == OTHERS
     assert not exported.route.retry_policy.HasField("retry_priority")
-    assert not exported.route.retry_policy.retriable_headers
+    assert [h.name for h in exported.route.retry_policy.retriable_headers] == [route.NOT_FORWARDED]
+
+
+def test_only_the_own_gateway_tells_a_workload_whom_it_calls_for() -> None:
+    told, verified = route.workload_routes("w", gateway=Binding("isthmus.identity", "spiffe://a/gateway"))
+    assert conditions(told) == {"isthmus.identity": "spiffe://a/gateway"}
+    assert not told.request_headers_to_add
+    assert not conditions(verified)
+    (header,) = verified.request_headers_to_add
+    assert header.header.key == route.CLIENT == "x-forwarded-client-cert"
+    assert header.append_action == header.OVERWRITE_IF_EXISTS_OR_ADD
+    for found in (told, verified):
+        assert found.route.cluster == "w"
+        assert retried_on(found) == OTHERS - {"retriable-headers"}
 
 
 def test_a_check_is_answered_once() -> None:
@@ -77,6 +90,6 @@ def test_what_envoys_say_to_each_other_reaches_no_workload() -> None:
 
 
 def test_a_refusal_says_who_speaks() -> None:
-    found = route.refusal(421, "no such name")
+    found = route.answer(421, "no such name")
     assert (found.direct_response.status, found.direct_response.body.inline_string) == (421, "isthmus: no such name\n")
     assert not found.match.filter_state

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from envoy.extensions.transport_sockets.tls.v3.common_pb2 import TlsParameters
+from envoy.extensions.transport_sockets.tls.v3.common_pb2 import SubjectAltNameMatcher, TlsParameters
 from envoy.extensions.transport_sockets.tls.v3.tls_pb2 import DownstreamTlsContext, UpstreamTlsContext
 from envoy.extensions.transport_sockets.tls.v3.tls_spiffe_validator_config_pb2 import SPIFFECertValidatorConfig
+from envoy.type.matcher.v3.string_pb2 import StringMatcher
 
 from federation.envoy import tls
 from federation.model.cluster import Bundle
@@ -46,6 +47,36 @@ def test_a_gateway_demands_a_certificate_and_a_server_name_and_resumes_nothing()
     assert context.disable_stateful_session_resumption
     assert context.common_tls_context.validation_context_sds_secret_config.name == "peers"
     only_13(context.common_tls_context)
+
+
+def test_a_workload_is_called_by_its_own_trust_domain_alone() -> None:
+    context = DownstreamTlsContext()
+    tls.downstream(["h2"], trust_domain="east.test").typed_config.Unpack(context)
+    assert context.require_client_certificate.value
+    assert context.require_sni.value
+    assert context.common_tls_context.validation_context_sds_secret_config.name == "peers/east.test"
+    only_13(context.common_tls_context)
+
+
+def test_or_by_those_that_are_named() -> None:
+    context = DownstreamTlsContext()
+    accept = [StringMatcher(exact="spiffe://east.test/ns/a/sa/b"), StringMatcher(prefix="spiffe://east.test/ns/c/sa/")]
+    tls.downstream(["h2"], trust_domain="east.test", accept=accept).typed_config.Unpack(context)
+    combined = context.common_tls_context.combined_validation_context
+    assert combined.validation_context_sds_secret_config.name == "peers/east.test"
+    sans = combined.default_validation_context.match_typed_subject_alt_names
+    assert [s.matcher for s in sans] == accept
+    assert {s.san_type for s in sans} == {SubjectAltNameMatcher.URI}
+
+
+def test_a_caller_believes_the_identity_that_an_endpoint_has() -> None:
+    context = UpstreamTlsContext()
+    db = "spiffe://east.test/ns/shop/sa/db"
+    tls.upstream(sni="p80.a", alpn=["h2"], trust_domain="east.test", identity=db).typed_config.Unpack(context)
+    (san,) = (
+        context.common_tls_context.combined_validation_context.default_validation_context.match_typed_subject_alt_names
+    )
+    assert san.matcher.exact == db
 
 
 def test_a_caller_believes_one_identity_with_the_roots_of_its_domain() -> None:

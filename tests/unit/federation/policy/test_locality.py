@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from federation.model.cluster import Bundle, Gateway, Peer
 from federation.model.ids import ServiceName
 from federation.model.service import Backend, Endpoint, Import, Locality, Port, Readiness
@@ -110,6 +112,32 @@ def test_local_endpoints_must_be_ready_not_leaving_and_have_the_port() -> None:
     expected = (Host("10.1.0.1", 8080), Host("10.1.0.2", 8080))
     assert ready_hosts(endpoints, 80) == expected
     assert placed(service(local(*endpoints))) == (expected,)
+
+
+def test_an_endpoint_with_an_identity_counts_only_where_that_can_be_proven() -> None:
+    here, elsewhere = "spiffe://here.example.org/ns/shop/sa/db", "spiffe://west.example.org/ns/shop/sa/db"
+    plain = Endpoint(address="10.1.0.1", ports={80: 8080})
+    proven = Endpoint(address="10.1.0.2", ports={80: 15006}, identity=here)
+    foreign = Endpoint(address="10.1.0.3", ports={80: 15006}, identity=elsewhere)
+    alike = Endpoint(address="10.1.0.4", ports={80: 15006}, identity="spiffe://here.example.org.evil/ns/shop/sa/db")
+    own, west = peer("here"), peer("west", gateway("10.0.0.1"))
+    rootless = replace(own, bundle=replace(own.bundle, roots=()))
+    mistaken = replace(own, bundle=west.bundle)
+    both = (Host("10.1.0.1", 8080), Host("10.1.0.2", 15006, identity=here))
+    svc = service(local(plain, proven, foreign, alike))
+    assert placed(svc, own, west) == (both,)
+    assert ready_hosts((plain, proven, foreign, alike), 80, own=own) == both
+    for doubtful in ((), (rootless,), (mistaken,)):
+        assert placed(svc, *doubtful, west) == ((Host("10.1.0.1", 8080),),)
+    for doubtful in (None, rootless, mistaken):
+        assert ready_hosts((plain, proven), 80, own=doubtful) == (Host("10.1.0.1", 8080),)
+
+
+def test_of_two_claims_to_an_address_that_with_an_identity_counts() -> None:
+    here = "spiffe://here.example.org/ns/shop/sa/db"
+    claims = [Endpoint(address="10.1.0.1", ports={80: 15006}, identity=identity) for identity in ("", here)]
+    for order in (claims, claims[::-1]):
+        assert ready_hosts(order, 80, own=peer("here")) == (Host("10.1.0.1", 15006, identity=here),)
 
 
 def test_traffic_distribution_keeps_to_the_own_zone_first() -> None:
