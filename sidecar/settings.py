@@ -75,6 +75,10 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     absent_limit: int = 1000
     intercept: bool = False
     inbound: InboundSettings | None = None
+    services: str = ""
+    """The file of what this VM registers (docs/vm-services.md); relative paths start at the settings file."""
+    drain_seconds: float = 3.0
+    """After SIGTERM, for those that call what it registers."""
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -104,6 +108,8 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             self.inbound.check()
         if self.idle_seconds <= 0 or self.absent_seconds <= 0:
             raise InvalidSettings("idle_seconds and absent_seconds are above 0")
+        if not 0 <= self.drain_seconds <= 3600:
+            raise InvalidSettings(f"drain_seconds {self.drain_seconds:g} is not 0 to 3600")
         if not 0 <= self.dns.ttl <= 3600:
             raise InvalidSettings(f"dns.ttl {self.dns.ttl} is not 0 to 3600")
 
@@ -111,5 +117,7 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
 def read(path: Path) -> SidecarSettings:
     """The checked settings in `path`; raises InvalidSettings or InvalidName."""
     settings = placed(load(path, SidecarSettings), path)
+    if settings.services:
+        settings = msgspec.structs.replace(settings, services=str(path.resolve().parent / settings.services))
     settings.check()
     return settings

@@ -110,10 +110,29 @@ class NamespaceReply(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class ListImportsReply(_message.Message):
-    __slots__ = ("imports",)
+    __slots__ = ("imports", "sources")
     IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     imports: _containers.RepeatedCompositeFieldContainer[_records_pb2.Import]
-    def __init__(self, imports: _Optional[_Iterable[_Union[_records_pb2.Import, _Mapping]]] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[Sources]
+    def __init__(self, imports: _Optional[_Iterable[_Union[_records_pb2.Import, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Sources, _Mapping]]] = ...) -> None: ...
+
+class Sources(_message.Message):
+    __slots__ = ("namespace", "name", "endpoints")
+    class Whence(_message.Message):
+        __slots__ = ("address", "source")
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        address: str
+        source: str
+        def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    endpoints: _containers.RepeatedCompositeFieldContainer[Sources.Whence]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Sources.Whence, _Mapping]]] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
     __slots__ = ("name",)
@@ -129,18 +148,22 @@ class ResolveReply(_message.Message):
     def __init__(self, backends: _Optional[_Iterable[_Union[ResolvedBackend, _Mapping]]] = ..., **kwargs) -> None: ...
 
 class ResolvedBackend(_message.Message):
-    __slots__ = ("cluster", "priority", "ready", "address", "state")
+    __slots__ = ("cluster", "priority", "ready", "address", "state", "weight", "source")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     priority: int
     ready: int
     address: str
     state: str
-    def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    weight: int
+    source: str
+    def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., weight: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ConsumerStatus(_message.Message):
     __slots__ = ("role", "name", "version", "connected", "applied_revision", "offered_revision", "problems", "address")

@@ -41,6 +41,12 @@ def test_a_workload_serves_nobody_unless_it_is_said_where(tmp_path: Path) -> Non
     assert (inbound.address, inbound.port, list(inbound.callers)) == ("0.0.0.0", 15006, callers)
 
 
+def test_the_services_file_stands_beside_the_settings(tmp_path: Path) -> None:
+    assert read(write(tmp_path)).services == ""
+    assert read(write(tmp_path, services="offers/services.yaml")).services == str(tmp_path / "offers/services.yaml")
+    assert read(write(tmp_path, services="/etc/services.yaml")).services == "/etc/services.yaml"
+
+
 def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
     upstream = ["192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]
     settings = read(write(tmp_path, dns={"upstream": upstream}))
@@ -77,6 +83,8 @@ def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
         ({"account": "a/b"}, "account"),
         ({"surprise": 1}, "surprise"),
         ({"envoy": {"concurrency": 0}}, "envoy.concurrency"),
+        ({"drain_seconds": -1}, "drain_seconds"),
+        ({"services": ["a.yaml"]}, "services"),
         ({"inbound": {}}, "port"),
         ({"inbound": {"port": 0}}, "inbound.port"),
         ({"inbound": {"port": 15006, "address": "vm-1.example"}}, "inbound.address"),
