@@ -15,6 +15,7 @@ import grpc
 
 from discovery.consumers import Consumer
 from discovery.names import check_callable, parse_global
+from discovery.sources.combined import whence
 from discovery.view import Neighbour
 from discovery.vms import admin as vms
 from federation import __version__
@@ -165,7 +166,11 @@ class _Servicer(rpc.AgentServicer):
 
     async def _listimports(self, request: registry_pb2.Empty, context: Any) -> pb.ListImportsReply:
         imports = self._agent.view.imports
-        return pb.ListImportsReply(imports=[import_to_pb(imports[name]) for name in sorted(imports)])
+        names = sorted(imports)
+        return pb.ListImportsReply(
+            imports=[import_to_pb(imports[name]) for name in names],
+            sources=[made for name in names if (made := _sources(self._agent, name)).endpoints],
+        )
 
     async def _resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveReply:
         name, pinned = parse_global(request.name, suffix=self._agent.settings.suffix)
@@ -217,6 +222,15 @@ class _Servicer(rpc.AgentServicer):
             registry_detail=detail,
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
         )
+
+
+def _sources(agent: Agent, name: ServiceName) -> pb.Sources:
+    found = whence(agent.parts, name)
+    return pb.Sources(
+        namespace=name.namespace,
+        name=name.name,
+        endpoints=[pb.Sources.Whence(address=address, source=source) for address, source in sorted(found.items())],
+    )
 
 
 def _claim(service: Service | None) -> records_pb2.Service | None:
@@ -280,15 +294,21 @@ def explain(service: Import, agent: Agent, pinned: str | None) -> Iterator[pb.Re
         for n in agent.view.linked
         if n.bundle is not None
     }
-    backends = {b.cluster: b for b in service.backends if pinned in (None, b.cluster)}
     own = agent.settings.cluster
+    peers[own] = Peer(
+        cluster=own, trust_domain=agent.settings.trust_domain, locality=agent.settings.place, bundle=agent.bundle
+    )
+    backends = {b.cluster: b for b in service.backends if pinned in (None, b.cluster)}
+    sources = whence(agent.parts, service.name)
     used: set[str] = set()
+    reached: set[tuple[str, int]] = set()
     port = service.ports[0].port if service.ports else 0
     tiers = place(service, port, peers=peers, locality=agent.settings.place, pinned=pinned)
     for priority, tier in enumerate(tiers):
         for host in tier:
             cluster = host.cluster or own
             used.add(cluster)
+            reached.add((host.address, host.port))
             backend = backends[cluster]
             yield pb.ResolvedBackend(
                 cluster=cluster,
@@ -296,8 +316,20 @@ def explain(service: Import, agent: Agent, pinned: str | None) -> Iterator[pb.Re
                 ready=backend.ready if host.cluster else 1,
                 address=join_address(host.address, host.port),
                 state="stale" if backend.stale else "ready",
+                weight=host.weight,
+                source="" if host.cluster else sources.get(host.address, ""),
             )
     for cluster, backend in backends.items():
+        for endpoint in backend.endpoints if backend.local else ():
+            if (endpoint.address, endpoint.ports.get(port)) not in reached:
+                used.add(cluster)
+                yield pb.ResolvedBackend(
+                    cluster=cluster,
+                    priority=len(tiers),
+                    address=join_address(endpoint.address, endpoint.ports.get(port, 0)),
+                    state="draining" if endpoint.terminating else "not ready",
+                    source=sources.get(endpoint.address, ""),
+                )
         if cluster not in used:
             yield pb.ResolvedBackend(
                 cluster=cluster, priority=len(tiers), ready=backend.ready, state=_unused(backend, agent)

@@ -40,12 +40,14 @@ from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings, addresses
 from discovery.sources.base import Source, SourceState
-from discovery.sources.kubernetes import KubernetesSource
-from discovery.sources.select import make_source
+from discovery.sources.combined import Part, combine
+from discovery.sources.select import kubernetes_of, make_parts
 from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
+from discovery.vms.registration import Site
 from discovery.vms.server import VmServer
 from discovery.vms.table import SEEN, VmTable
+from discovery.vms.workloads import Workloads
 from federation import __version__
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
@@ -73,11 +75,12 @@ from federation.trust.grpc_credentials import (
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
-VIEW, GATEWAYS, ALLOCATIONS, PINS = (
+VIEW, GATEWAYS, ALLOCATIONS, PINS, WORKLOADS = (
     "registry.view",
     "gateways.state",
     "allocations.state",
     "pins.state",
+    "vms.services",
 )
 PORTS = "ports.json"
 
@@ -100,7 +103,15 @@ class Agent:
         self.epoch = next_epoch(self.path / EPOCH, clock=self.clock, log=log)
         self.problems = ProblemBook(self.clock)
         self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
-        self.source: Source = source or make_source(settings, clock=self.clock, log=log)
+        self.vms = VmTable(self.path, clock=self.clock, log=log)
+        self.workloads = self._workloads()
+        self.vms.listen(self.workloads.removed)
+        given = [Part("files", source)] if source is not None else make_parts(settings, clock=self.clock, log=log)
+        if settings.vms.listen or self.vms.vms:
+            given.append(Part("vm", self.workloads, self.workloads.whence))
+        self.parts = tuple(given)
+        self.source: Source = combine(self.parts)
+        self._kubernetes = kubernetes_of(self.parts)
         self.report = Report(cluster=settings.cluster, epoch=self.epoch, network=settings.network)
         self.pins = Pins(
             self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
@@ -112,13 +123,12 @@ class Agent:
             lease=settings.gateway_lease, memory=settings.consumer_memory, clock=self.clock, log=log
         )
         self._load_gateways()
-        self.vms = VmTable(self.path, clock=self.clock, log=log)
         self._savers = {
             name: Saver(
                 self.path / name,
                 dump,
                 # Gateways come and go seldom, and an agent that forgot one would withdraw it at its next start.
-                interval=min(settings.save, 0.1) if name == GATEWAYS else settings.save,
+                interval=min(settings.save, {GATEWAYS: 0.1, WORKLOADS: 1.0}.get(name, settings.save)),
                 clock=self.clock,
                 log=log,
                 on_problem=self._saved,
@@ -128,9 +138,11 @@ class Agent:
                 (GATEWAYS, self.consumers.dump),
                 (ALLOCATIONS, self.allocations.dump),
                 (SEEN, self.vms.dump_sights),
+                (WORKLOADS, self.workloads.dump),
             )
         }
         self.vms.on_seen = self._savers[SEEN].touch
+        self.workloads.on_change = self._savers[WORKLOADS].touch
         self.problems.set("vms", [self.vms.problem] if self.vms.problem is not None else [])
         self.view = ClusterView(
             cluster=settings.cluster,
@@ -151,7 +163,7 @@ class Agent:
         self._left = False  # the registry has said that this cluster is no member
         self.replicas = make_replicas(
             settings,
-            self.source,
+            self._kubernetes or self.source,
             fallback=self.epoch,
             consumers=self.consumers,
             pins=self.pins,
@@ -164,7 +176,7 @@ class Agent:
         )
         self.writer = make_writer(
             settings,
-            self.source,
+            self._kubernetes or self.source,
             self.view,
             self.allocations,
             gateways=self.consumers.gateways,
@@ -208,6 +220,7 @@ class Agent:
             log_=self.view.records.log,
             consumers=self.consumers,
             vms=self.vms,
+            workloads=self.workloads,
             bundle=self.bundle,
             svid=lambda: self.renewer.current,
             clock=self.clock,
@@ -508,8 +521,26 @@ class Agent:
             clock=self.clock,
             log=self.log,
         )
-        if isinstance(self.source, KubernetesSource):
-            self.source.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        if self._kubernetes is not None:
+            self._kubernetes.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        return made
+
+    def _workloads(self) -> Workloads:
+        wanted = self.settings.vms.services
+        made = Workloads(
+            may_register=lambda name, service: (vm := self.vms.vms.get(name)) is not None and vm.may_register(service),
+            site=Site(
+                trust_domain=self.settings.trust_domain,
+                single_machine=self.settings.single_machine,
+                any_address=wanted.any_address,
+            ),
+            locality=self.settings.place,
+            grace=wanted.grace,
+            forget=wanted.forget,
+            clock=self.clock,
+            log=self.log,
+        )
+        load_or_none(self.path / WORKLOADS, made.load, self.log)
         return made
 
     def _load_gateways(self) -> None:

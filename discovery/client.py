@@ -86,6 +86,10 @@ class AgentClient(UnaryClient):
         reply: pb.NamespaceReply = await self._ask(self._stub.Namespace, pb.NamespaceRequest(name=name))
         return reply.state
 
+    async def listed(self) -> pb.ListImportsReply:
+        """Every import, and where its local endpoints were read."""
+        return await self._ask(self._stub.ListImports, registry_pb2.Empty())
+
     async def imports(self) -> list[records_pb2.Import]:
         """What this cluster sees, by name."""
         return list((await self._ask(self._stub.ListImports, registry_pb2.Empty())).imports)

@@ -34,6 +34,11 @@ def serve(agent: Agent) -> MetricsServer:
             lambda: agent.server.catalog.slow_consumers,
         ),
         ("isthmus_agent_gateways", "Gateways of this cluster", lambda: len(agent.consumers.gateways.value)),
+        (
+            "isthmus_agent_vm_services",
+            "Services that VMs register",
+            lambda: len(agent.workloads.state.value.services),
+        ),
         ("isthmus_agent_epoch", "Epoch of the report", lambda: agent.report.records.epoch),
         ("isthmus_agent_sequence", "Sequence of the report", lambda: agent.report.records.sequence),
         ("isthmus_agent_view_revision", "Revision of the merged view", lambda: agent.view.records.log.revision),

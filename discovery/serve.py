@@ -15,6 +15,7 @@ import grpc
 from discovery.consumers import Consumer, Consumers, Role
 from discovery.vms.names import peer_host, speaker_of
 from discovery.vms.table import VmTable
+from discovery.vms.workloads import Workloads
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.log import Log
@@ -22,7 +23,7 @@ from federation.catalog.replica import Visible
 from federation.errors import Denied, Unavailable
 from federation.log import Logger
 from federation.model.address import join_address
-from federation.model.cluster import Bundle
+from federation.model.cluster import Bundle, Problem
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind, Record
 from federation.proto.v1 import catalog_pb2 as pb
@@ -79,6 +80,7 @@ class ViewServer:
         log_: Log,
         consumers: Consumers,
         vms: VmTable,
+        workloads: Workloads,
         bundle: Bundle,
         svid: Callable[[], Svid],
         clock: Clock,
@@ -91,7 +93,7 @@ class ViewServer:
         self._records, self._consumers, self._bundle, self._svid = log_, consumers, bundle, svid
         self._clock, self._log = clock, log
         self._addressed = addressed
-        self._vms = vms
+        self._vms, self._workloads = vms, workloads
         self._closers: dict[str, set[Callable[..., None]]] = {}  # of the streams of each virtual machine
         vms.listen(self._vm_removed)
         self._gateway_view: Latest[Visible] = Latest(self._gateway_sees(consumers.via_gateway.value))
@@ -155,6 +157,8 @@ class ViewServer:
             self._consumers.present(consumer, presence)
             if vm:
                 self._vms.seen(vm, address=peer_host(consumer.address), version=consumer.version)
+            if presence.HasField("workloads"):
+                self._register(consumer, presence.workloads, identity, peer_host(consumer.address))
 
         def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
             self._consumers.named(consumer, added, dropped)
@@ -172,6 +176,7 @@ class ViewServer:
             # Only who said so leaves at once: a stream that ends without a word may have been replaced by a newer one
             # whose presence is still on its way.
             self._consumers.closed(consumer, clean=reason in ("goodbye", VM_REMOVED))
+            self._workloads.closed(vm, consumer, clean=reason == "goodbye")
 
         return Offer(
             log=self._records,
@@ -189,6 +194,13 @@ class ViewServer:
         held.difference_update(closers)
         if not held:
             self._closers.pop(vm, None)
+
+    def _register(self, consumer: Consumer, workloads: pb.Workloads, identity: SpiffeId, host: str) -> None:
+        if consumer.vm:
+            self._workloads.present(consumer.vm, consumer, workloads, identity=identity, host=host)
+        elif workloads.items:
+            detail = "only a VM that has joined registers services; others are described by manifests (docs/files.md)"
+            consumer.problems = (*consumer.problems, Problem("not_a_vm", "services", detail))
 
     def _vm_removed(self, name: str) -> None:
         for close in tuple(self._closers.pop(name, ())):

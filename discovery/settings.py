@@ -61,6 +61,17 @@ class ClusterDnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return [parse_server(text, key="dns.upstream") for text in self.upstream]
 
 
+class VmServicesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What VMs register for themselves (docs/vm-services.md)."""
+
+    grace: float = 15.0
+    """Instances of a VM that was not heard of for this time are not ready."""
+    forget: float = 3600.0
+    """So much later they are forgotten."""
+    any_address: bool = False
+    """Endpoints without mutual TLS may have other addresses than the one that their VM connects from."""
+
+
 class VmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where virtual machines join and renew their identities, over TLS."""
 
@@ -68,6 +79,7 @@ class VmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Port 0 picks a free one; empty: no machine is let in."""
     advertise: str | tuple[str, ...] = ""
     """How machines dial `listen`, where that differs; several where the agent has replicas."""
+    services: VmServicesSettings = VmServicesSettings()
 
 
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -79,7 +91,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where the registry serves Catalog."""
     files: FilesSettings | None = None
     kubernetes: KubernetesSettings | None = None
-    """Where services come from: exactly one of the two."""
+    """Where services come from, beside VMs: at least one of the two."""
     directory: str = "."
     """State: keys, last view, sockets. Relative paths start at the settings file."""
     listen: str = DEFAULT_LISTEN
@@ -176,10 +188,10 @@ def check(settings: AgentSettings) -> AgentSettings:
 
 def _check_source(settings: AgentSettings) -> None:
     files, kubernetes = settings.files, settings.kubernetes
-    if (files is None) == (kubernetes is None):
+    if files is None and kubernetes is None:
         raise InvalidSettings(
-            "set either files or kubernetes" + ("" if files is None else ", not both"),
-            hint="files: {folder: …} reads manifests, kubernetes: {} an API server",
+            "set files or kubernetes, or both",
+            hint="files: {folder: …} reads manifests, kubernetes: {} an API server; for VMs alone, an empty folder",
         )
     if files is not None and (not files.poll > 0 or not files.confirm > 0 or files.max_bytes < 1):
         raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
@@ -202,6 +214,9 @@ def _check_dns(settings: ClusterDnsSettings) -> None:
 def _check_vms(settings: AgentSettings) -> None:
     """What machines are told must lead here from where they are."""
     vms = settings.vms
+    for key in ("grace", "forget"):
+        if not getattr(vms.services, key) > 0:
+            raise InvalidSettings(f"vms.services.{key} must be above 0 seconds")
     told = addresses(vms.advertise)
     if vms.listen:
         split_address(vms.listen, what="vms.listen")

@@ -90,6 +90,19 @@ def test_virtual_machines_are_let_in_where_that_is_set(tmp_path: Path, more: str
     assert load(write(tmp_path, more)).vms.listen
 
 
+@pytest.mark.parametrize("key", ["grace", "forget"])
+def test_what_machines_register_is_kept_for_some_time(tmp_path: Path, key: str) -> None:
+    assert getattr(load(write(tmp_path, f"vms: {{services: {{{key}: 2}}}}\n")).vms.services, key) == 2
+    with pytest.raises(InvalidInput, match=f"vms.services.{key} must be above 0"):
+        load(write(tmp_path, f"vms: {{services: {{{key}: 0}}}}\n"))
+
+
+def test_a_cluster_may_have_several_sources(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "kubernetes: {kubeconfig: config}\n"))
+    assert settings.files is not None
+    assert settings.kubernetes is not None
+
+
 KUBERNETES = GOOD.replace("files: {folder: manifests}\n", "")
 
 
@@ -111,8 +124,7 @@ def test_an_api_server_instead_of_a_folder(tmp_path: Path, more: str, kubeconfig
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (GOOD + "kubernetes: {}\n", "not both"),
-        (KUBERNETES, "either files or kubernetes"),
+        (KUBERNETES, "set files or kubernetes"),
         (KUBERNETES + "kubernetes: {page: 0}\n", "kubernetes.page"),
         (KUBERNETES + "kubernetes: {watch: 0}\n", "kubernetes.watch"),
         (KUBERNETES + "kubernetes: {confirm: -1}\n", "kubernetes.confirm"),
