@@ -17,7 +17,9 @@ import grpc
 from discovery.consumers import Consumer
 from discovery.kube.lease import Standing
 from discovery.names import check_callable, parse_global
+from discovery.sources.combined import whence
 from discovery.view import Neighbour
+from discovery.vms import admin as vms
 from federation import __version__
 from federation.errors import NotFound, StorageFailed
 from federation.model.address import join_address
@@ -48,6 +50,7 @@ SOCKET = "agent.sock"
 _METHODS = (
     *("Identity", "Pin", "Unpin", "Namespace", "Status"),
     *("Export", "Unexport", "Preview", "ListImports", "Resolve"),
+    *("InviteVm", "ListVms", "RemoveVm"),
 )
 
 
@@ -165,7 +168,11 @@ class _Servicer(rpc.AgentServicer):
 
     async def _listimports(self, request: registry_pb2.Empty, context: Any) -> pb.ListImportsReply:
         imports = self._agent.view.imports
-        return pb.ListImportsReply(imports=[import_to_pb(imports[name]) for name in sorted(imports)])
+        names = sorted(imports)
+        return pb.ListImportsReply(
+            imports=[import_to_pb(imports[name]) for name in names],
+            sources=[made for name in names if (made := _sources(self._agent, name)).endpoints],
+        )
 
     async def _resolve(self, request: pb.ResolveRequest, context: Any) -> pb.ResolveReply:
         name, pinned = parse_global(request.name, suffix=self._agent.settings.suffix)
@@ -177,6 +184,16 @@ class _Servicer(rpc.AgentServicer):
             )
         backends = list(explain(found, self._agent, pinned))
         return pb.ResolveReply(**{"import": import_to_pb(found)}, backends=backends)
+
+    async def _invitevm(self, request: pb.InviteVmRequest, context: Any) -> pb.InviteVmReply:
+        return await vms.invite(self._agent, request)
+
+    async def _listvms(self, request: registry_pb2.Empty, context: Any) -> pb.ListVmsReply:
+        return vms.listed(self._agent)
+
+    async def _removevm(self, request: pb.RemoveVmRequest, context: Any) -> registry_pb2.Empty:
+        await self._agent.vms.remove(request.name)
+        return registry_pb2.Empty()
 
     async def _status(self, request: registry_pb2.Empty, context: Any) -> pb.AgentStatus:
         agent = self._agent
@@ -208,6 +225,15 @@ class _Servicer(rpc.AgentServicer):
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
             replica=_replica(agent.replicas.standing()) if agent.replicas is not None else None,
         )
+
+
+def _sources(agent: Agent, name: ServiceName) -> pb.Sources:
+    found = whence(agent.parts, name)
+    return pb.Sources(
+        namespace=name.namespace,
+        name=name.name,
+        endpoints=[pb.Sources.Whence(address=address, source=source) for address, source in sorted(found.items())],
+    )
 
 
 def _claim(service: Service | None) -> records_pb2.Service | None:
@@ -290,15 +316,21 @@ def explain(service: Import, agent: Agent, pinned: str | None) -> Iterator[pb.Re
         for n in agent.view.linked
         if n.bundle is not None
     }
-    backends = {b.cluster: b for b in service.backends if pinned in (None, b.cluster)}
     own = agent.settings.cluster
+    peers[own] = Peer(
+        cluster=own, trust_domain=agent.settings.trust_domain, locality=agent.settings.place, bundle=agent.bundle
+    )
+    backends = {b.cluster: b for b in service.backends if pinned in (None, b.cluster)}
+    sources = whence(agent.parts, service.name)
     used: set[str] = set()
+    reached: set[tuple[str, int]] = set()
     port = service.ports[0].port if service.ports else 0
     tiers = place(service, port, peers=peers, locality=agent.settings.place, pinned=pinned)
     for priority, tier in enumerate(tiers):
         for host in tier:
             cluster = host.cluster or own
             used.add(cluster)
+            reached.add((host.address, host.port))
             backend = backends[cluster]
             yield pb.ResolvedBackend(
                 cluster=cluster,
@@ -306,8 +338,20 @@ def explain(service: Import, agent: Agent, pinned: str | None) -> Iterator[pb.Re
                 ready=backend.ready if host.cluster else 1,
                 address=join_address(host.address, host.port),
                 state="stale" if backend.stale else "ready",
+                weight=host.weight,
+                source="" if host.cluster else sources.get(host.address, ""),
             )
     for cluster, backend in backends.items():
+        for endpoint in backend.endpoints if backend.local else ():
+            if (endpoint.address, endpoint.ports.get(port)) not in reached:
+                used.add(cluster)
+                yield pb.ResolvedBackend(
+                    cluster=cluster,
+                    priority=len(tiers),
+                    address=join_address(endpoint.address, endpoint.ports.get(port, 0)),
+                    state="draining" if endpoint.terminating else "not ready",
+                    source=sources.get(endpoint.address, ""),
+                )
         if cluster not in used:
             yield pb.ResolvedBackend(
                 cluster=cluster, priority=len(tiers), ready=backend.ready, state=_unused(backend, agent)

@@ -39,12 +39,16 @@ from discovery.problems import ProblemBook
 from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
-from discovery.settings import AgentSettings
+from discovery.settings import AgentSettings, addresses
 from discovery.sources.base import Source, SourceState
-from discovery.sources.kubernetes import KubernetesSource
-from discovery.sources.select import make_source
+from discovery.sources.combined import Part, combine
+from discovery.sources.select import kubernetes_of, make_parts
 from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
+from discovery.vms.registration import Site
+from discovery.vms.server import VmServer
+from discovery.vms.table import SEEN, VmTable
+from discovery.vms.workloads import Workloads
 from federation import __version__
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
@@ -73,11 +77,12 @@ from federation.trust.grpc_credentials import (
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
-VIEW, GATEWAYS, ALLOCATIONS, PINS = (
+VIEW, GATEWAYS, ALLOCATIONS, PINS, WORKLOADS = (
     "registry.view",
     "gateways.state",
     "allocations.state",
     "pins.state",
+    "vms.services",
 )
 PORTS = "ports.json"
 
@@ -100,7 +105,15 @@ class Agent:
         self.epoch = next_epoch(self.path / EPOCH, clock=self.clock, log=log)
         self.problems = ProblemBook(self.clock)
         self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
-        self.source: Source = source or make_source(settings, clock=self.clock, log=log)
+        self.vms = VmTable(self.path, clock=self.clock, log=log)
+        self.workloads = self._workloads()
+        self.vms.listen(self.workloads.removed)
+        given = [Part("files", source)] if source is not None else make_parts(settings, clock=self.clock, log=log)
+        if settings.vms.listen or self.vms.vms:
+            given.append(Part("vm", self.workloads, self.workloads.whence))
+        self.parts = tuple(given)
+        self.source: Source = combine(self.parts)
+        self._kubernetes = kubernetes_of(self.parts)
         self.report = Report(cluster=settings.cluster, epoch=self.epoch, network=settings.network)
         self.pins = Pins(
             self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
@@ -117,7 +130,7 @@ class Agent:
                 self.path / name,
                 dump,
                 # Gateways come and go seldom, and an agent that forgot one would withdraw it at its next start.
-                interval=min(settings.save, 0.1) if name == GATEWAYS else settings.save,
+                interval=min(settings.save, {GATEWAYS: 0.1, WORKLOADS: 1.0}.get(name, settings.save)),
                 clock=self.clock,
                 log=log,
                 on_problem=self._saved,
@@ -126,8 +139,13 @@ class Agent:
                 (VIEW, self.sink.replica.picture),
                 (GATEWAYS, self.consumers.dump),
                 (ALLOCATIONS, self.allocations.dump),
+                (SEEN, self.vms.dump_sights),
+                (WORKLOADS, self.workloads.dump),
             )
         }
+        self.vms.on_seen = self._savers[SEEN].touch
+        self.workloads.on_change = self._savers[WORKLOADS].touch
+        self.problems.set("vms", [self.vms.problem] if self.vms.problem is not None else [])
         self.view = ClusterView(
             cluster=settings.cluster,
             federation=settings.federation,
@@ -147,19 +165,20 @@ class Agent:
         self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
         self.replicas = make_replicas(
             settings,
-            self.source,
+            self._kubernetes or self.source,
             fallback=self.epoch,
             consumers=self.consumers,
             pins=self.pins,
             on_pins=self._repinned,
             membership=self.membership,
+            vms=self.vms,
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,
         )
         self.writer = make_writer(
             settings,
-            self.source,
+            self._kubernetes or self.source,
             self.view,
             self.allocations,
             gateways=self.consumers.gateways,
@@ -203,6 +222,8 @@ class Agent:
         self.server = ViewServer(
             log_=self.view.records.log,
             consumers=self.consumers,
+            vms=self.vms,
+            workloads=self.workloads,
             bundle=self.bundle,
             svid=lambda: self.renewer.current,
             clock=self.clock,
@@ -217,10 +238,11 @@ class Agent:
             allow=AllowTable(settings.identities),
             federation=settings.federation,
             cluster=settings.cluster,
-            agent_address=self.address,
+            agent_addresses=self.addresses,
             log=log,
             ttl=timedelta(seconds=settings.svid_ttl),
         )
+        self.vm_server = self._vm_server() if settings.vms.listen else None
         self.admin = AdminServer(self)
         self.serving = False
         self.turned = self.clock.monotonic()
@@ -228,12 +250,22 @@ class Agent:
         self._reported = asyncio.Event()
         self._ports: dict[str, int] = {}
 
-    def address(self) -> str:
-        """host:port at which gateways and sidecars dial this agent."""
-        if self.settings.advertise:
-            return self.settings.advertise
+    def addresses(self) -> tuple[str, ...]:
+        """host:port, at least one, at which gateways and sidecars dial this agent."""
         host, port = split_address(self.settings.listen, what="listen")
-        return join_address(host, self.server.port or port)
+        return addresses(self.settings.advertise) or (join_address(host, self.server.port or port),)
+
+    def enrolment_addresses(self) -> tuple[str, ...]:
+        """host:port at which virtual machines are let in; none where they are not."""
+        if self.vm_server is None:
+            return ()
+        host, port = split_address(self.settings.vms.listen, what="vms.listen")
+        return addresses(self.settings.vms.advertise) or (join_address(host, self.vm_server.port or port),)
+
+    @property
+    def vm_calls(self) -> tuple[int, int]:
+        """How many virtual machines were given an identity, and how many were turned away."""
+        return (0, 0) if self.vm_server is None else (self.vm_server.issued, self.vm_server.refused)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -265,6 +297,9 @@ class Agent:
         try:
             await self.identity.start()
             await self.admin.start()
+            if self.vm_server is not None:
+                await self.vm_server.start()
+                self._write_ports(vms=self.vm_server.port)
             if self.settings.metrics:
                 measured = metrics.serve(self)
                 self._write_ports(metrics=measured.port)
@@ -273,6 +308,8 @@ class Agent:
             if self.dns is not None:
                 await self.dns.close()
             await self.server.close()
+            if self.vm_server is not None:
+                await self.vm_server.close()
             await self.admin.close()
             await self.identity.close()
             for saver in self._savers.values():
@@ -323,7 +360,7 @@ class Agent:
         self._write_ports(listen=self.server.port, **({"dns": self.dns.port} if self.dns is not None else {}))
         self.log.info(
             "serving",
-            address=self.address(),
+            address=self.addresses()[0],
             exports=len(self.source.state.value.exports),
             imports=len(self.view.imports),
             epoch=self.epoch,
@@ -445,6 +482,21 @@ class Agent:
             dns_names=[agent_server_name(self.settings.trust_domain)],
         )
 
+    def _vm_server(self) -> VmServer:
+        return VmServer(
+            self.settings.vms.listen,
+            self.vms,
+            self.authority,
+            svid=lambda: self.renewer.current,
+            federation=self.settings.federation,
+            cluster=self.settings.cluster,
+            agent_addresses=self.addresses,
+            enrolment_addresses=self.enrolment_addresses,
+            clock=self.clock,
+            log=self.log,
+            ttl=timedelta(seconds=self.settings.svid_ttl),
+        )
+
     async def _renew(self) -> Svid:
         return self._issue()
 
@@ -483,8 +535,26 @@ class Agent:
             clock=self.clock,
             log=self.log,
         )
-        if isinstance(self.source, KubernetesSource):
-            self.source.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        if self._kubernetes is not None:
+            self._kubernetes.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        return made
+
+    def _workloads(self) -> Workloads:
+        wanted = self.settings.vms.services
+        made = Workloads(
+            may_register=lambda name, service: (vm := self.vms.vms.get(name)) is not None and vm.may_register(service),
+            site=Site(
+                trust_domain=self.settings.trust_domain,
+                single_machine=self.settings.single_machine,
+                any_address=wanted.any_address,
+            ),
+            locality=self.settings.place,
+            grace=wanted.grace,
+            forget=wanted.forget,
+            clock=self.clock,
+            log=self.log,
+        )
+        load_or_none(self.path / WORKLOADS, made.load, self.log)
         return made
 
     def _load_gateways(self) -> None:

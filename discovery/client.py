@@ -86,6 +86,10 @@ class AgentClient(UnaryClient):
         reply: pb.NamespaceReply = await self._ask(self._stub.Namespace, pb.NamespaceRequest(name=name))
         return reply.state
 
+    async def listed(self) -> pb.ListImportsReply:
+        """Every import, and where its local endpoints were read."""
+        return await self._ask(self._stub.ListImports, registry_pb2.Empty())
+
     async def imports(self) -> list[records_pb2.Import]:
         """What this cluster sees, by name."""
         return list((await self._ask(self._stub.ListImports, registry_pb2.Empty())).imports)
@@ -93,6 +97,26 @@ class AgentClient(UnaryClient):
     async def resolve(self, name: str) -> pb.ResolveReply:
         """What a global name means here; raises InvalidName, NotFound."""
         return await self._ask(self._stub.Resolve, pb.ResolveRequest(name=name))
+
+    async def invite_vm(
+        self, name: str, namespace: str, account: str, *, services: Iterable[str] = (), ttl_seconds: int = 0
+    ) -> pb.InviteVmReply:
+        """A token for one virtual machine; 0 seconds: as long as tokens live.
+
+        Raises AlreadyExists (vm_exists), Conflict (vms_not_listening), InvalidInput, InvalidName, StorageFailed.
+        """
+        request = pb.InviteVmRequest(
+            name=name, namespace=namespace, account=account, services=services, ttl_seconds=ttl_seconds
+        )
+        return await self._ask(self._stub.InviteVm, request)
+
+    async def vms(self) -> list[pb.VmStatus]:
+        """The virtual machines of this cluster, by name."""
+        return list((await self._ask(self._stub.ListVms, registry_pb2.Empty())).vms)
+
+    async def remove_vm(self, name: str) -> None:
+        """Let a virtual machine in no more, and end its streams. Raises NotFound (vm_unknown), StorageFailed."""
+        await self._ask(self._stub.RemoveVm, pb.RemoveVmRequest(name=name))
 
     async def status(self) -> pb.AgentStatus:
         return await self._ask(self._stub.Status, registry_pb2.Empty())

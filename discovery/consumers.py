@@ -16,7 +16,7 @@ import msgspec
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.leases import Leases
-from federation.errors import CorruptState, QuotaExceeded
+from federation.errors import CorruptState, Denied, QuotaExceeded
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
 from federation.model.service import Locality
@@ -48,8 +48,11 @@ class Consumer:
     name: str = ""
     version: str = ""
     connected: bool = True
+    opened_at: float = 0.0  # monotonic
     lost_at: float = 0.0  # monotonic, when not connected
     applied: int = 0
+    vm: str = ""
+    """The virtual machine whose certificate the stream has shown; empty: none."""
     names: set[str] = field(default_factory=set)
     problems: tuple[Problem, ...] = ()
     via: frozenset[str] = frozenset()
@@ -103,14 +106,19 @@ class Consumers:
         """Gateways first, by name."""
         return sorted(self._consumers, key=lambda c: (c.role, c.shown, not c.connected))
 
-    def opened(self, *, role: Role, identity: str, address: str) -> Consumer:
-        """A stream has begun."""
-        consumer = Consumer(role=role, identity=identity, address=address)
+    def opened(self, *, role: Role, identity: str, address: str, vm: str = "") -> Consumer:
+        """A stream has begun; `vm` as proven by its certificate."""
+        consumer = Consumer(role=role, identity=identity, address=address, vm=vm, opened_at=self._clock.monotonic())
         self._consumers.append(consumer)
         return consumer
 
     def present(self, consumer: Consumer, presence: pb.Presence) -> None:
-        """What a consumer says of itself; raises InvalidInput for a gateway that cannot be, QuotaExceeded."""
+        """What a consumer says of itself.
+
+        Raises InvalidInput for a gateway that cannot be, Denied (vm_name_mismatch) for a virtual machine that calls
+        itself or its gateway by another name, QuotaExceeded.
+        """
+        _check_vm(consumer.vm, presence)
         _check_names(presence.via_gateway, len(presence.via_gateway))
         consumer.name, consumer.version = presence.name[:80], presence.version[:80]
         consumer.problems = tuple(problem_from_pb(p) for p in presence.problems[:MAX_PROBLEMS])
@@ -255,6 +263,17 @@ class Consumers:
         wanted = frozenset().union(*(c.via for c in self._consumers))
         if wanted != self.via_gateway.value:
             self.via_gateway.set(wanted)
+
+
+def _check_vm(vm: str, presence: pb.Presence) -> None:
+    said = [presence.name, *([presence.gateway.name] if presence.HasField("gateway") else [])]
+    for name in said:
+        if vm and name != vm:
+            raise Denied(
+                f"VM {vm} calls itself {name[:80]!r}",
+                hint=f"set `name: {vm}` in its settings",
+                code="vm_name_mismatch",
+            )
 
 
 def _check_names(names: Iterable[str], count: int) -> None:

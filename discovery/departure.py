@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from discovery.join import KEYS, root_of
-from discovery.kube import about, lease, pinboard, roster, shared
+from discovery.kube import about, lease, pinboard, roster, shared, vmboard
 from discovery.kube.client import FIELD_MANAGER, KubeClient
 from discovery.kube.errors import Conflict, NotFound, ServerFailed
 from discovery.kube.resources import (
@@ -265,7 +265,8 @@ class _Leaving:
         except IsthmusError as error:
             found.failed.append(Failure(what="ClusterProperties", error=error))
         await self._list(found, LEASES, is_gateway, selector=_OURS, namespace=self._namespace)
-        await self._get(found, CONFIG_MAPS, pinboard.NAME)
+        for name in (pinboard.NAME, vmboard.NAME):
+            await self._get(found, CONFIG_MAPS, name)
 
     async def _find_last(self, found: _Found, *, keep_lease: bool = False) -> None:
         if not keep_lease:

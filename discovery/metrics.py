@@ -34,6 +34,11 @@ def serve(agent: Agent) -> MetricsServer:
             lambda: agent.server.catalog.slow_consumers,
         ),
         ("isthmus_agent_gateways", "Gateways of this cluster", lambda: len(agent.consumers.gateways.value)),
+        (
+            "isthmus_agent_vm_services",
+            "Services that VMs register",
+            lambda: len(agent.workloads.state.value.services),
+        ),
         ("isthmus_agent_epoch", "Epoch of the report", lambda: agent.report.records.epoch),
         ("isthmus_agent_sequence", "Sequence of the report", lambda: agent.report.records.sequence),
         ("isthmus_agent_view_revision", "Revision of the merged view", lambda: agent.view.records.log.revision),
@@ -44,6 +49,9 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_identities_issued", "Identities given to local processes", lambda: agent.identity.issued),
         ("isthmus_agent_identities_refused", "Identities refused", lambda: agent.identity.refused),
         ("isthmus_agent_tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
+        ("isthmus_agent_vms", "Virtual machines, invited or joined", lambda: len(agent.vms.vms)),
+        ("isthmus_agent_vm_identities_issued", "Identities given to virtual machines", lambda: agent.vm_calls[0]),
+        ("isthmus_agent_vm_identities_refused", "Virtual machines turned away", lambda: agent.vm_calls[1]),
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)

@@ -1,17 +1,21 @@
 """Serves the merged view to the gateways and sidecars of the own cluster: Catalog/Watch over TCP, mutual TLS.
 
 A caller is what its certificate says: `…/ns/isthmus-system/sa/gateway` is a gateway, any workload's identity a sidecar;
-identities of other trust domains are refused whatever they know.
+identities of other trust domains are refused whatever they know. A certificate that was issued to a virtual machine
+names it: so what comes on the stream is that machine's, and one that was removed is let in no more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import grpc
 
 from discovery.consumers import Consumer, Consumers, Role
+from discovery.vms.names import peer_host, speaker_of
+from discovery.vms.table import VmTable
+from discovery.vms.workloads import Workloads
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.log import Log
@@ -19,15 +23,17 @@ from federation.catalog.replica import Visible
 from federation.errors import Denied, Unavailable
 from federation.log import Logger
 from federation.model.address import join_address
-from federation.model.cluster import Bundle
+from federation.model.cluster import Bundle, Problem
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind, Record
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
 from federation.registry.watch import SERVER_OPTIONS, CatalogServicer, Offer
-from federation.trust.grpc_credentials import peer_identity, server_credentials
+from federation.trust.grpc_credentials import peer_chain, server_credentials
 from federation.trust.svid import Svid, utc
+from federation.trust.verify import verify_chain
 
+VM_REMOVED = "vm_removed"
 GATEWAY_PATH = f"/ns/{SYSTEM_NAMESPACE}/sa/gateway"
 
 
@@ -73,6 +79,8 @@ class ViewServer:
         *,
         log_: Log,
         consumers: Consumers,
+        vms: VmTable,
+        workloads: Workloads,
         bundle: Bundle,
         svid: Callable[[], Svid],
         clock: Clock,
@@ -85,6 +93,9 @@ class ViewServer:
         self._records, self._consumers, self._bundle, self._svid = log_, consumers, bundle, svid
         self._clock, self._log = clock, log
         self._addressed = addressed
+        self._vms, self._workloads = vms, workloads
+        self._closers: dict[str, set[Callable[..., None]]] = {}  # of the streams of each virtual machine
+        vms.listen(self._vm_removed)
         self._gateway_view: Latest[Visible] = Latest(self._gateway_sees(consumers.via_gateway.value))
         self.catalog = CatalogServicer(offer=self._offer, clock=clock, write_timeout=write_timeout, heartbeat=heartbeat)
         self._server: Any = None
@@ -126,10 +137,28 @@ class ViewServer:
         return gateway_sees(via, addressed=self._addressed)
 
     async def _offer(self, context: Any) -> Offer:
-        identity = peer_identity(context, {self._bundle.trust_domain: self._bundle}, now=utc(self._clock))
+        chain = peer_chain(context.auth_context())
+        identity = verify_chain(chain, {self._bundle.trust_domain: self._bundle}, now=utc(self._clock))
         role = role_of(identity)
-        consumer = self._consumers.opened(role=role, identity=str(identity), address=context.peer())
-        self._log.info("consumer connected", identity=str(identity), address=consumer.address)
+        speaker = speaker_of(chain, identity.trust_domain)
+        vm = ""
+        if speaker is not None:
+            vm = (await self._vms.admit(speaker.vm, speaker.key, identity)).name
+        consumer = self._consumers.opened(role=role, identity=str(identity), address=context.peer(), vm=vm)
+        self._log.info("consumer connected", identity=str(identity), address=consumer.address, vm=vm)
+        closers: list[Callable[..., None]] = []
+
+        def on_open(close: Callable[..., None]) -> None:
+            if vm:
+                closers.append(close)
+                self._closers.setdefault(vm, set()).add(close)
+
+        def on_presence(presence: pb.Presence) -> None:
+            self._consumers.present(consumer, presence)
+            if vm:
+                self._vms.seen(vm, address=peer_host(consumer.address), version=consumer.version)
+            if presence.HasField("workloads"):
+                self._register(consumer, presence.workloads, identity, peer_host(consumer.address))
 
         def on_names(added: frozenset[str], dropped: frozenset[str]) -> None:
             self._consumers.named(consumer, added, dropped)
@@ -138,22 +167,44 @@ class ViewServer:
             consumer.applied = ack.revision
 
         def on_close(reason: str) -> None:
+            if vm:
+                self._vms.seen(vm)
+                self._forget(vm, closers)
             if self._stopping:
                 return  # it is this agent that goes: what it knows of its gateways stays for the next one
             self._log.info("consumer gone", identity=str(identity), reason=reason)
             # Only who said so leaves at once: a stream that ends without a word may have been replaced by a newer one
             # whose presence is still on its way.
-            self._consumers.closed(consumer, clean=reason == "goodbye")
+            self._consumers.closed(consumer, clean=reason in ("goodbye", VM_REMOVED))
+            self._workloads.closed(vm, consumer, clean=reason == "goodbye")
 
         return Offer(
             log=self._records,
             visible=sidecar_sees,
             refilter=self._gateway_view if role is Role.GATEWAY else None,
             on_ack=on_ack,
-            on_presence=lambda presence: self._consumers.present(consumer, presence),
+            on_presence=on_presence,
             on_names=on_names,
+            on_open=on_open,
             on_close=on_close,
         )
+
+    def _forget(self, vm: str, closers: Iterable[Callable[..., None]]) -> None:
+        held = self._closers.get(vm, set())
+        held.difference_update(closers)
+        if not held:
+            self._closers.pop(vm, None)
+
+    def _register(self, consumer: Consumer, workloads: pb.Workloads, identity: SpiffeId, host: str) -> None:
+        if consumer.vm:
+            self._workloads.present(consumer.vm, consumer, workloads, identity=identity, host=host)
+        elif workloads.items:
+            detail = "only a VM that has joined registers services; others are described by manifests (docs/files.md)"
+            consumer.problems = (*consumer.problems, Problem("not_a_vm", "services", detail))
+
+    def _vm_removed(self, name: str) -> None:
+        for close in tuple(self._closers.pop(name, ())):
+            close(VM_REMOVED, f"VM {name} was removed from this cluster")
 
     def offered(self, consumer: Consumer) -> int:
         """The newest revision that concerns `consumer`: what it has applied, once it is up to date."""

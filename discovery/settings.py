@@ -61,6 +61,27 @@ class ClusterDnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         return [parse_server(text, key="dns.upstream") for text in self.upstream]
 
 
+class VmServicesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What VMs register for themselves (docs/vm-services.md)."""
+
+    grace: float = 15.0
+    """Instances of a VM that was not heard of for this time are not ready."""
+    forget: float = 3600.0
+    """So much later they are forgotten."""
+    any_address: bool = False
+    """Endpoints without mutual TLS may have other addresses than the one that their VM connects from."""
+
+
+class VmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where virtual machines join and renew their identities, over TLS."""
+
+    listen: str = ""
+    """Port 0 picks a free one; empty: no machine is let in."""
+    advertise: str | tuple[str, ...] = ""
+    """How machines dial `listen`, where that differs; several where the agent has replicas."""
+    services: VmServicesSettings = VmServicesSettings()
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Durations are seconds; addresses are host:port."""
 
@@ -70,13 +91,14 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where the registry serves Catalog."""
     files: FilesSettings | None = None
     kubernetes: KubernetesSettings | None = None
-    """Where services come from: exactly one of the two."""
+    """Where services come from, beside VMs: at least one of the two."""
     directory: str = "."
     """State: keys, last view, sockets. Relative paths start at the settings file."""
     listen: str = DEFAULT_LISTEN
     """Catalog for the gateways and sidecars of this cluster, mutual TLS. Port 0 picks a free one."""
-    advertise: str = ""
-    """How they dial `listen`, where that differs."""
+    advertise: str | tuple[str, ...] = ""
+    """How they dial `listen`, where that differs; several are tried in turn."""
+    vms: VmsSettings = VmsSettings()
     metrics: str = "127.0.0.1:0"
     """/metrics, /healthz, /readyz; empty: not served."""
     suffix: str = "global"
@@ -139,10 +161,12 @@ def check(settings: AgentSettings) -> AgentSettings:
     parse_domain(settings.suffix, what="suffix")
     if settings.network:
         parse_label(settings.network, what="network")
-    for key in ("registry", "listen", "advertise", "metrics"):
+    for key in ("registry", "listen", "metrics"):
         text = getattr(settings, key)
         if text or key in ("registry", "listen"):
             split_address(text, what=key)
+    for text in addresses(settings.advertise):
+        split_address(text, what="advertise", zero=False)
     for key in ("svid_ttl", "gateway_lease", "gateway_grace", "consumer_memory", "heartbeat", "write_timeout", "save"):
         if not getattr(settings, key) > 0:
             raise InvalidSettings(f"{key} must be above 0 seconds")
@@ -153,6 +177,7 @@ def check(settings: AgentSettings) -> AgentSettings:
     AllowTable(settings.identities)
     _check_clusterset(settings.clusterset)
     _check_dns(settings.dns)
+    _check_vms(settings)
     if len(settings.directory.encode()) > _SOCKET_PATH_LIMIT:
         raise InvalidSettings(
             f"directory {settings.directory} is too long for the UNIX sockets in it",
@@ -163,10 +188,10 @@ def check(settings: AgentSettings) -> AgentSettings:
 
 def _check_source(settings: AgentSettings) -> None:
     files, kubernetes = settings.files, settings.kubernetes
-    if (files is None) == (kubernetes is None):
+    if files is None and kubernetes is None:
         raise InvalidSettings(
-            "set either files or kubernetes" + ("" if files is None else ", not both"),
-            hint="files: {folder: …} reads manifests, kubernetes: {} an API server",
+            "set files or kubernetes, or both",
+            hint="files: {folder: …} reads manifests, kubernetes: {} an API server; for VMs alone, an empty folder",
         )
     if files is not None and (not files.poll > 0 or not files.confirm > 0 or files.max_bytes < 1):
         raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
@@ -184,6 +209,57 @@ def _check_dns(settings: ClusterDnsSettings) -> None:
     if not 0 <= settings.ttl <= 3600:
         raise InvalidSettings(f"dns.ttl {settings.ttl} is not 0 to 3600")
     settings.servers()
+
+
+def _check_vms(settings: AgentSettings) -> None:
+    """What machines are told must lead here from where they are."""
+    vms = settings.vms
+    for key in ("grace", "forget"):
+        if not getattr(vms.services, key) > 0:
+            raise InvalidSettings(f"vms.services.{key} must be above 0 seconds")
+    told = addresses(vms.advertise)
+    if vms.listen:
+        split_address(vms.listen, what="vms.listen")
+    for text in told:
+        split_address(text, what="vms.advertise", zero=False)
+    if not vms.listen:
+        if told:
+            raise InvalidSettings("vms.advertise is set and vms.listen is not", hint="set vms.listen, or neither")
+        return
+    host, _ = split_address(vms.listen, what="vms.listen")
+    if not told and _unspecified(host):
+        raise InvalidSettings(
+            f"vms.listen {vms.listen} is no address that a VM can dial", hint="set vms.advertise to one that it can"
+        )
+    catalog = addresses(settings.advertise) or (settings.listen,)
+    for text in catalog:
+        at, _ = split_address(text, what="listen")
+        if _unspecified(at) or (_loopback(at) and not _loopback(host)):
+            raise InvalidSettings(
+                f"VMs are let in at {vms.listen} and cannot dial the agent at {text}",
+                hint="set listen, and advertise where it differs, to what VMs can reach",
+            )
+
+
+def addresses(setting: str | tuple[str, ...]) -> tuple[str, ...]:
+    """One or several addresses as a tuple; empty text is none."""
+    if isinstance(setting, str):
+        return (setting,) if setting else ()
+    return setting
+
+
+def _unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _check_clusterset(settings: ClusterSetSettings) -> None:

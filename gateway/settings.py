@@ -9,7 +9,7 @@ from federation.errors import InvalidSettings
 from federation.model.cluster import Gateway
 from federation.model.ids import SYSTEM_NAMESPACE
 from federation.model.service import Locality
-from federation.registry.edge.settings import EdgeSettings, check_address, check_port
+from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
 from federation.settings import load
 
 
@@ -76,6 +76,6 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
 
 def read(path: Path) -> GatewaySettings:
     """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = load(path, GatewaySettings)
+    settings = placed(load(path, GatewaySettings), path)
     settings.check()
     return settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
@@ -33,7 +34,7 @@ from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
-from sidecar.build.inbound import Inbound, Workload
+from sidecar.build.inbound import Inbound
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import services
 from sidecar.demand import RECENT, Demand, State
@@ -42,6 +43,8 @@ from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
 from sidecar.keeper import Keeper, KeeperConfig
 from sidecar.settings import SidecarSettings
 from sidecar.vip import Range, VirtualAddresses
+from sidecar.vm.checks.machine import State as Check
+from sidecar.vm.registrar import Registrar
 
 
 def networks(settings: SidecarSettings) -> Mapping[Range, str]:
@@ -76,9 +79,8 @@ class SidecarPart:
         self._settings, self._edge, self._vips = settings, edge, vips
         self._builder: Builder | None = None
         self._serving = False
-        self.workloads: tuple[Workload, ...] = ()
-        """What the workload beside this sidecar serves to others; who changes it pokes the publisher."""
         suffix = settings.suffix
+        self.registrar = self._registrar() if settings.services else None
         self.table = Table([CLUSTERSET, suffix], ttl=settings.dns.ttl)
         self.keeper = Keeper(
             demand=Demand(
@@ -145,7 +147,7 @@ class SidecarPart:
             self.keeper.in_use,
             changed=None if changed is None else moved.union(changed),
             identity=grant.svid,
-            workloads=self.workloads,
+            workloads=self.registrar.served() if self.registrar is not None else (),
         )
 
     def presence(self, problems: tuple[Problem, ...]) -> pb.Presence:
@@ -156,6 +158,7 @@ class SidecarPart:
             version=__version__,
             problems=map(problem_to_pb, problems),
             via_gateway=map(str, self.keeper.via_gateway()),
+            workloads=self.registrar.workloads() if self.registrar is not None else pb.Workloads(),
         )
 
     def changed(self, imports: set[ServiceName], absent: Iterable[str]) -> None:
@@ -183,6 +186,8 @@ class SidecarPart:
         if self._settings.intercept and self._settings.way == "redirect":
             await asyncio.to_thread(redirect.apply, self._redirect)
         self.keeper.restore()
+        if self.registrar is not None:
+            self.registrar.start()
         port = await self._dns.start(self._settings.dns.host, self._settings.dns.port)
         self._serving = True
         return {"dns": port}
@@ -193,14 +198,20 @@ class SidecarPart:
             group.create_task(self.keeper.run(), name="keeper")
             group.create_task(self._saver.run(), name="addresses-saver")
             group.create_task(self._sweep(), name="sweep")
+            if self.registrar is not None:
+                group.create_task(self.registrar.run(), name="registrar")
 
     async def drain(self) -> None:
-        """See Member: the workload beside it ends as well, nothing is waited for."""
+        """See Member: who calls what is registered here gets time to go elsewhere; else nothing is waited for."""
+        if self.registrar is not None and self.registrar.drain():
+            await self._edge.clock.sleep(self._settings.drain_seconds)
 
     async def close(self) -> None:
         """See Member."""
         self._serving = False
         await self._dns.close()
+        if self.registrar is not None:
+            await self.registrar.close()
         await self._saver.flush()
         if self._settings.intercept and self._settings.way == "redirect":
             await asyncio.to_thread(redirect.remove, self._redirect)
@@ -208,6 +219,35 @@ class SidecarPart:
     @property
     def _redirect(self) -> redirect.Redirect:
         return redirect.Redirect(network=str(self._settings.network), port=self._settings.outbound_port)
+
+    def _registrar(self) -> Registrar:
+        settings, edge = self._settings, self._edge
+        made = Registrar(
+            Path(settings.services),
+            kept=edge.state.path / "services",
+            agent=lambda: edge.renewer.current.agent_address,
+            inbound_port=settings.inbound.port if settings.inbound is not None else None,
+            listening=self._listening,
+            locality=Locality(settings.locality.region, settings.locality.zone),
+            problems=edge.problems,
+            on_change=self._registered_anew,
+            clock=edge.clock,
+            log=edge.log,
+        )
+        down, text = "isthmus_sidecar_checks_down", "Checks of what is registered that do not pass"
+        gauge(edge.registry, "isthmus_sidecar_checks", "Checks of what is registered", made.checker.count)
+        gauge(edge.registry, down, text, lambda: made.checker.count(Check.DOWN))
+        return made
+
+    def _listening(self) -> bool:
+        """Whether Envoy takes calls for what is registered."""
+        server = self._edge.server
+        return server.connected and bool(server.acked.value) and (TypeUrl.LISTENER, INBOUND) not in server.nacks
+
+    def _registered_anew(self) -> None:
+        self._edge.client.announce()
+        if self._settings.inbound is not None:
+            self._edge.publisher.poke()
 
     async def _sweep(self) -> None:
         pause = min(RECENT / 3, self._settings.idle_seconds / 4, self._settings.absent_seconds / 4)

@@ -11,7 +11,7 @@ import msgspec
 from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings, IsthmusError
 from federation.model.ids import SpiffeId
-from federation.registry.edge.settings import EdgeSettings, check_address, check_port
+from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
 from federation.settings import load
 
 LOOPBACK_RANGE = "127.128.0.0/9"
@@ -75,6 +75,10 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     absent_limit: int = 1000
     intercept: bool = False
     inbound: InboundSettings | None = None
+    services: str = ""
+    """The file of what this VM registers (docs/vm-services.md); relative paths start at the settings file."""
+    drain_seconds: float = 3.0
+    """After SIGTERM, for those that call what it registers."""
 
     @property
     def network(self) -> ipaddress.IPv4Network:
@@ -104,12 +108,16 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             self.inbound.check()
         if self.idle_seconds <= 0 or self.absent_seconds <= 0:
             raise InvalidSettings("idle_seconds and absent_seconds are above 0")
+        if not 0 <= self.drain_seconds <= 3600:
+            raise InvalidSettings(f"drain_seconds {self.drain_seconds:g} is not 0 to 3600")
         if not 0 <= self.dns.ttl <= 3600:
             raise InvalidSettings(f"dns.ttl {self.dns.ttl} is not 0 to 3600")
 
 
 def read(path: Path) -> SidecarSettings:
     """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = load(path, SidecarSettings)
+    settings = placed(load(path, SidecarSettings), path)
+    if settings.services:
+        settings = msgspec.structs.replace(settings, services=str(path.resolve().parent / settings.services))
     settings.check()
     return settings

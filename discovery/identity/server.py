@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class IdentityServer:
         allow: AllowTable,
         federation: str,
         cluster: str,
-        agent_address: Callable[[], str],
+        agent_addresses: Callable[[], Sequence[str]],
         log: Logger,
         ttl: timedelta = DEFAULT_TTL,
         timeout: float = 5.0,
@@ -57,7 +57,7 @@ class IdentityServer:
         self.issued = 0
         self.refused = 0
         self._authority, self._allow, self._ttl = authority, allow, ttl
-        self._federation, self._cluster, self._agent_address = federation, cluster, agent_address
+        self._federation, self._cluster, self._agent_addresses = federation, cluster, agent_addresses
         self._log, self._timeout, self._mode = log, timeout, mode
         self._server: asyncio.Server | None = None
         self._calls: dict[asyncio.Task[None], int] = {}  # to the caller's user id
@@ -125,10 +125,12 @@ class IdentityServer:
             )
         svid = self._authority.issue(read_csr(request.csr), spiffe_id=spiffe_id, ttl=self._ttl)
         self._log.info("identity issued", uid=uid, spiffe_id=str(spiffe_id), expires=svid.not_after.isoformat())
+        addresses = self._agent_addresses()
         return pb.SignReply(
             chain=svid.chain,
             bundle=bundle_to_pb(bundle),
-            agent_address=self._agent_address(),
+            agent_address=addresses[0],
+            agent_addresses=addresses,
             federation=self._federation,
             cluster=self._cluster,
         )

@@ -1,4 +1,4 @@
-"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins.
+"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins, VMs.
 
 Every replica reads the cluster and the registry, merges, and serves; the one that holds the Lease writes and reports.
 """
@@ -20,6 +20,7 @@ from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
 from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
+from discovery.kube.vmboard import VmBoard
 from discovery.kube.watch import Decoder, Handler, Reflector, Store
 from discovery.membership import Membership
 from discovery.pins import Pins
@@ -27,6 +28,7 @@ from discovery.settings import AgentSettings
 from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.manifests import MANAGED_BY
+from discovery.vms.table import VmTable
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.log import Logger
@@ -49,6 +51,7 @@ class Replicas:
         pins: Pins,
         on_pins: Callable[[Collection[str]], None],
         membership: Membership,
+        vms: VmTable,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
@@ -122,7 +125,17 @@ class Replicas:
             log=log,
             rng=rng,
         )
-
+        self._vms = VmBoard(
+            self._client,
+            maps,
+            self._maps.synced,
+            vms,
+            namespace=kubernetes.namespace,
+            on_problem=lambda problem: self._tell("vms", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
         self._about = About(
             self._client,
             wanted(cluster=settings.cluster, federation=settings.federation),
@@ -159,7 +172,7 @@ class Replicas:
             await self._pinboard.share()
 
     async def run(self) -> None:
-        """Follow Leases and pins, and take part in the election, until the cluster leaves the federation."""
+        """Follow Leases, pins and virtual machines, and take part in the election, until the cluster leaves."""
         try:
             async with asyncio.TaskGroup() as tasks:
                 for reflector in (self._leases, self._maps):
@@ -176,6 +189,7 @@ class Replicas:
             writing = [
                 tasks.create_task(self._roster.run(), name="kube-roster"),
                 tasks.create_task(self._pinboard.run(), name="kube-pins"),
+                tasks.create_task(self._vms.run(), name="kube-vms"),
                 tasks.create_task(self._about.run(), name="kube-about"),
                 tasks.create_task(self._elector.run(), name="kube-elector"),
             ]
@@ -207,6 +221,7 @@ def make_replicas(
     pins: Pins,
     on_pins: Callable[[Collection[str]], None],
     membership: Membership,
+    vms: VmTable,
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
     log: Logger,
@@ -222,6 +237,7 @@ def make_replicas(
         pins=pins,
         on_pins=on_pins,
         membership=membership,
+        vms=vms,
         on_problems=on_problems,
         clock=clock,
         log=log,

@@ -1,7 +1,7 @@
 """What every source of services offers the agent: its newest state, and a loop that keeps it so.
 
-A source (files, later Kubernetes and Consul) translates what it reads into `federation.model.service.Service` values;
-nothing behind it knows where a service came from.
+A source translates what it reads into `federation.model.service.Service` values; nothing behind it knows where a
+service came from. Several of them are one by discovery.sources.combined.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ class SourceState:
     `exports` are the exported services with their local endpoints; unchanged services are the same objects from state
     to state, so that a change is found by identity. `services` names every service, exported or not. `complete` is
     False until the source has read everything once: nothing may be deleted on the word of an incomplete state.
-    `changed` holds every name whose export may differ from the state numbered one less; None: any may. Both mappings
-    never change; federation.model.shared makes the next ones for what the change costs.
+    `changed` holds every name whose export, or entry in `unexported`, may differ from the state numbered one less;
+    None: any may. The mappings never change; federation.model.shared makes the next ones for what the change costs.
     """
 
     exports: Mapping[ServiceName, Service] = field(default_factory=dict)
+    unexported: Mapping[ServiceName, Service] = field(default_factory=dict)
     services: Collection[ServiceName] = frozenset()
     problems: tuple[Problem, ...] = ()
     complete: bool = False

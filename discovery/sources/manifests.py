@@ -7,16 +7,16 @@ turns them into services. They are msgspec structs, so that the agent's cache of
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable
 from datetime import datetime
 from socket import AF_INET, AF_INET6, inet_pton
 from typing import TypeAlias
 
 from msgspec import Struct, field
 
-from federation.errors import InvalidInput, IsthmusError
+from federation.errors import IsthmusError
+from federation.model.consumers import consumers as consumers
+from federation.model.consumers import grants as grants
 from federation.model.ids import ServiceName, parse_label, parse_port
-from federation.model.service import Grant
 
 CONSUMERS = "isthmus.io/consumers"
 """Annotation of a ServiceExport: who may see and call it, e.g. "west, edge:80"."""
@@ -244,32 +244,3 @@ def _port(number: int, what: str, path: tuple[Step, ...]) -> None:
         parse_port(number, what=what)
     except IsthmusError as error:
         raise Invalid(path, str(error), error.error_code) from None
-
-
-def grants(annotation: str | None) -> tuple[Grant, ...]:
-    """`"west, edge:80, edge:443"` → who may use which ports, sorted; no annotation: every linked cluster.
-
-    Raises InvalidInput; an empty list would mean everybody, so it is refused, too.
-    """
-    if annotation is None:
-        return ()
-    wanted: dict[str, set[int] | None] = {}
-    for item in annotation.split(","):
-        consumer, colon, number = item.strip().partition(":")
-        if consumer != "*":
-            parse_label(consumer, what="consumer")
-        if not colon:
-            wanted[consumer] = None
-            continue
-        if not number.isascii() or not number.isdigit():
-            raise InvalidInput(f"{number[:20]!r} is no port", code="invalid_port")
-        allowed = wanted.setdefault(consumer, set())
-        if allowed is not None:
-            allowed.add(parse_port(int(number[:10]), what="port"))
-    return tuple(Grant(consumer, tuple(sorted(ports or ()))) for consumer, ports in sorted(wanted.items()))
-
-
-def consumers(values: Iterable[Grant]) -> str:
-    """The annotation that `grants` reads back."""
-    items = [f"{g.consumer}:{p}" for g in values for p in g.ports] + [g.consumer for g in values if not g.ports]
-    return ", ".join(sorted(items))

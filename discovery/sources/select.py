@@ -1,11 +1,12 @@
-"""Makes the one source that the settings name."""
+"""Makes the sources that the settings name, in the order in which they decide."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from discovery.settings import AgentSettings
-from discovery.sources.base import Source
+from discovery.sources.combined import Part
 from discovery.sources.files import FileSource
 from discovery.sources.kubernetes import KubernetesSource
 from federation.aio.clock import Clock
@@ -15,10 +16,11 @@ MANIFESTS, KUBERNETES = "manifests.state", "kubernetes.state"
 """Files in the state directory."""
 
 
-def make_source(settings: AgentSettings, *, clock: Clock, log: Logger) -> Source:
-    """The source of settings that were checked."""
+def make_parts(settings: AgentSettings, *, clock: Clock, log: Logger) -> list[Part]:
+    """The sources of settings that were checked."""
+    parts = []
     if settings.kubernetes is not None:
-        return KubernetesSource(
+        kubernetes = KubernetesSource(
             settings.kubernetes,
             cache_path=settings.path / KUBERNETES,
             locality=settings.place,
@@ -26,15 +28,23 @@ def make_source(settings: AgentSettings, *, clock: Clock, log: Logger) -> Source
             log=log,
             cache_seconds=settings.save,
         )
-    assert settings.files is not None  # noqa: S101 - checked: one of the two is set
-    return FileSource(
-        Path(settings.files.folder),
-        cache_path=settings.path / MANIFESTS,
-        locality=settings.place,
-        clock=clock,
-        log=log,
-        poll_seconds=settings.files.poll,
-        confirm_seconds=settings.files.confirm,
-        max_bytes=settings.files.max_bytes,
-        cache_seconds=settings.save,
-    )
+        parts.append(Part("kubernetes", kubernetes))
+    if settings.files is not None:
+        files = FileSource(
+            Path(settings.files.folder),
+            cache_path=settings.path / MANIFESTS,
+            locality=settings.place,
+            clock=clock,
+            log=log,
+            poll_seconds=settings.files.poll,
+            confirm_seconds=settings.files.confirm,
+            max_bytes=settings.files.max_bytes,
+            cache_seconds=settings.save,
+        )
+        parts.append(Part("files", files))
+    return parts
+
+
+def kubernetes_of(parts: Sequence[Part]) -> KubernetesSource | None:
+    """The one among them that reads, and can write to, an API server."""
+    return next((part.source for part in parts if isinstance(part.source, KubernetesSource)), None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -158,7 +158,11 @@ def endpoints(
 
     async def ask(name: str) -> list[dict[str, Any]]:
         async with agent(home, name) as client:
-            return [row for i in await client.imports() for row in _endpoints(name, wire.import_from_pb(i))]
+            reply = await client.listed()
+        sources = {
+            f"{of.namespace}/{of.name}": {one.address: one.source for one in of.endpoints} for of in reply.sources
+        }
+        return [row for i in reply.imports for row in _endpoints(name, wire.import_from_pb(i), sources)]
 
     rows: list[dict[str, Any]] = []
     for name in [seen_from] if seen_from else sorted(home.clusters):
@@ -169,19 +173,22 @@ def endpoints(
                 raise
             printer.note(f"{name}: {error.message}")
     printer.rows(
-        ("from", "service", "cluster", "zone", "address", "ready", "identity"),
+        ("from", "service", "cluster", "source", "zone", "address", "ready", "identity"),
         [r for r in rows if not service or r["service"] == service],
         empty="no imports: link the cluster with one that exports something",
     )
 
 
-def _endpoints(seen_from: str, value: Import) -> list[dict[str, Any]]:
+def _endpoints(seen_from: str, value: Import, sources: Mapping[str, Mapping[str, str]]) -> list[dict[str, Any]]:
+    """`sources`: service → address → where the own cluster's endpoint was read."""
     rows = []
+    known = sources.get(str(value.name), {})
     for backend in value.backends:
         common = {"from": seen_from, "service": str(value.name), "cluster": backend.cluster, "stale": backend.stale}
         rows += [
             {
                 **common,
+                "source": known.get(e.address, "") if backend.local else "",
                 "zone": e.locality.zone,
                 "address": e.address,
                 "ready": int(e.ready and not e.terminating),
@@ -191,7 +198,14 @@ def _endpoints(seen_from: str, value: Import) -> list[dict[str, Any]]:
         ]
         if not backend.endpoints:
             rows += [
-                {**common, "zone": r.locality.zone, "address": "gateway", "ready": r.ready, "identity": ""}
+                {
+                    **common,
+                    "source": "",
+                    "zone": r.locality.zone,
+                    "address": "gateway",
+                    "ready": r.ready,
+                    "identity": "",
+                }
                 for r in backend.readiness
             ]
     return rows

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token
+from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token, vm
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.add_typer(registry.app, name="registry")
 app.add_typer(cluster.app, name="cluster")
 app.add_typer(token.app, name="token")
+app.add_typer(vm.app, name="vm")
 app.add_typer(get.app, name="get")
 app.add_typer(install.app, name="install")
 link.register(app)

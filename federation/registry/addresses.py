@@ -50,26 +50,29 @@ _TEREDO = IPv6Network("2001::/32")
 _NAT64_LOCAL = IPv6Network("64:ff9b:1::/48")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 
+GATEWAY = "gateway address"
+
 _NUMBER = re.compile(r"[0-9]+\Z|0x[0-9a-f]*\Z", re.ASCII)
 
 
 @lru_cache(maxsize=16_384)  # headless services have thousands, and one changes at a time
-def check_gateway_address(text: str, *, single_machine: bool) -> str:
+def check_gateway_address(text: str, *, single_machine: bool, what: str = GATEWAY) -> str:
     """The address in its canonical form; loopback passes only where all members run on one machine.
 
-    Raises InvalidInput (forbidden_address, malformed_address; address_is_a_name for what may be a DNS name).
+    `what` it is, for errors. Raises InvalidInput (forbidden_address, malformed_address; address_is_a_name for what may
+    be a DNS name).
     """
     try:
         address = ip_address(text)
     except ValueError:
-        raise _no_address(text) from None
+        raise _no_address(text, what) from None
     if isinstance(address, IPv6Address) and address.scope_id is not None:
-        raise _forbidden(text, "bound to an interface")
+        raise _forbidden(text, "bound to an interface", what)
     if single_machine and any(address.version == net.version and address in net for net in _LOOPBACK):
         return str(address)
     reason = _refusal(address)
     if reason:
-        raise _forbidden(text, reason)
+        raise _forbidden(text, reason, what)
     return str(address)
 
 
@@ -104,16 +107,16 @@ def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
         yield IPv4Address(low)
 
 
-def _no_address(text: str) -> InvalidInput:
+def _no_address(text: str, what: str) -> InvalidInput:
     """Why `text`, which is no IP address, is refused: names that C libraries take for numbers are no DNS names."""
     labels = text.lower().removesuffix(".").split(".")
     if len(text) > 254 or _NUMBER.match(labels[-1]) or not all(map(_is_label, labels)):
-        return InvalidInput(f"gateway address {text[:80]!r} is not an IP address", code="malformed_address")
-    return InvalidInput(
-        f"gateway address {text[:80]!r} is a name, and gateways are announced by IP address",
-        hint="give the IP address that the name leads to; a gateway per address if there are several",
-        code="address_is_a_name",
-    )
+        return InvalidInput(f"{what} {text[:80]!r} is not an IP address", code="malformed_address")
+    reason, hint = "an IP address is needed", "give the IP address that the name leads to"
+    if what == GATEWAY:
+        reason = "gateways are announced by IP address"
+        hint += "; a gateway per address if there are several"
+    return InvalidInput(f"{what} {text[:80]!r} is a name, and {reason}", hint=hint, code="address_is_a_name")
 
 
 def _is_label(text: str) -> bool:
@@ -124,9 +127,8 @@ def _is_label(text: str) -> bool:
     return True
 
 
-def _forbidden(text: str, reason: str) -> InvalidInput:
+def _forbidden(text: str, reason: str, what: str) -> InvalidInput:
+    who = "other clusters reach this gateway" if what == GATEWAY else "others reach it"
     return InvalidInput(
-        f"gateway address {text[:80]!r} is {reason}",
-        hint="give an address at which other clusters reach this gateway",
-        code="forbidden_address",
+        f"{what} {text[:80]!r} is {reason}", hint=f"give an address at which {who}", code="forbidden_address"
     )

@@ -26,9 +26,8 @@ from federation.store.base import Change, LinkEntry, Member, Store, Token
 from federation.trust.authority import Authority
 from federation.trust.bundle import check_bundle, check_pin, fingerprint, parse_fingerprint, root_fingerprint
 from federation.trust.possession import check_possession, possession_message
-from federation.trust.token import JoinToken
+from federation.trust.token import MAX_SECONDS, JoinToken
 
-MAX_TOKEN_SECONDS = 900
 MAX_GRANTS = 1_000
 _RESERVED = ("registry",)  # registry.<federation> is the registry's own DNS name
 _QUEUE = 10_000
@@ -103,10 +102,10 @@ class Service:
     async def issue_token(self, cluster: str, ttl_seconds: int) -> tuple[str, int]:
         """(token, expiry in wall ns); 0 seconds means 900. Raises InvalidInput, AlreadyExists, StorageFailed."""
         self._check_name(cluster)
-        seconds = ttl_seconds or MAX_TOKEN_SECONDS
-        if not 1 <= seconds <= MAX_TOKEN_SECONDS:
+        seconds = ttl_seconds or MAX_SECONDS
+        if not 1 <= seconds <= MAX_SECONDS:
             raise InvalidInput(
-                f"a token cannot live for {seconds} s", hint=f"give 1 to {MAX_TOKEN_SECONDS}", code="invalid_ttl"
+                f"a token cannot live for {seconds} s", hint=f"give 1 to {MAX_SECONDS}", code="invalid_ttl"
             )
         token = JoinToken.new(
             registry=self._addresses().enrolment, ca_fingerprint=fingerprint(self._authority.bundle), cluster=cluster

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
@@ -36,6 +36,10 @@ def dump(outcome: Outcome) -> bytes:
     return msgspec.msgpack.encode(outcome)
 
 
+def failure(error: IsthmusError) -> Outcome:
+    return Outcome(kind=type(error).__name__, code=error.error_code, message=error.message, hint=error.hint)
+
+
 class Apart:
     """federation.trust.petition.Petition in another process. Made by `begin`."""
 
@@ -51,28 +55,54 @@ class Apart:
             outcome = msgspec.msgpack.decode(await reader.read(-1), type=Outcome)
         except (OSError, FrameError, msgspec.MsgspecError) as error:
             raise _failed(error) from error
-        if outcome.grant is not None:
-            return outcome.grant
-        kind = getattr(errors, outcome.kind, None)
-        if not (isinstance(kind, type) and issubclass(kind, IsthmusError)):
-            kind = IsthmusError
-        raise kind(outcome.message, hint=outcome.hint, code=outcome.code)
+        return _result(outcome)
 
 
 @contextlib.asynccontextmanager
 async def begin(namespace: str, account: str) -> AsyncIterator[Apart]:
     """A new key with its request; the process ends with the block. Raises Unavailable (keys_unavailable)."""
-    try:
-        process = await asyncio.create_subprocess_exec(*PROGRAM, namespace, account, stdin=PIPE, stdout=PIPE)
-    except OSError as error:
-        raise _failed(error) from error
-    try:
+    async with _started(*PROGRAM, namespace, account) as process:
         assert process.stdout is not None  # noqa: S101 - it was started with pipes
         try:
             request = await read_frame(process.stdout)
         except (OSError, FrameError, asyncio.IncompleteReadError) as error:
             raise _failed(error) from error
         yield Apart(process, request)
+
+
+async def ask(program: Sequence[str], job: bytes) -> Grant:
+    """What `program` makes of `job`, which it reads as one frame: it writes an Outcome and ends.
+
+    Raises what it ended with, and Unavailable (keys_unavailable).
+    """
+    async with _started(*program) as process:
+        assert process.stdout is not None and process.stdin is not None  # noqa: S101, PT018 - started with pipes
+        try:
+            await write_frame(process.stdin, job)
+            outcome = msgspec.msgpack.decode(await process.stdout.read(-1), type=Outcome)
+        except (OSError, FrameError, msgspec.MsgspecError) as error:
+            raise _failed(error) from error
+        return _result(outcome)
+
+
+def _result(outcome: Outcome) -> Grant:
+    if outcome.grant is not None:
+        return outcome.grant
+    kind = getattr(errors, outcome.kind, None)
+    if not (isinstance(kind, type) and issubclass(kind, IsthmusError)):
+        kind = IsthmusError
+    raise kind(outcome.message, hint=outcome.hint, code=outcome.code)
+
+
+@contextlib.asynccontextmanager
+async def _started(*command: str) -> AsyncIterator[Process]:
+    """A process that ends with the block. Raises Unavailable (keys_unavailable)."""
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=PIPE, stdout=PIPE)
+    except OSError as error:
+        raise _failed(error) from error
+    try:
+        yield process
     finally:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):

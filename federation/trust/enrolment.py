@@ -1,4 +1,4 @@
-"""The first contact with a registry: nothing is known of it but the fingerprint in the join token.
+"""The first contact with a registry, or with an agent from afar: nothing is known of it but its root's fingerprint.
 
 `fetch_pinned` asks the enrolment port for its certificate chain without believing it, accepts it only when the chain
 ends in the root that the fingerprint names and that root really vouches for the leaf, and returns that root as the
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,15 +23,42 @@ from federation.model.address import split_address
 from federation.model.cluster import Bundle
 from federation.model.ids import SpiffeId
 from federation.trust.bundle import check_bundle, root_fingerprint
-from federation.trust.grpc_credentials import registry_server_name
+from federation.trust.channels import agent_server_name, registry_server_name
 from federation.trust.keys import certificate_from_der
 from federation.trust.svid import utc
 from federation.trust.verify import read_leaf, verify_chain
 
 
+@dataclass(frozen=True, slots=True)
+class Party:
+    """Who is expected at the other end: what it is called in errors, and by its certificate.
+
+    `mismatch` and `hint` say what is wrong when its root is none that was expected.
+    """
+
+    what: str
+    server_name: Callable[[str], str]
+    mismatch: str
+    hint: str
+
+
+REGISTRY = Party(
+    "registry",
+    registry_server_name,
+    "the registry does not show the root certificate that the join token names",
+    "the token is of another registry, or somebody stands between; do not send it again",
+)
+AGENT = Party(
+    "agent",
+    agent_server_name,
+    "what answers does not show the root certificate of this machine's cluster",
+    "it is the agent of another cluster, or of one that was made anew, or somebody stands between: nothing was sent",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PinnedServer:
-    """A server whose root is the pinned one. `bundle` has sequence 0: the registry's reply brings the real one."""
+    """A server whose root is the pinned one. `bundle` has sequence 0: the server's reply brings the real one."""
 
     spiffe_id: SpiffeId
     bundle: Bundle
@@ -42,43 +70,43 @@ class PinnedServer:
         return self.spiffe_id.trust_domain
 
 
-async def fetch_pinned(address: str, fingerprint: str, *, clock: Clock, timeout: float = 10.0) -> PinnedServer:
-    """Connect to `address` ("host:port") and prove that its root is the one with `fingerprint`.
+async def fetch_pinned(
+    address: str, *fingerprints: str, clock: Clock, timeout: float = 10.0, party: Party = REGISTRY
+) -> PinnedServer:
+    """Connect to `address` ("host:port") and prove that its root is one with one of the `fingerprints`.
 
     Raises Unavailable (nobody there, no TLS), TimedOut, Denied (pin_mismatch, or as `verify_chain`), InvalidInput.
     """
-    host, port = split_address(address, what="the registry's address", zero=False)
+    host, port = split_address(address, what=f"the {party.what}'s address", zero=False)
     try:
         async with asyncio.timeout(timeout):
             chain = await _presented_chain(host, port)
     except TimeoutError as error:
-        raise TimedOut(f"the registry at {address} did not answer within {timeout:g} s") from error
+        raise TimedOut(f"the {party.what} at {address} did not answer within {timeout:g} s") from error
     except ssl.SSLError as error:
-        raise Unavailable(f"what answers at {address} is no registry: {error.reason or error}") from error
+        raise Unavailable(f"what answers at {address} is no {party.what}: {error.reason or error}") from error
     except OSError as error:
         raise Unavailable(
-            f"the registry cannot be reached at {address}: {error.strerror or error}",
+            f"the {party.what} cannot be reached at {address}: {error.strerror or error}",
             hint="is it running, and is its enrolment port reachable from here?",
         ) from error
-    return check_pinned(chain, fingerprint, now=utc(clock))
+    return check_pinned(chain, fingerprints, now=utc(clock), party=party)
 
 
-def check_pinned(chain: tuple[bytes, ...], fingerprint: str, *, now: datetime) -> PinnedServer:
+def check_pinned(
+    chain: tuple[bytes, ...], fingerprints: Collection[str], *, now: datetime, party: Party = REGISTRY
+) -> PinnedServer:
     """The decision on a presented chain (DER, the leaf first, the root last); raises Denied."""
-    if len(chain) < 2 or root_fingerprint(chain[-1]) != fingerprint:
-        raise Denied(
-            "the registry does not show the root certificate that the join token names",
-            hint="the token is of another registry, or somebody stands between; do not send it again",
-            code="pin_mismatch",
-        )
+    if len(chain) < 2 or root_fingerprint(chain[-1]) not in fingerprints:
+        raise Denied(party.mismatch, hint=party.hint, code="pin_mismatch")
     spiffe_id = read_leaf(certificate_from_der(chain[0]))
     bundle = Bundle(trust_domain=spiffe_id.trust_domain, sequence=0, roots=chain[-1:])
     check_bundle(bundle)
     verify_chain(chain[:-1], {bundle.trust_domain: bundle}, now=now)
-    name = registry_server_name(spiffe_id.trust_domain)
+    name = party.server_name(spiffe_id.trust_domain)
     names = certificate_from_der(chain[0]).extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     if name not in names.get_values_for_type(x509.DNSName):
-        raise Denied(f"{spiffe_id} is no registry: its certificate lacks the name {name}", code="svid_invalid")
+        raise Denied(f"{spiffe_id} is no {party.what}: its certificate lacks the name {name}", code="svid_invalid")
     return PinnedServer(spiffe_id=spiffe_id, bundle=bundle, server_name=name)
 
 

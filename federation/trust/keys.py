@@ -47,6 +47,20 @@ def public_der(key: PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def public_from_der(der: bytes) -> PublicKey:
+    """What `public_der` wrote; raises InvalidInput (malformed_key, unsupported_key)."""
+    try:
+        key = serialization.load_der_public_key(der)
+    except (ValueError, UnsupportedAlgorithm) as error:
+        raise InvalidInput("no public key", code="malformed_key") from error
+    return check_public_key(key)
+
+
+def public_fingerprint(key: PublicKey) -> str:
+    """ "sha256:<64 hex digits>" over `public_der`."""
+    return f"sha256:{hashlib.sha256(public_der(key)).hexdigest()}"
+
+
 def check_public_key(key: object) -> PublicKey:
     """`key` if we issue certificates for its kind (P-256, P-384); raises InvalidInput."""
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, _CURVES):
@@ -94,8 +108,11 @@ def sign(key: PrivateKey, purpose: str, parts: Sequence[bytes]) -> bytes:
 def verify(certificate: x509.Certificate, purpose: str, parts: Sequence[bytes], signature: bytes) -> bool:
     """Whether `sign` made `signature` with the key that `certificate` certifies."""
     key = certificate.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey):
-        return False
+    return isinstance(key, ec.EllipticCurvePublicKey) and verify_by_key(key, purpose, parts, signature)
+
+
+def verify_by_key(key: PublicKey, purpose: str, parts: Sequence[bytes], signature: bytes) -> bool:
+    """As `verify`, with the key itself."""
     try:
         key.verify(signature, _message(purpose, parts), ec.ECDSA(hashes.SHA256()))
     except InvalidSignature:

@@ -15,7 +15,7 @@ from federation.errors import Denied, IsthmusError
 from federation.model.ids import SpiffeId
 from federation.model.wire import bundle_from_pb
 from federation.proto.v1 import identity_pb2 as pb
-from federation.trust.apart import Outcome, dump
+from federation.trust.apart import Outcome, dump, failure
 from federation.trust.bundle import check_bundle
 from federation.trust.csr import make_csr
 from federation.trust.framing import MAX_FRAME
@@ -31,7 +31,8 @@ class Petition:
     def __init__(self, namespace: str, account: str, *, clock: Clock) -> None:
         self._namespace, self._account, self._clock = namespace, account, clock
         self._key = new_key()
-        self.request = pb.SignRequest(namespace=namespace, account=account, csr=make_csr(self._key)).SerializeToString()
+        self.csr = make_csr(self._key)
+        self.request = pb.SignRequest(namespace=namespace, account=account, csr=self.csr).SerializeToString()
 
     async def grant(self, reply: bytes) -> Grant:
         """As `check`."""
@@ -47,6 +48,7 @@ class Petition:
         if spiffe_id != SpiffeId.workload(bundle.trust_domain, self._namespace, self._account):
             raise Denied(
                 f"the agent issued {spiffe_id} where {self._namespace}/{self._account} was asked for",
+                hint="namespace and account in the settings must be what the agent gives to this process",
                 code="svid_invalid",
             )
         leaf = certificate_from_der(chain[0])
@@ -65,6 +67,8 @@ class Petition:
             agent_address=message.agent_address,
             federation=message.federation,
             cluster=message.cluster,
+            agent_addresses=tuple(message.agent_addresses),
+            enrolment_addresses=tuple(message.enrolment_addresses),
         )
 
 
@@ -82,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         outcome = Outcome(grant=petition.check(reply))
     except IsthmusError as error:
-        outcome = Outcome(kind=type(error).__name__, code=error.error_code, message=error.message, hint=error.hint)
+        outcome = failure(error)
     out.write(dump(outcome))
     out.flush()
 

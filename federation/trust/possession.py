@@ -1,7 +1,9 @@
-"""Proof, at enrolment, that who brings a bundle holds the key of its root.
+"""Proof, at enrolment, that who brings a bundle holds the key of its root; or that a machine holds the key it names.
 
-The proof covers the token's hash, the cluster's name and the registry's root: it is worth nothing for another token,
-another cluster or another registry, and the token itself works only once.
+A cluster's proof covers the token's hash, the cluster's name and the registry's root: it is worth nothing for another
+token, another cluster or another registry, and the token itself works only once. A machine's proof covers a number that
+the agent drew for this one stream, the root that the machine has verified the agent by, and the certificate request: it
+is worth nothing on another stream, at another agent, or for another key.
 """
 
 from __future__ import annotations
@@ -10,10 +12,12 @@ from federation.errors import Denied
 from federation.model.cluster import Bundle
 from federation.trust import keys
 from federation.trust.bundle import check_bundle
-from federation.trust.keys import PrivateKey, certificate_from_der
+from federation.trust.keys import PrivateKey, PublicKey, certificate_from_der
 from federation.trust.token import JoinToken
 
 _PURPOSE = "possession 1"
+_VM_PURPOSE = "vm possession 1"
+NONCE_BYTES = 32
 
 
 def possession_message(token: JoinToken) -> bytes:
@@ -36,3 +40,14 @@ def check_possession(bundle: Bundle, message: bytes, signature: bytes) -> None:
             f"the joining cluster did not prove that it holds the root key of {bundle.trust_domain}",
             code="possession_unproven",
         )
+
+
+def sign_vm(key: PrivateKey, *, nonce: bytes, root: str, vm: str, token: bytes, csr: bytes) -> bytes:
+    """A machine's proof. `root`: the fingerprint of the agent's root; `token`: the hash of the token, or nothing."""
+    return keys.sign(key, _VM_PURPOSE, [nonce, root.encode(), vm.encode(), token, csr])
+
+
+def check_vm(key: PublicKey, proof: bytes, *, nonce: bytes, root: str, vm: str, token: bytes, csr: bytes) -> None:
+    """Raises Denied (possession_unproven) unless `sign_vm` made `proof` with the other half of `key`."""
+    if not keys.verify_by_key(key, _VM_PURPOSE, [nonce, root.encode(), vm.encode(), token, csr], proof):
+        raise Denied(f"VM {vm} did not prove that it holds the key that it shows", code="possession_unproven")

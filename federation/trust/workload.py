@@ -27,13 +27,18 @@ from federation.trust.svid import Svid
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grant:
-    """What an agent gives to a process of its cluster; `agent_address` is "host:port" of its Catalog service."""
+    """What an agent gives to a process of its cluster; `agent_address` is "host:port" of its Catalog service.
+
+    `agent_addresses` are all of them, that one first; `enrolment_addresses` where virtual machines come for the next.
+    """
 
     svid: Svid
     bundle: Bundle
     agent_address: str
     federation: str
     cluster: str
+    agent_addresses: tuple[str, ...] = ()
+    enrolment_addresses: tuple[str, ...] = ()
 
     @property
     def issued_at(self) -> datetime:
@@ -42,6 +47,11 @@ class Grant:
     @property
     def not_after(self) -> datetime:
         return self.svid.not_after
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """At least one; an older agent, and what was kept of one, tells one alone."""
+        return self.agent_addresses or (self.agent_address,)
 
     def save(self, path: Path) -> None:
         """Keep it for a start while the agent is away; raises StorageFailed."""

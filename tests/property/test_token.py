@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from federation.errors import InvalidInput
-from federation.trust.token import PREFIX, JoinToken
+from federation.trust.token import PREFIX, VM_PREFIX, JoinToken, VmToken
 
 tokens = st.builds(
     JoinToken,
@@ -25,6 +25,19 @@ tokens = st.builds(
 @given(tokens)
 def test_there_and_back(token: JoinToken) -> None:
     assert JoinToken.parse(token.encode()) == token
+
+
+@given(tokens)
+def test_there_and_back_for_a_machine(token: JoinToken) -> None:
+    made = VmToken(agent=token.registry, fingerprint=token.ca_fingerprint, vm=token.cluster, secret=token.secret)
+    assert VmToken.parse(made.encode()) == made
+
+
+@given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: VM_PREFIX + base64.urlsafe_b64encode(b).decode()))
+def test_anything_else_is_one_clear_error_for_a_machine(text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        VmToken.parse(text)
+    assert caught.value.error_code == "token_malformed"
 
 
 @given(st.text(max_size=300) | st.binary(max_size=300).map(lambda b: PREFIX + base64.urlsafe_b64encode(b).decode()))

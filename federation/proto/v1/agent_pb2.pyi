@@ -110,10 +110,29 @@ class NamespaceReply(_message.Message):
     def __init__(self, state: _Optional[str] = ...) -> None: ...
 
 class ListImportsReply(_message.Message):
-    __slots__ = ("imports",)
+    __slots__ = ("imports", "sources")
     IMPORTS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     imports: _containers.RepeatedCompositeFieldContainer[_records_pb2.Import]
-    def __init__(self, imports: _Optional[_Iterable[_Union[_records_pb2.Import, _Mapping]]] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[Sources]
+    def __init__(self, imports: _Optional[_Iterable[_Union[_records_pb2.Import, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Sources, _Mapping]]] = ...) -> None: ...
+
+class Sources(_message.Message):
+    __slots__ = ("namespace", "name", "endpoints")
+    class Whence(_message.Message):
+        __slots__ = ("address", "source")
+        ADDRESS_FIELD_NUMBER: _ClassVar[int]
+        SOURCE_FIELD_NUMBER: _ClassVar[int]
+        address: str
+        source: str
+        def __init__(self, address: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ENDPOINTS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    endpoints: _containers.RepeatedCompositeFieldContainer[Sources.Whence]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., endpoints: _Optional[_Iterable[_Union[Sources.Whence, _Mapping]]] = ...) -> None: ...
 
 class ResolveRequest(_message.Message):
     __slots__ = ("name",)
@@ -129,18 +148,22 @@ class ResolveReply(_message.Message):
     def __init__(self, backends: _Optional[_Iterable[_Union[ResolvedBackend, _Mapping]]] = ..., **kwargs) -> None: ...
 
 class ResolvedBackend(_message.Message):
-    __slots__ = ("cluster", "priority", "ready", "address", "state")
+    __slots__ = ("cluster", "priority", "ready", "address", "state", "weight", "source")
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     cluster: str
     priority: int
     ready: int
     address: str
     state: str
-    def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ...) -> None: ...
+    weight: int
+    source: str
+    def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., weight: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ConsumerStatus(_message.Message):
     __slots__ = ("role", "name", "version", "connected", "applied_revision", "offered_revision", "problems", "address")
@@ -225,3 +248,75 @@ class ReplicaStatus(_message.Message):
     reporting: bool
     expired: bool
     def __init__(self, identity: _Optional[str] = ..., leader: _Optional[str] = ..., since_ns: _Optional[int] = ..., leading: _Optional[bool] = ..., reporting: _Optional[bool] = ..., expired: _Optional[bool] = ...) -> None: ...
+
+class InviteVmRequest(_message.Message):
+    __slots__ = ("name", "namespace", "account", "services", "ttl_seconds")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    TTL_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    account: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    ttl_seconds: int
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., account: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., ttl_seconds: _Optional[int] = ...) -> None: ...
+
+class InviteVmReply(_message.Message):
+    __slots__ = ("token", "expires_ns", "bundle", "fingerprint", "enrolment_addresses", "agent_addresses", "suffix")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    BUNDLE_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    SUFFIX_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_ns: int
+    bundle: _records_pb2.Bundle
+    fingerprint: str
+    enrolment_addresses: _containers.RepeatedScalarFieldContainer[str]
+    agent_addresses: _containers.RepeatedScalarFieldContainer[str]
+    suffix: str
+    def __init__(self, token: _Optional[str] = ..., expires_ns: _Optional[int] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., fingerprint: _Optional[str] = ..., enrolment_addresses: _Optional[_Iterable[str]] = ..., agent_addresses: _Optional[_Iterable[str]] = ..., suffix: _Optional[str] = ...) -> None: ...
+
+class VmStatus(_message.Message):
+    __slots__ = ("name", "namespace", "account", "services", "state", "address", "version", "seen_ns", "created_ns", "joined_ns", "token_expires_ns", "problems")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    ACCOUNT_FIELD_NUMBER: _ClassVar[int]
+    SERVICES_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    SEEN_NS_FIELD_NUMBER: _ClassVar[int]
+    CREATED_NS_FIELD_NUMBER: _ClassVar[int]
+    JOINED_NS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    namespace: str
+    account: str
+    services: _containers.RepeatedScalarFieldContainer[str]
+    state: str
+    address: str
+    version: str
+    seen_ns: int
+    created_ns: int
+    joined_ns: int
+    token_expires_ns: int
+    problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
+    def __init__(self, name: _Optional[str] = ..., namespace: _Optional[str] = ..., account: _Optional[str] = ..., services: _Optional[_Iterable[str]] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., version: _Optional[str] = ..., seen_ns: _Optional[int] = ..., created_ns: _Optional[int] = ..., joined_ns: _Optional[int] = ..., token_expires_ns: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ...) -> None: ...
+
+class ListVmsReply(_message.Message):
+    __slots__ = ("vms",)
+    VMS_FIELD_NUMBER: _ClassVar[int]
+    vms: _containers.RepeatedCompositeFieldContainer[VmStatus]
+    def __init__(self, vms: _Optional[_Iterable[_Union[VmStatus, _Mapping]]] = ...) -> None: ...
+
+class RemoveVmRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...

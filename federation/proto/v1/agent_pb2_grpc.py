@@ -85,6 +85,21 @@ class AgentStub:
                 request_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
                 response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.AgentStatus.FromString,
                 _registered_method=True)
+        self.InviteVm = channel.unary_unary(
+                '/federation.v1.Agent/InviteVm',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmReply.FromString,
+                _registered_method=True)
+        self.ListVms = channel.unary_unary(
+                '/federation.v1.Agent/ListVms',
+                request_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ListVmsReply.FromString,
+                _registered_method=True)
+        self.RemoveVm = channel.unary_unary(
+                '/federation.v1.Agent/RemoveVm',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -150,6 +165,24 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def InviteVm(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListVms(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveVm(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -202,6 +235,21 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.Status,
                     request_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
                     response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.AgentStatus.SerializeToString,
+            ),
+            'InviteVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.InviteVm,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmReply.SerializeToString,
+            ),
+            'ListVms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListVms,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ListVmsReply.SerializeToString,
+            ),
+            'RemoveVm': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveVm,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -474,6 +522,87 @@ class Agent:
             '/federation.v1.Agent/Status',
             federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
             federation_dot_proto_dot_v1_dot_agent__pb2.AgentStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InviteVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/InviteVm',
+            federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.InviteVmReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListVms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/ListVms',
+            federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.ListVmsReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveVm(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/RemoveVm',
+            federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
             options,
             channel_credentials,
             insecure,

@@ -192,7 +192,7 @@ class Rejection(_message.Message):
     def __init__(self, kind: _Optional[_Union[Kind, str]] = ..., name: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class Presence(_message.Message):
-    __slots__ = ("role", "name", "version", "gateway", "problems", "via_gateway")
+    __slots__ = ("role", "name", "version", "gateway", "problems", "via_gateway", "workloads")
     class Role(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         ROLE_UNSPECIFIED: _ClassVar[Presence.Role]
@@ -209,10 +209,60 @@ class Presence(_message.Message):
     GATEWAY_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     VIA_GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    WORKLOADS_FIELD_NUMBER: _ClassVar[int]
     role: Presence.Role
     name: str
     version: str
     gateway: _records_pb2.Gateway
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
     via_gateway: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, role: _Optional[_Union[Presence.Role, str]] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., gateway: _Optional[_Union[_records_pb2.Gateway, _Mapping]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., via_gateway: _Optional[_Iterable[str]] = ...) -> None: ...
+    workloads: Workloads
+    def __init__(self, role: _Optional[_Union[Presence.Role, str]] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., gateway: _Optional[_Union[_records_pb2.Gateway, _Mapping]] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., via_gateway: _Optional[_Iterable[str]] = ..., workloads: _Optional[_Union[Workloads, _Mapping]] = ...) -> None: ...
+
+class Workloads(_message.Message):
+    __slots__ = ("items",)
+    ITEMS_FIELD_NUMBER: _ClassVar[int]
+    items: _containers.RepeatedCompositeFieldContainer[Workload]
+    def __init__(self, items: _Optional[_Iterable[_Union[Workload, _Mapping]]] = ...) -> None: ...
+
+class Workload(_message.Message):
+    __slots__ = ("namespace", "name", "ports", "targets", "address", "locality", "ready", "draining", "exported", "grants", "labels", "secure")
+    class TargetsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: int
+        value: int
+        def __init__(self, key: _Optional[int] = ..., value: _Optional[int] = ...) -> None: ...
+    class LabelsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    LOCALITY_FIELD_NUMBER: _ClassVar[int]
+    READY_FIELD_NUMBER: _ClassVar[int]
+    DRAINING_FIELD_NUMBER: _ClassVar[int]
+    EXPORTED_FIELD_NUMBER: _ClassVar[int]
+    GRANTS_FIELD_NUMBER: _ClassVar[int]
+    LABELS_FIELD_NUMBER: _ClassVar[int]
+    SECURE_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    ports: _containers.RepeatedCompositeFieldContainer[_records_pb2.Port]
+    targets: _containers.ScalarMap[int, int]
+    address: str
+    locality: _records_pb2.Locality
+    ready: bool
+    draining: bool
+    exported: bool
+    grants: _containers.RepeatedCompositeFieldContainer[_records_pb2.Grant]
+    labels: _containers.ScalarMap[str, str]
+    secure: bool
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., ports: _Optional[_Iterable[_Union[_records_pb2.Port, _Mapping]]] = ..., targets: _Optional[_Mapping[int, int]] = ..., address: _Optional[str] = ..., locality: _Optional[_Union[_records_pb2.Locality, _Mapping]] = ..., ready: _Optional[bool] = ..., draining: _Optional[bool] = ..., exported: _Optional[bool] = ..., grants: _Optional[_Iterable[_Union[_records_pb2.Grant, _Mapping]]] = ..., labels: _Optional[_Mapping[str, str]] = ..., secure: _Optional[bool] = ...) -> None: ...

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from federation.proto.v1 import records_pb2 as federation_dot_proto_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"federation/proto/v1/identity.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\">\n\x0bSignRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"\xa7\x01\n\tSignReply\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12%\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x15\n\ragent_address\x18\x03 \x01(\t\x12\x12\n\nerror_code\x18\x04 \x01(\t\x12\x14\n\x0c\x65rror_detail\x18\x05 \x01(\t\x12\x12\n\nfederation\x18\x06 \x01(\t\x12\x0f\n\x07\x63luster\x18\x07 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"federation/proto/v1/identity.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\">\n\x0bSignRequest\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12\x0f\n\x07\x61\x63\x63ount\x18\x02 \x01(\t\x12\x0b\n\x03\x63sr\x18\x03 \x01(\x0c\"\xdd\x01\n\tSignReply\x12\r\n\x05\x63hain\x18\x01 \x03(\x0c\x12%\n\x06\x62undle\x18\x02 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x15\n\ragent_address\x18\x03 \x01(\t\x12\x12\n\nerror_code\x18\x04 \x01(\t\x12\x14\n\x0c\x65rror_detail\x18\x05 \x01(\t\x12\x12\n\nfederation\x18\x06 \x01(\t\x12\x0f\n\x07\x63luster\x18\x07 \x01(\t\x12\x17\n\x0f\x61gent_addresses\x18\x08 \x03(\t\x12\x1b\n\x13\x65nrolment_addresses\x18\t \x03(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,5 +35,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SIGNREQUEST']._serialized_start=88
   _globals['_SIGNREQUEST']._serialized_end=150
   _globals['_SIGNREPLY']._serialized_start=153
-  _globals['_SIGNREPLY']._serialized_end=320
+  _globals['_SIGNREPLY']._serialized_end=374
 # @@protoc_insertion_point(module_scope)

@@ -18,7 +18,7 @@ class SignRequest(_message.Message):
     def __init__(self, namespace: _Optional[str] = ..., account: _Optional[str] = ..., csr: _Optional[bytes] = ...) -> None: ...
 
 class SignReply(_message.Message):
-    __slots__ = ("chain", "bundle", "agent_address", "error_code", "error_detail", "federation", "cluster")
+    __slots__ = ("chain", "bundle", "agent_address", "error_code", "error_detail", "federation", "cluster", "agent_addresses", "enrolment_addresses")
     CHAIN_FIELD_NUMBER: _ClassVar[int]
     BUNDLE_FIELD_NUMBER: _ClassVar[int]
     AGENT_ADDRESS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,8 @@ class SignReply(_message.Message):
     ERROR_DETAIL_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    AGENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    ENROLMENT_ADDRESSES_FIELD_NUMBER: _ClassVar[int]
     chain: _containers.RepeatedScalarFieldContainer[bytes]
     bundle: _records_pb2.Bundle
     agent_address: str
@@ -33,4 +35,6 @@ class SignReply(_message.Message):
     error_detail: str
     federation: str
     cluster: str
-    def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., agent_address: _Optional[str] = ..., error_code: _Optional[str] = ..., error_detail: _Optional[str] = ..., federation: _Optional[str] = ..., cluster: _Optional[str] = ...) -> None: ...
+    agent_addresses: _containers.RepeatedScalarFieldContainer[str]
+    enrolment_addresses: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, chain: _Optional[_Iterable[bytes]] = ..., bundle: _Optional[_Union[_records_pb2.Bundle, _Mapping]] = ..., agent_address: _Optional[str] = ..., error_code: _Optional[str] = ..., error_detail: _Optional[str] = ..., federation: _Optional[str] = ..., cluster: _Optional[str] = ..., agent_addresses: _Optional[_Iterable[str]] = ..., enrolment_addresses: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -20,7 +20,7 @@ from federation.aio.saver import Saver
 from federation.catalog.replica import Changes, Replica, Sink
 from federation.envoy.ledger import Changes as ResourceChanges
 from federation.envoy.process import EnvoyProcess
-from federation.errors import CorruptState, IsthmusError, StorageFailed
+from federation.errors import CorruptState, Denied, IsthmusError, StorageFailed, Unavailable
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -29,10 +29,11 @@ from federation.model.view import View
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.client import WatchClient
 from federation.registry.edge import memory, snapshots
+from federation.registry.edge.afar import AfarIdentity
 from federation.registry.edge.checking import Checking
 from federation.registry.edge.envoy import make_envoy
 from federation.registry.edge.health import readiness
-from federation.registry.edge.keys import Keys, agent_channel
+from federation.registry.edge.keys import Addresses, BesideIdentity, Giver, Keys, agent_channel
 from federation.registry.edge.measures import gauge
 from federation.registry.edge.problems import Problems
 from federation.registry.edge.publisher import Built, Publisher
@@ -52,6 +53,8 @@ SAVE_INTERVAL = 5.0
 """Seconds between two writes of a state file: it may be this much older than what is served."""
 LOST_SECONDS = 5.0
 """Between two looks at whether the agent is reached."""
+LOST_LONGEST = 60.0
+"""The same where each look, at an agent on another machine, costs it a signature."""
 SETTLE_SECONDS = 5.0
 """After Envoy's first acknowledgement: the start is over."""
 
@@ -93,6 +96,7 @@ class Edge:
         envoy: EnvoyProcess,
     ) -> None:
         self.settings, self.state, self.clock, self.log = settings, state, clock, log
+        self._addresses = Addresses(settings.agent.addresses if settings.agent is not None else ())
         self._keys, self.renewer, self.problems, self.registry = keys, renewer, problems, registry
         self.sink = sink
         grant = renewer.current
@@ -211,7 +215,8 @@ class Edge:
     # --- the agent
 
     async def _connect(self) -> grpc.aio.Channel:
-        return agent_channel(self.renewer.current)
+        grant = self.renewer.current
+        return agent_channel(grant, self._addresses.next(grant, self.client.last_seen))
 
     def _presence(self) -> pb.Presence | None:
         return self.part.presence(self.problems.all()) if self.part is not None else None
@@ -238,18 +243,28 @@ class Edge:
             self.client.reconnect()
 
     async def _follow_agent(self) -> None:
-        """An agent that is not reached for long may have moved, or have lost its keys: its socket tells."""
+        """An agent that is not reached for long may have moved, or have lost its keys: who gives identities tells."""
+        afar, backoff = self.settings.agent is not None, Backoff(base=LOST_SECONDS, cap=LOST_LONGEST)
+        pause = LOST_SECONDS
         while True:
-            await self.clock.sleep(LOST_SECONDS)
+            await self.clock.sleep(pause)
+            pause = LOST_SECONDS
             if self.client.connected:
+                backoff.reset()
                 continue
+            held = self.renewer.current
             try:
                 grant = await self._keys.fetch()
-            except (IsthmusError, OSError):
-                continue  # the agent is down; what is known goes on
-            held = self.renewer.current
-            if (grant.agent_address, grant.bundle) != (held.agent_address, held.bundle):
-                self.log.info("the agent has moved or has other keys", address=grant.agent_address)
+            except (Unavailable, OSError):
+                continue  # the agent is down, which costs it nothing; what is known goes on
+            except IsthmusError:
+                pause = backoff.next() if afar else pause
+                continue
+            pause = backoff.next() if afar else pause
+            moved = (grant.addresses, grant.bundle) != (held.addresses, held.bundle)
+            useless = self.renewer.expires_in() <= 0 or isinstance(self.client.last_error, Denied)
+            if moved or (afar and useless):
+                self.log.info("the agent has moved or wants another certificate", address=grant.agent_address)
                 self.renewer.latest.set(grant)
 
     # --- Envoy
@@ -323,7 +338,7 @@ async def open_edge(
     edge: list[Edge] = []
     problems = Problems(clock=clock, log=log, on_change=lambda: edge[0].client.announce() if edge else None)
     keys = Keys(
-        socket=settings.identity_socket,
+        _giver(settings, state, clock),
         path=state.identity,
         namespace=settings.namespace,
         account=settings.account,
@@ -355,6 +370,15 @@ async def open_edge(
         )
     )
     return edge[0]
+
+
+def _giver(settings: EdgeSettings, state: StateDirectory, clock: Clock) -> Giver:
+    namespace, account = settings.namespace, settings.account
+    if settings.agent is None:
+        return BesideIdentity(settings.identity_socket, namespace, account, clock=clock)
+    return AfarIdentity(
+        settings.agent, vm=settings.name, namespace=namespace, account=account, key_file=state.machine_key
+    )
 
 
 def last_view(state: StateDirectory, log: Logger) -> Replica:

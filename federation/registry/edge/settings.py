@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
 from federation.errors import InvalidSettings
+from federation.model.address import split_address
 from federation.model.ids import SpiffeId, parse_domain, parse_label
 from federation.settings import LocalitySettings, LogSettings
+
+E = TypeVar("E", bound="EdgeSettings")
 
 SOCKET_PATH_LIMIT = 107
 """Bytes in the path of a UNIX socket (sun_path of Linux, without its NUL)."""
@@ -33,12 +37,47 @@ class EnvoySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     log_level: str = "warning"
 
 
+class RemoteAgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An agent on another machine, for a virtual machine; as `fedctl vm bootstrap` writes it.
+
+    Several addresses are tried in turn, and besides them those that the agent told last.
+    """
+
+    trust_domain: str
+    enrolment: tuple[str, ...]
+    """host:port where the agent lets machines in (its `vms.listen`)."""
+    addresses: tuple[str, ...] = ()
+    """host:port of its Catalog service; it tells them itself at the first contact."""
+    anchors: str
+    """A PEM file of the roots that it may prove itself by. Relative paths start at the settings file."""
+    token_file: str = ""
+    """The join token; needed until the machine has joined."""
+
+    def check(self) -> None:
+        """Raises InvalidSettings, InvalidName or InvalidInput, naming the key."""
+        parse_domain(self.trust_domain, what="agent.trust_domain")
+        if not self.enrolment:
+            raise InvalidSettings("agent.enrolment is empty", hint="name the agent's vms.listen, HOST:PORT")
+        for key in ("enrolment", "addresses"):
+            for text in getattr(self, key):
+                split_address(text, what=f"agent.{key}", zero=False)
+        if not self.anchors:
+            raise InvalidSettings("agent.anchors is empty", hint="name the file with the cluster's root")
+
+    def below(self, folder: Path) -> RemoteAgentSettings:
+        """With absolute paths; relative ones start at `folder`."""
+        anchors, token = (str(folder / path) if path else "" for path in (self.anchors, self.token_file))
+        return msgspec.structs.replace(self, anchors=anchors, token_file=token)
+
+
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What both processes need; `check` refuses what cannot work before anything is started."""
 
     name: str
     state_directory: str
-    agent_directory: str
+    agent_directory: str = ""
+    agent: RemoteAgentSettings | None = None
+    """Where the agent is: exactly one of the two."""
     namespace: str
     account: str
     suffix: str = "global"
@@ -67,6 +106,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
             raise InvalidSettings(f"envoy.log_level is {self.envoy.log_level!r}", hint="use info, warning or error")
         if self.envoy.max_connections < 100:
             raise InvalidSettings(f"envoy.max_connections {self.envoy.max_connections} is below 100")
+        if bool(self.agent_directory) == (self.agent is not None):
+            raise InvalidSettings(
+                "set either agent_directory or agent" + (", not both" if self.agent is not None else ""),
+                hint="agent_directory for an agent on this machine; `fedctl vm bootstrap` writes agent for another one",
+            )
+        if self.agent is not None:
+            self.agent.check()
         check_port(self.metrics.port, key="metrics.port", zero=True)
         check_loopback(self.metrics.host, key="metrics.host")
         for key, directory in (("state_directory", self.state_directory), ("agent_directory", self.agent_directory)):
@@ -75,6 +121,13 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                     f"{key} {directory} is too long for the UNIX sockets in it",
                     hint=f"at most {SOCKET_PATH_LIMIT - len(LONGEST_SOCKET_NAME) - 1} bytes",
                 )
+
+
+def placed(settings: E, path: Path) -> E:
+    """`settings` as they were read from `path`, with the paths in them made absolute."""
+    if settings.agent is None:
+        return settings
+    return msgspec.structs.replace(settings, agent=settings.agent.below(path.resolve().parent))
 
 
 def check_port(number: int, *, key: str, zero: bool = False) -> None:

@@ -42,6 +42,11 @@ class StateDirectory:
         return self.path / "identity"
 
     @property
+    def machine_key(self) -> Path:
+        """The key that a virtual machine proves itself by; the one file here that cannot be got again."""
+        return self.path / "machine.key"
+
+    @property
     def view(self) -> Path:
         return self.path / "view"
 

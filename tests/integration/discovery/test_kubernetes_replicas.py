@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import msgspec
 import pytest
 import yaml
 
@@ -32,12 +33,15 @@ from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
 from federation.catalog.replica import Changes, Sink
-from federation.errors import AlreadyExists, Conflict, IsthmusError, NotFound
+from federation.errors import AlreadyExists, Conflict, Denied, IsthmusError, NotFound
 from federation.model.record import Kind, OriginState
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
 from federation.registry.client import CHANNEL_OPTIONS, WatchClient
+from federation.registry.edge.afar import Job
+from federation.registry.machine import enrol
 from federation.trust.grpc_credentials import agent_server_name, channel_credentials, channel_options
+from federation.trust.pem import armour
 from federation.trust.workload import WorkloadIdentity
 
 pytestmark = pytest.mark.integration
@@ -64,6 +68,12 @@ class Replica:
     @property
     def identity(self) -> str:
         return (self.state / "replica.state").read_bytes().rpartition(b"\n")[2].decode()
+
+    @property
+    def door(self) -> str:
+        """Where virtual machines come in."""
+        listen: str = yaml.safe_load(self.settings.read_text())["vms"]["listen"]
+        return listen
 
     @property
     def address(self) -> str:
@@ -235,7 +245,7 @@ async def world(
         first = made.replicas[0]
         try:
             for replica in made.replicas:
-                replica.adjust()
+                replica.adjust(vms={"listen": f"127.0.0.1:{free_port()}"})
                 replica.program.start()
                 await until(lambda replica=replica: replica.ready() or not replica.program.alive)
                 if replica is first:
@@ -298,6 +308,44 @@ async def test_a_replica_has_the_identity_and_the_pins_of_the_first(world: World
             tmp_path / "three",
             kubernetes=KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig), namespace="default"),
         )
+
+
+async def test_a_machine_is_let_in_by_either_replica_and_put_out_by_both(
+    world: World, until: Until, tmp_path: Path
+) -> None:
+    one, two = world.replicas
+    async with AgentClient.open(one.state) as a, AgentClient.open(two.state) as b:
+        invited = await a.invite_vm("vm-1", "shop", "web")
+        files = {"token": invited.token, "anchors": armour(invited.bundle.roots).decode()}
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        job = Job(
+            vm="vm-1",
+            namespace="shop",
+            account="web",
+            trust_domain=invited.bundle.trust_domain,
+            enrolment=(two.door,),  # not where it was invited
+            anchors=str(tmp_path / "anchors"),
+            token_file=str(tmp_path / "token"),
+            key_file=str(tmp_path / "vm" / "machine.key"),
+        )
+        grant = await enrol(job, clock=SystemClock())
+        assert grant.cluster == "east"
+        (tmp_path / "token").unlink()
+        renewal = msgspec.structs.replace(job, enrolment=(one.door,))
+        await enrol(renewal, clock=SystemClock())
+
+        await b.remove_vm("vm-1")
+        assert not await b.vms()
+        for door in (one.door, two.door):
+            with pytest.raises(Denied) as caught:
+                await enrol(msgspec.structs.replace(job, enrolment=(door,)), clock=SystemClock())
+            assert caught.value.error_code == "vm_removed"
+
+        async def forgotten() -> bool:
+            return not await a.vms()
+
+        await until(forgotten)
 
 
 async def _states(client: AgentClient, wanted: list[str]) -> bool:

@@ -12,6 +12,7 @@ from discovery.kube.crds import manifests as crds
 from discovery.kube.install import install
 from discovery.kube.rbac import ACCOUNT, manifests
 from discovery.kube.settings import KubernetesSettings
+from discovery.vms.plans import Invitation, Invited
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.errors import Denied
@@ -126,6 +127,12 @@ async def test_an_agent_does_all_its_work_with_exactly_these_rights(
             return not imports and not [s for s in slices if s["metadata"]["name"].startswith("isthmus-")]
 
         await until(gone)
+        # virtual machines: the table that replicas share, made, changed, read again
+        vms = agent.agent.vms
+        await vms.issue(Invited("vm-1", "shop", "web"), Invitation(b"t" * 32, agent.agent.clock.wall_ns() + 10**12))
+        await vms.redeem("vm-1", b"t" * 32, "sha256:k")
+        assert (await here.get("v1", "ConfigMap", "isthmus-vms", kube_namespace))["data"]
+        await vms.remove("vm-1")
         lease = await here.get("coordination.k8s.io/v1", "Lease", "isthmus-agent", kube_namespace)
         assert lease["spec"]["holderIdentity"]
         assert not {c for c in agent.codes() if c.startswith("kube_")}, agent.agent.problems.all()

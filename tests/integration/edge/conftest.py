@@ -74,7 +74,7 @@ class Agent:
             allow=AllowTable({os.getuid(): ["*/*", f"{SYSTEM_NAMESPACE}/*"]}),
             federation=FEDERATION,
             cluster=self.cluster,
-            agent_address=lambda: f"{self.host}:{self.port}",
+            agent_addresses=lambda: [f"{self.host}:{self.port}"],
             log=log.get("test-identity"),
             ttl=timedelta(seconds=self.ttl),
         )

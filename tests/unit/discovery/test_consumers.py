@@ -7,7 +7,7 @@ import pytest
 from discovery.consumers import MAX_LOST, MAX_NAMES, Consumer, Consumers, Role
 from federation import log
 from federation.aio.clock import FakeClock
-from federation.errors import CorruptState, InvalidInput, IsthmusError
+from federation.errors import CorruptState, Denied, InvalidInput, IsthmusError
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
 
@@ -160,3 +160,29 @@ def test_what_a_sidecar_names_is_bounded(consumers: Consumers) -> None:
         with pytest.raises(IsthmusError):
             consumers.present(consumer, pb.Presence(via_gateway=more))
     assert (consumer.names, consumer.via) == ({"shop/b"}, frozenset())
+
+
+@pytest.mark.parametrize(("name", "refused"), [("vm-1", False), ("vm-2", True), ("", True)])
+def test_a_virtual_machine_goes_by_its_own_name(consumers: Consumers, name: str, refused: bool) -> None:
+    consumer = consumers.opened(role=Role.SIDECAR, identity="spiffe://e/ns/shop/sa/x", address="a", vm="vm-1")
+    said = pb.Presence(role=pb.Presence.SIDECAR, name=name)
+    if refused:
+        with pytest.raises(Denied) as caught:
+            consumers.present(consumer, said)
+        assert caught.value.error_code == "vm_name_mismatch"
+        assert not consumer.name
+    else:
+        consumers.present(consumer, said)
+        assert consumer.name == "vm-1"
+
+
+def test_a_virtual_machine_is_no_other_ones_gateway(consumers: Consumers) -> None:
+    consumer = consumers.opened(
+        role=Role.GATEWAY, identity="spiffe://e/ns/isthmus-system/sa/gateway", address="a", vm="v"
+    )
+    said = presence("v")
+    consumers.present(consumer, said)
+    said.gateway.name = "gw-1"
+    with pytest.raises(Denied):
+        consumers.present(consumer, said)
+    assert set(consumers.gateways.value) == {"v"}

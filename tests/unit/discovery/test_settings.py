@@ -48,12 +48,59 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
         "identities: {0: [nothing]}\n",
         "identities: {root: ['a/b']}\n",
         "log: {level: loud}\n",
+        "advertise: [10.0.0.1]\n",
+        "advertise: ['10.0.0.1:0']\n",
         "directory: /" + "x" * 100 + "\n",
     ],
 )
 def test_bad_values_are_named(tmp_path: Path, more: str) -> None:
     with pytest.raises(InvalidInput):
         load(write(tmp_path, more))
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ("vms: {listen: 127.0.0.1}\n", "vms.listen"),
+        ("vms: {advertise: '10.0.0.1:7446'}\n", "vms.listen is not"),
+        ("vms: {listen: '0.0.0.0:7446'}\nlisten: 10.0.0.1:7445\n", "no address that a VM can dial"),
+        ("vms: {listen: '127.0.0.1:7446', advertise: ['10.0.0.1']}\n", "vms.advertise"),
+        ("vms: {listen: '10.0.0.1:7446'}\n", "cannot dial the agent at 127.0.0.1:7445"),
+        ("vms: {listen: '10.0.0.1:7446'}\nlisten: 0.0.0.0:7445\n", "cannot dial the agent at 0.0.0.0:7445"),
+        ("vms: {listen: '10.0.0.1:7446'}\nadvertise: [10.0.0.1:7445, 'localhost:7445']\n", "at localhost:7445"),
+    ],
+)
+def test_virtual_machines_must_be_able_to_dial_what_they_are_told(tmp_path: Path, more: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(write(tmp_path, more))
+    assert said in caught.value.message
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "vms: {listen: '127.0.0.1:0'}\n",
+        "vms: {listen: '10.0.0.1:7446'}\nlisten: 10.0.0.1:7445\n",
+        "vms: {listen: '0.0.0.0:7446', advertise: vms.example:7446}\nlisten: 0.0.0.0:7445\nadvertise: a.example:7445\n",
+        "vms: {listen: '[::]:7446', advertise: ['[fd00::1]:7446', '[fd00::2]:7446']}\nlisten: '[fd00::1]:7445'\n",
+    ],
+)
+def test_virtual_machines_are_let_in_where_that_is_set(tmp_path: Path, more: str) -> None:
+    assert load(write(tmp_path, more)).vms.listen
+
+
+@pytest.mark.parametrize("key", ["grace", "forget"])
+def test_what_machines_register_is_kept_for_some_time(tmp_path: Path, key: str) -> None:
+    assert getattr(load(write(tmp_path, f"vms: {{services: {{{key}: 2}}}}\n")).vms.services, key) == 2
+    with pytest.raises(InvalidInput, match=f"vms.services.{key} must be above 0"):
+        load(write(tmp_path, f"vms: {{services: {{{key}: 0}}}}\n"))
+
+
+def test_a_cluster_may_have_several_sources(tmp_path: Path) -> None:
+    settings = load(write(tmp_path, "kubernetes: {kubeconfig: config}\n"))
+    assert settings.files is not None
+    assert settings.kubernetes is not None
 
 
 KUBERNETES = GOOD.replace("files: {folder: manifests}\n", "")
@@ -77,8 +124,7 @@ def test_an_api_server_instead_of_a_folder(tmp_path: Path, more: str, kubeconfig
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (GOOD + "kubernetes: {}\n", "not both"),
-        (KUBERNETES, "either files or kubernetes"),
+        (KUBERNETES, "set files or kubernetes"),
         (KUBERNETES + "kubernetes: {page: 0}\n", "kubernetes.page"),
         (KUBERNETES + "kubernetes: {watch: 0}\n", "kubernetes.watch"),
         (KUBERNETES + "kubernetes: {confirm: -1}\n", "kubernetes.confirm"),

@@ -26,6 +26,7 @@ from federation.cli.main import app
 from federation.registry.settings import RegistrySettings
 from gateway.settings import GatewaySettings
 from sidecar.settings import SidecarSettings
+from sidecar.vm.services import parse as parse_services
 
 ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists())
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -112,6 +113,13 @@ def test_every_manifest_is_taken_as_it_stands(page: Path) -> None:
             parsed = parse_manifests(block.encode())
             assert parsed.manifests
             assert not parsed.ignored, block
+
+
+def test_every_services_file_is_taken_as_it_stands() -> None:
+    blocks = fenced(ROOT / "docs" / "vm-services.md", "yaml")
+    assert len(blocks) > 1
+    for block in blocks:
+        assert parse_services(block.encode())
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ def test_a_workload_serves_nobody_unless_it_is_said_where(tmp_path: Path) -> Non
     assert (inbound.address, inbound.port, list(inbound.callers)) == ("0.0.0.0", 15006, callers)
 
 
+def test_the_services_file_stands_beside_the_settings(tmp_path: Path) -> None:
+    assert read(write(tmp_path)).services == ""
+    assert read(write(tmp_path, services="offers/services.yaml")).services == str(tmp_path / "offers/services.yaml")
+    assert read(write(tmp_path, services="/etc/services.yaml")).services == "/etc/services.yaml"
+
+
 def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
     upstream = ["192.0.2.1", "192.0.2.2:5353", "2001:db8::1", "[2001:db8::2]:54"]
     settings = read(write(tmp_path, dns={"upstream": upstream}))
@@ -77,6 +83,8 @@ def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
         ({"account": "a/b"}, "account"),
         ({"surprise": 1}, "surprise"),
         ({"envoy": {"concurrency": 0}}, "envoy.concurrency"),
+        ({"drain_seconds": -1}, "drain_seconds"),
+        ({"services": ["a.yaml"]}, "services"),
         ({"inbound": {}}, "port"),
         ({"inbound": {"port": 0}}, "inbound.port"),
         ({"inbound": {"port": 15006, "address": "vm-1.example"}}, "inbound.address"),
@@ -99,6 +107,39 @@ def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
     ],
 )
 def test_bad_settings_give_one_line_that_names_the_key(tmp_path: Path, changes: dict[str, object], says: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        read(write(tmp_path, **changes))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+AGENT = {"trust_domain": "dc1.fed.test", "enrolment": ["192.0.2.1:7446"], "anchors": "anchors.pem"}
+
+
+def test_an_agent_on_another_machine_is_named_by_the_files_of_its_bundle(tmp_path: Path) -> None:
+    settings = read(write(tmp_path, agent_directory=None, agent={**AGENT, "token_file": "join.token"}))
+    assert settings.agent is not None
+    assert settings.agent.anchors == str(tmp_path.resolve() / "anchors.pem")
+    assert settings.agent.token_file == str(tmp_path.resolve() / "join.token")
+    absolute = read(write(tmp_path, agent_directory=None, agent={**AGENT, "anchors": "/etc/a.pem"})).agent
+    assert absolute is not None
+    assert (absolute.anchors, absolute.token_file) == ("/etc/a.pem", "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"agent_directory": None}, "set either agent_directory or agent"),
+        ({"agent": AGENT}, "not both"),
+        ({"agent_directory": None, "agent": {**AGENT, "enrolment": []}}, "agent.enrolment"),
+        ({"agent_directory": None, "agent": {**AGENT, "enrolment": ["192.0.2.1"]}}, "agent.enrolment"),
+        ({"agent_directory": None, "agent": {**AGENT, "addresses": ["192.0.2.1:0"]}}, "agent.addresses"),
+        ({"agent_directory": None, "agent": {**AGENT, "anchors": ""}}, "agent.anchors"),
+        ({"agent_directory": None, "agent": {**AGENT, "trust_domain": "Dc1"}}, "agent.trust_domain"),
+        ({"agent_directory": None, "agent": {**AGENT, "colour": "red"}}, "colour"),
+    ],
+)
+def test_an_agent_that_cannot_be_reached_so_is_refused(tmp_path: Path, changes: dict[str, object], says: str) -> None:
     with pytest.raises(InvalidInput) as caught:
         read(write(tmp_path, **changes))
     assert says in str(caught.value)

@@ -46,7 +46,7 @@ async def server(authority: Authority, path: Path) -> AsyncIterator[IdentityServ
         allow=AllowTable({os.getuid(): ["shop/*"]}),
         federation="fed.test",
         cluster="east",
-        agent_address=lambda: "127.0.0.1:7000",
+        agent_addresses=lambda: ["127.0.0.1:7000"],
         log=structlog.get_logger(),
     )
     await made.start()

@@ -86,7 +86,7 @@ async def server(authority: Authority, path: Path) -> AsyncIterator[Make]:
             "allow": AllowTable({os.getuid(): ["shop/*", "isthmus-system/gateway"]}),
             "federation": "fed.test",
             "cluster": "east",
-            "agent_address": lambda: "127.0.0.1:7000",
+            "agent_addresses": lambda: ["127.0.0.1:7000"],
             "log": structlog.get_logger(),
         }
         one = IdentityServer(**(arguments | changes))

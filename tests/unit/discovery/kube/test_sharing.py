@@ -1,4 +1,4 @@
-"""What replicas of one agent tell each other through the API server: their gateways, and the operator's pins."""
+"""What replicas of one agent tell each other through the API server: gateways, pins, virtual machines."""
 
 from __future__ import annotations
 
@@ -11,19 +11,24 @@ from typing import Any
 import msgspec
 import pytest
 
+from clusters.waiting import until
 from discovery.consumers import Consumers, Role
 from discovery.kube.errors import Conflict, NotFound, Unreachable
 from discovery.kube.pinboard import NAME as PINS
 from discovery.kube.pinboard import Change, Pinboard, merge
 from discovery.kube.roster import DURATION, PREFIX, RENEW, Roster
 from discovery.kube.types import ConfigMap, LeaseObject
+from discovery.kube.vmboard import NAME as VMS
+from discovery.kube.vmboard import VmBoard
 from discovery.kube.watch import Store
 from discovery.pins import Pin, Pins
+from discovery.vms.plans import Invitation, Invited
+from discovery.vms.table import VmTable
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
-from federation.errors import AlreadyExists, TimedOut
+from federation.errors import AlreadyExists, Denied, IsthmusError, TimedOut, Unavailable
 from federation.model.cluster import Problem
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
@@ -143,7 +148,24 @@ class Replica:
             log=log.get(name),
             rng=random.Random(1),
         )
-        self.tasks = [asyncio.create_task(self.roster.run()), asyncio.create_task(self.board.run())]
+        folder = path / name
+        folder.mkdir(exist_ok=True)
+        self.vms = VmTable(folder, clock=clock, log=log.get(name))
+        self.removed: list[str] = []
+        self.vms.listen(self.removed.append)
+        self.vm_problems: list[Problem | None] = []
+        self.vm_board = VmBoard(
+            api,  # type: ignore[arg-type]
+            store,
+            Latest(True),
+            self.vms,
+            namespace="ns",
+            on_problem=self.vm_problems.append,
+            clock=clock,
+            log=log.get(name),
+            rng=random.Random(1),
+        )
+        self.tasks = [asyncio.create_task(part.run()) for part in (self.roster, self.board, self.vm_board)]
 
     def stream(self, gateway: str = "gw", address: str = "10.1.0.1", **more: Any) -> Any:
         consumer = self.consumers.opened(role=Role.GATEWAY, identity="spiffe://x/sa/gateway", address="a")
@@ -382,3 +404,104 @@ async def test_a_config_map_that_cannot_be_read_is_a_problem_and_changes_nothing
     world.api.remove("configmaps", PINS)
     await world.after(15)
     assert one.problems[-1] is None
+
+
+# --- virtual machines -------------------------------------------------------------------------------------------------
+
+KEY = "sha256:" + "aa" * 32
+
+
+async def invited(replica: Replica, name: str = "web-1", token: bytes = b"t" * 32) -> bytes:
+    await replica.vms.issue(Invited(name, "shop", "web"), Invitation(token, replica.clock.wall_ns() + 10**12))
+    return token
+
+
+async def test_a_machine_that_is_invited_at_one_replica_joins_at_the_other_at_once(world: World) -> None:
+    one, two = world.replica("one"), world.replica("two")
+    token = await invited(one)
+    await two.vms.redeem("web-1", token, KEY)  # whatever the watch has told yet
+    assert (await one.vms.renew("web-1", KEY)).key == KEY
+    await until(lambda: one.vms.picture == two.vms.picture)
+    assert b"t" * 32 not in msgspec.json.encode(world.api.objects[("configmaps", VMS)])
+
+
+async def test_of_two_keys_at_two_replicas_one_wins(world: World) -> None:
+    one, two = world.replica("one"), world.replica("two")
+    token = await invited(one)
+    keys = [f"sha256:{number}" for number in range(20)]
+    at = [(one, two)[number % 2].vms for number in range(20)]
+    outcomes = await asyncio.gather(
+        *(table.redeem("web-1", token, key) for table, key in zip(at, keys, strict=True)), return_exceptions=True
+    )
+    assert sum(not isinstance(outcome, BaseException) for outcome in outcomes) == 1
+    assert {o.error_code for o in outcomes if isinstance(o, IsthmusError)} == {"token_used"}
+    await until(lambda: one.vms.picture == two.vms.picture)
+
+
+async def test_a_machine_that_is_removed_at_one_replica_is_out_at_the_other(world: World) -> None:
+    one, two = world.replica("one"), world.replica("two")
+    await one.vms.redeem("web-1", await invited(one), KEY)
+    await until(lambda: two.vms.vms)
+    await two.vms.remove("web-1")
+    await until(lambda: (one.removed, two.removed) == (["web-1"], ["web-1"]))
+    with pytest.raises(Denied) as caught:
+        await one.vms.renew("web-1", KEY)
+    assert caught.value.error_code == "vm_removed"
+
+
+async def test_while_the_api_server_is_away_who_has_joined_renews_and_nobody_else_joins(world: World) -> None:
+    one = world.replica("one")
+    await one.vms.redeem("web-1", await invited(one), KEY)
+    other = await invited(one, "web-2", b"o" * 32)
+    world.api.away = True
+    assert (await one.vms.renew("web-1", KEY)).name == "web-1"
+    before = one.vms.picture
+    with pytest.raises(Unavailable):
+        await one.vms.redeem("web-2", other, KEY)
+    with pytest.raises(Unavailable):
+        await one.vms.remove("web-1")
+    assert one.vms.picture == before
+    await one.stop()
+    again = world.replica("one")  # and it starts with what it had
+    assert (await again.vms.renew("web-1", KEY)).name == "web-1"
+
+
+async def test_a_table_that_was_deleted_takes_no_machine_with_it(world: World) -> None:
+    one, two = world.replica("one"), world.replica("two")
+    await one.vms.redeem("web-1", await invited(one), KEY)
+    await until(lambda: two.vms.picture == one.vms.picture)
+    world.api.remove("configmaps", VMS)
+    await until(lambda: ("configmaps", VMS) in world.api.objects)
+    assert set(one.vms.vms) == set(two.vms.vms) == {"web-1"}
+    assert not one.removed + two.removed
+    await invited(two, "web-2", b"o" * 32)
+    await until(lambda: set(one.vms.vms) == {"web-1", "web-2"})
+
+
+async def test_a_table_that_cannot_be_read_is_a_problem_and_changes_nothing(world: World) -> None:
+    one = world.replica("one")
+    await one.vms.redeem("web-1", await invited(one), KEY)
+    await world.after(1)
+    tree = world.api.objects[("configmaps", VMS)]
+    world.api.write("configmaps", {**tree, "data": {"vms.json": "[]"}})
+    await world.after(1)
+    assert set(one.vms.vms) == {"web-1"}
+    assert one.vm_problems[-1] is not None
+    assert one.vm_problems[-1].code == "vms_unreadable"
+    with pytest.raises(IsthmusError) as caught:
+        await invited(one, "web-2", b"o" * 32)
+    assert caught.value.error_code == "vms_unreadable"
+    world.api.remove("configmaps", VMS)
+    await world.after(15)
+    assert one.vm_problems[-1] is None
+
+
+async def test_a_table_that_an_api_server_would_not_take_is_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = world.replica("one")
+    monkeypatch.setattr("discovery.kube.vmboard.MAX_BYTES", 100)
+    with pytest.raises(IsthmusError) as caught:
+        await invited(one)
+    assert caught.value.error_code == "too_many_vms"
+    assert not one.vms.vms

@@ -15,7 +15,13 @@ def offered(line: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFi
     return capsys.readouterr().out.split()
 
 
-@pytest.mark.parametrize("option", ["export shop/echo --cluster", "unexport shop/echo --from", "export shop/echo --to"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("export shop/echo --cluster", "unexport shop/echo --from", "export shop/echo --to"),
+        *("vm bootstrap web-1 --cluster", "vm list --cluster", "vm remove web-1 --cluster"),
+    ],
+)
 def test_clusters_that_are_known_are_offered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], option: str
 ):

@@ -21,10 +21,11 @@ def test_endpoints_are_local_copies_one_by_one_and_others_by_zone() -> None:
             Backend(cluster="west", stale=True, readiness=(Readiness(Locality("us", "us-1"), 3),)),
         ),
     )
-    keys = ("cluster", "stale", "zone", "address", "ready", "identity")
-    assert [tuple(row[key] for key in keys) for row in _endpoints("east", imported)] == [
-        ("east", False, "eu-1", "10.0.0.1", 1, ""),
-        ("east", False, "", "10.0.0.2", 1, vm),
-        ("east", False, "", "10.0.0.3", 0, ""),
-        ("west", True, "us-1", "gateway", 3, ""),
+    sources = {"shop/echo": {"10.0.0.1": "kubernetes", "10.0.0.2": "vm v-1"}, "shop/other": {"10.0.0.3": "files"}}
+    keys = ("cluster", "stale", "source", "zone", "address", "ready", "identity")
+    assert [tuple(row[key] for key in keys) for row in _endpoints("east", imported, sources)] == [
+        ("east", False, "kubernetes", "eu-1", "10.0.0.1", 1, ""),
+        ("east", False, "vm v-1", "", "10.0.0.2", 1, vm),
+        ("east", False, "", "", "10.0.0.3", 0, ""),
+        ("west", True, "", "us-1", "gateway", 3, ""),
     ]

@@ -36,7 +36,7 @@ def serve(authority: Authority, *, dns: str = "registry.fed.test") -> Svid:
 
 def test_the_pinned_root_is_believed(registry: Authority, now: datetime) -> None:
     chain = (*serve(registry).chain, *registry.bundle.roots)
-    found = check_pinned(chain, fingerprint(registry.bundle), now=now)
+    found = check_pinned(chain, [fingerprint(registry.bundle)], now=now)
     assert (found.federation, found.server_name) == (FED, "registry.fed.test")
     assert found.bundle.roots == registry.bundle.roots
 
@@ -61,10 +61,10 @@ def test_everything_else_is_refused(
     for code, chains in cases.items():
         for chain in chains:
             with pytest.raises(Denied) as caught:
-                check_pinned(tuple(chain), pin, now=now)
+                check_pinned(tuple(chain), [pin], now=now)
             assert caught.value.error_code == code
     with pytest.raises(Denied) as caught:
-        check_pinned((*honest.chain, root), pin, now=now + timedelta(hours=2))
+        check_pinned((*honest.chain, root), [pin], now=now + timedelta(hours=2))
     assert caught.value.error_code == "svid_expired"
 
 

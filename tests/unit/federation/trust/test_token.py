@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from federation.errors import InvalidInput
-from federation.trust.token import PREFIX, JoinToken
+from federation.trust.token import PREFIX, VM_PREFIX, JoinToken, VmToken
 
 PIN = "sha256:" + "ab" * 32
 
@@ -86,3 +86,27 @@ def test_what_a_token_is_not_made_of(changes: dict[str, str]) -> None:
 @pytest.mark.parametrize("address", ["a.b:1", "127.0.0.1:65535", "[::1]:7443"])
 def test_addresses(address: str) -> None:
     assert JoinToken.parse(token(registry=address).encode()).registry == address
+
+
+def test_a_machine_has_a_token_of_its_own_kind() -> None:
+    made = VmToken.new(agent="10.0.0.1:7446", fingerprint=PIN, vm="web-1")
+    assert VmToken.parse(f" {made.encode()}\n") == made
+    assert made.encode().startswith(VM_PREFIX)
+    assert "secret" not in repr(made)
+    cluster = JoinToken(registry=made.agent, ca_fingerprint=PIN, cluster="web-1", secret=made.secret)
+    assert cluster.hash() != made.hash(), "a secret of one kind is worth nothing as the other"
+    for parse, text, hint in (
+        (VmToken.parse, cluster.encode(), "fedctl vm bootstrap"),
+        (JoinToken.parse, made.encode(), "fedctl token issue"),
+        (VmToken.parse, made.encode()[:-3], "fedctl vm bootstrap"),
+    ):
+        with pytest.raises(InvalidInput) as caught:
+            parse(text)
+        assert caught.value.error_code == "token_malformed"
+        assert hint in caught.value.hint
+
+
+@pytest.mark.parametrize("changes", [{"agent": "nowhere"}, {"fingerprint": "sha256:1"}, {"vm": "Web"}])
+def test_what_a_token_of_a_machine_is_not_made_of(changes: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput):
+        VmToken.new(**{"agent": "10.0.0.1:7446", "fingerprint": PIN, "vm": "web-1"} | changes)
