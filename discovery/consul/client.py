@@ -1,0 +1,387 @@
+"""One Consul: raw JSON in and out with what its headers say, errors translated, every wait bounded.
+
+Reads go straight through aiohttp, for the headers and for a limit of what is read; py-consul, which shows neither, has
+its say where an API is more than a GET: `ConsulClient.api` is its client on top of the same connections
+(discovery.consul.api). aiohttp is imported when a connection is opened, so only an agent with Consul pays for it.
+The token travels in the header X-Consul-Token and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from discovery.consul.errors import Forbidden, TokenMissing, TooLarge, translate, unreachable
+from discovery.consul.settings import READS, ConsulSettings, split_url
+from federation.aio.clock import Clock
+from federation.errors import InvalidSettings, IsthmusError, Unavailable
+from federation.log import Logger
+from federation.model.address import join_address
+
+if TYPE_CHECKING:
+    import aiohttp
+
+    from discovery.consul.api import Api
+
+_CONNECT_SECONDS, _READ_SECONDS = 5.0, 15.0
+_GRACE_SECONDS = 5.0
+"""For a blocking query, beyond the time in which Consul is to answer it."""
+_CREDENTIALS_SECONDS = 5.0
+"""Files of credentials are read again at most so often."""
+_MAX_TOKEN_BYTES = 4096
+_BUFFER = 1 << 18
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Meta:
+    """What the headers of an answer say. `last_contact`: seconds since the answering server heard of its leader."""
+
+    index: int
+    known_leader: bool = True
+    last_contact: float = 0.0
+    filtered: bool = False
+    """X-Consul-Results-Filtered-By-ACLs: the token may not see all there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Body and headers of a read."""
+
+    body: bytes
+    meta: Meta
+
+
+class ConsulClient:
+    """Connects when it is first asked for something. Every method raises the errors of discovery.consul.errors, and
+    InvalidSettings while certificates or keys cannot be used."""
+
+    def __init__(self, settings: ConsulSettings, *, clock: Clock, log: Logger) -> None:
+        self._settings, self._clock, self._log = settings, clock, log
+        scheme, host, port = split_url(settings.address)
+        self.host = join_address(host, port)
+        """HOST:PORT."""
+        self._base = f"{scheme}://{self.host}"
+        self._session: aiohttp.ClientSession | None = None
+        self._token = ""
+        self._read_at = float("-inf")
+        self._renewing = asyncio.Lock()
+        self._reads = asyncio.Semaphore(READS)
+        self._closed = False
+        self._api: Api | None = None
+
+    async def close(self) -> None:
+        """End all connections."""
+        self._closed = True
+        await self._drop()
+
+    @property
+    def api(self) -> Api:
+        """py-consul's client over these connections: sessions, keys and values, registrations.
+
+        Its methods are coroutines and raise our errors. What it returns is untyped.
+        """
+        if self._api is None:
+            from discovery.consul.api import Api
+
+            self._api = Api(self)
+        return self._api
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    async def services(
+        self, datacenter: str, *, filter: str = "", index: int = 0, wait: float = 0.0, stale: bool = False
+    ) -> Answer:
+        """Names and tags of the services; with `filter` (of Consul's expressions) of those that have such instances."""
+        query = {"filter": filter} if filter else {}
+        return await self._read(
+            "/v1/catalog/services",
+            query,
+            datacenter,
+            what=f"services of {datacenter}",
+            needs="node:read and service:read",
+            index=index,
+            wait=wait,
+            stale=stale,
+        )
+
+    async def health(
+        self, datacenter: str, service: str, *, index: int = 0, wait: float = 0.0, stale: bool = False
+    ) -> Answer:
+        """The instances of a service with their checks and nodes."""
+        return await self._read(
+            f"/v1/health/service/{_quoted(service)}",
+            {},
+            datacenter,
+            what=f"instances of {service[:80]} in {datacenter}",
+            needs="node:read and service:read",
+            index=index,
+            wait=wait,
+            stale=stale,
+        )
+
+    async def checks(
+        self, datacenter: str, state: str, *, index: int = 0, wait: float = 0.0, stale: bool = False
+    ) -> Answer:
+        """The checks that are "warning" or "critical"."""
+        return await self._read(
+            f"/v1/health/state/{state}",
+            {},
+            datacenter,
+            what=f"{state} checks of {datacenter}",
+            needs="node:read and service:read",
+            index=index,
+            wait=wait,
+            stale=stale,
+        )
+
+    async def key(self, datacenter: str, key: str, *, index: int = 0, wait: float = 0.0) -> Answer | None:
+        """A key of the KV store as it is (a list of one, JSON); None where there is none."""
+        try:
+            return await self._read(
+                f"/v1/kv/{_quoted(key)}",
+                {},
+                datacenter,
+                what=f"the key {key}",
+                needs="key:read",
+                index=index,
+                wait=wait,
+                missing_ok=True,
+            )
+        except _Missing:
+            return None
+
+    async def _read(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        datacenter: str,
+        *,
+        what: str,
+        needs: str,
+        index: int,
+        wait: float,
+        stale: bool = False,
+        missing_ok: bool = False,
+    ) -> Answer:
+        params = dict(query)
+        if datacenter:
+            params["dc"] = datacenter
+        if stale:
+            params["stale"] = ""
+        blocking = index > 0 and wait > 0
+        if blocking:
+            params |= {"index": str(index), "wait": f"{int(wait * 1000)}ms"}
+            return await self._get(path, params, wait * 17 / 16 + _GRACE_SECONDS, what, needs, missing_ok)
+        async with self._reads:
+            return await self._get(path, params, _READ_SECONDS, what, needs, missing_ok)
+
+    async def _get(
+        self, path: str, params: Mapping[str, str], seconds: float, what: str, needs: str, missing_ok: bool
+    ) -> Answer:
+        async with self._send("GET", path, params, seconds=seconds, what=what, needs=needs, missing_ok=missing_ok) as (
+            response
+        ):
+            body = await self._body(response, what)
+            return Answer(body, read_meta(response.headers))
+
+    async def _body(self, response: aiohttp.ClientResponse, what: str) -> bytes:
+        most = self._settings.max_bytes
+        if (response.content_length or 0) > most:
+            raise TooLarge(f"{what}: an answer of {response.content_length} bytes; at most {most} are read")
+        parts, size = [], 0
+        async for part in response.content.iter_any():
+            size += len(part)
+            if size > most:
+                raise TooLarge(f"{what}: an answer of more than {most} bytes", hint="raise consul.max_bytes")
+            parts.append(part)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    async def send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        what: str,
+        needs: str,
+        seconds: float = _READ_SECONDS,
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """Any request: status, headers and body of an answer that is no error. 404 is none here."""
+        async with self._send(
+            method, path, query or {}, seconds=seconds, what=what, needs=needs, body=body, missing_passes=True
+        ) as response:
+            return response.status, response.headers, await self._body(response, what)
+
+    # --- requests ----------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str],
+        *,
+        seconds: float,
+        what: str,
+        needs: str,
+        body: bytes | None = None,
+        missing_ok: bool = False,
+        missing_passes: bool = False,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response to a request that succeeded. A token that is refused is read again, once."""
+        import aiohttp
+        from yarl import URL
+
+        url = URL(self._base + path, encoded=True).with_query(query)
+        again = False
+        while True:
+            session = await self._connected()
+            token = self._token
+            headers = {"X-Consul-Token": token} if token else {}
+            timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+            try:
+                response = await session.request(
+                    method,
+                    url,
+                    data=body,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    server_hostname=self._settings.server_name or None,
+                )
+                async with response:
+                    if response.status < 300 or (missing_passes and response.status == 404):
+                        yield response
+                        return
+                    if missing_ok and response.status == 404:
+                        raise _Missing
+                    data = await response.content.read(4096)
+                    failure = translate(response.status, data, what=what, needs=needs, secret=token)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                if self._closed:
+                    raise Unavailable("the connection to Consul is closed") from None
+                await self._tls_failed(session, error)
+                raise unreachable(error, self.host) from error
+            if again or not isinstance(failure, Forbidden) or not await self._token_changed(token):
+                raise failure
+            again = True
+
+    async def _connected(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            async with self._renewing:
+                if self._closed:
+                    raise Unavailable("the connection to Consul is closed")
+                if self._session is None:
+                    await asyncio.to_thread(self._read_token)
+                    self._session = self._open(await asyncio.to_thread(_tls, self._settings))
+                    self._read_at = self._clock.monotonic()
+        return self._session
+
+    def _open(self, context: ssl.SSLContext | None) -> aiohttp.ClientSession:
+        import aiohttp
+
+        connector = aiohttp.TCPConnector(limit=self._settings.connections, ssl=context or True, keepalive_timeout=60.0)
+        return aiohttp.ClientSession(
+            connector=connector,
+            read_bufsize=_BUFFER,
+            auto_decompress=False,
+            headers={"Accept-Encoding": "identity", "User-Agent": "isthmus"},
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def _tls_failed(self, session: aiohttp.ClientSession, error: Exception) -> None:
+        """Certificates are renewed on disk: they are read again when the server, or we, no longer accept them."""
+        if not self._base.startswith("https") or isinstance(error, TimeoutError) or session is not self._session:
+            return
+        if self._clock.monotonic() >= self._read_at + _CREDENTIALS_SECONDS:
+            await self._drop()
+
+    async def _token_changed(self, refused: str) -> bool:
+        """Read the token again; whether it is another one than that which was refused."""
+        async with self._renewing:
+            if self._token == refused:
+                try:
+                    await asyncio.to_thread(self._read_token)
+                except IsthmusError as error:
+                    self._log.warning("token not read", error=str(error))
+                    return False
+                if self._token != refused:
+                    self._log.info("the token has been read again", file=self._settings.token_file)
+            return self._token != refused
+
+    def _read_token(self) -> None:
+        if self._settings.token_file:
+            self._token = read_token(Path(self._settings.token_file))
+
+    async def _drop(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+
+class _Missing(Exception):
+    """404 where that is an answer."""
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises TokenMissing."""
+    hint = "write the ACL token to it, and nothing else"
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise TokenMissing(f"the token file {path} cannot be read: {error.strerror}", hint=hint) from error
+    text = data.decode("ascii", "replace").strip()
+    if not text or len(data) > _MAX_TOKEN_BYTES or not text.isprintable() or " " in text or "\ufffd" in text:
+        what = "is empty" if not text else "holds something that is no token"
+        raise TokenMissing(f"the token file {path} {what}", hint=hint)
+    return text
+
+
+def read_meta(headers: Mapping[str, str]) -> Meta:
+    """What the headers say; what is missing or garbled is taken for the better, as older versions lack some of them."""
+    return Meta(
+        index=_number(headers.get("X-Consul-Index", "")),
+        known_leader=headers.get("X-Consul-KnownLeader", "true").lower() != "false",
+        last_contact=_number(headers.get("X-Consul-LastContact", "")) / 1000,
+        filtered=headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true",
+    )
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
+
+
+def _quoted(text: str) -> str:
+    return quote(text, safe="")
+
+
+def _tls(settings: ConsulSettings) -> ssl.SSLContext | None:
+    """In a thread: it reads files. Raises InvalidSettings."""
+    if not settings.address.startswith("https://"):
+        return None
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file or None)
+    except (OSError, ssl.SSLError) as error:
+        raise InvalidSettings(f"consul.ca_file {settings.ca_file} cannot be used: {_plain(error)}") from error
+    if settings.cert_file:
+        try:
+            context.load_cert_chain(settings.cert_file, settings.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise InvalidSettings(
+                f"consul.cert_file {settings.cert_file} and its key cannot be used: {_plain(error)}"
+            ) from error
+    return context
+
+
+def _plain(error: Exception) -> str:
+    return str(getattr(error, "strerror", "") or getattr(error, "reason", "") or error)[:200]
