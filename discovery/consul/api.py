@@ -11,9 +11,9 @@ from collections.abc import Callable, Coroutine, Iterable
 from typing import TYPE_CHECKING, Any
 
 from consul import base
-from consul.exceptions import ConsulException
+from consul.exceptions import ConsulException, NotFound
 
-from discovery.consul.errors import Refused
+from discovery.consul.errors import Missing, Refused
 
 if TYPE_CHECKING:
     from discovery.consul.client import ConsulClient
@@ -40,6 +40,8 @@ class _Transport(base.HTTPClient):
         )
         try:
             return callback(base.Response(status, headers, answer.decode("utf-8", "replace")))
+        except NotFound as error:
+            raise Missing(f"{method} {path}: {str(error)[:200]}") from error
         except ConsulException as error:
             raise Refused(f"{method} {path}: {str(error)[:200]}") from error
 

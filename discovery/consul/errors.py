@@ -60,6 +60,12 @@ class TooLarge(errors.Unavailable):
     code = "consul_too_large"
 
 
+class Missing(errors.NotFound):
+    """There is no such thing, or no longer."""
+
+    code = "consul_not_found"
+
+
 class Refused(errors.InvalidInput):
     """Consul does not understand what was asked."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     watches: int = 100
     """Exported services with a watch of their own; the others share three watches of their datacenter and are looked at
     in turn. More than about 150 need a larger `http_max_conns_per_client` in Consul."""
-    sweep: float = 50.0
+    sweep: float = 100.0
     """Looks a second, at most, at services that have no watch of their own, while something in the catalog changes."""
     confirm: float = 2.0
     """Many instances that vanish at once are believed to be gone when a second look so much later finds the same."""
@@ -65,6 +66,11 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of the keys of these locks."""
     lock_ttl: float = 15.0
     """A lock whose holder was not heard of for this time is free; 10 at least (Consul's own limit)."""
+
+    def below(self, directory: Path) -> ConsulSettings:
+        """The same with relative paths that start at `directory`."""
+        paths = {key: getattr(self, key) for key in ("token_file", "ca_file", "cert_file", "key_file", "rules")}
+        return msgspec.structs.replace(self, **{key: str(directory / path) for key, path in paths.items() if path})
 
     def check(self) -> None:
         """Raises InvalidSettings or InvalidName naming the key."""

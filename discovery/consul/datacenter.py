@@ -1,0 +1,428 @@
+"""Reads one datacenter into the Exports: what is watched, what is looked at in turn, what is looked at again.
+
+    catalog watch ─ names, tags ─┬─ look by filter ─ which say isthmus-export ─┐
+                                 └──────────── Exports.wanted ─────────────────┴─ Turns ─┬─ a watch per service
+    watches of failing checks ─ which services differ ─┐                                 │
+    sweep while the catalog moves ─────────────────────┴─ reads of the others ───────────┴─→ Exports.health
+
+A service with its own watch needs nothing else. Of the others a change of health is told by two watches, of the checks
+that warn and of those that fail (most pass, so these lists are short), and any other change by looks at all of them,
+for as long as the index of the catalog moves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import msgspec
+
+from discovery.consul.belief import Doubt, doubt, is_whole
+from discovery.consul.client import Answer, ConsulClient
+from discovery.consul.convert import EXPORT
+from discovery.consul.errors import ServerFailed, TooLarge
+from discovery.consul.exports import Exports
+from discovery.consul.settings import ConsulSettings
+from discovery.consul.turns import Move, Turns
+from discovery.consul.types import FailingCheck, read_checks, read_health, read_services
+from discovery.consul.watch import Watch
+from federation.aio.backoff import Backoff
+from federation.aio.clock import Clock
+from federation.errors import Denied, InvalidInput, IsthmusError
+from federation.log import Logger
+from federation.model.cluster import Problem
+
+WORKERS = 8
+"""Reads of services without a watch that are under way at the same time."""
+_LOOK_SECONDS = 1.0
+"""Between two looks by filter: each makes Consul go through all instances."""
+_SWEEP_PART = 10
+_QUIET_FAILURES = 1
+"""So many failures in a row are ordinary: a server restarts, a connection is cut."""
+_FAILING = ("critical", "warning")
+FLAGGED = f'"{EXPORT}" in ServiceMeta'
+
+
+class Datacenter:
+    """`run` until cancelled. `on_change` is called when the Exports, or the problems, may be others than before."""
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        settings: ConsulSettings,
+        name: str,
+        exports: Exports,
+        *,
+        watches: int,
+        on_change: Callable[[], None],
+        clock: Clock,
+        log: Logger,
+        rng: random.Random,
+    ) -> None:
+        self.name = name
+        self.live = False
+        """Everything has been read from Consul once."""
+        self._client, self._settings, self._exports, self._on_change = client, settings, exports, on_change
+        self._clock, self._rng, self._log = clock, rng, log.bind(datacenter=name)
+        self._stale = settings.consistency == "stale"
+        self._turns = Turns(watches)
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._group: asyncio.TaskGroup | None = None
+        self._names_read = self._flags_read = False
+        self._read: set[str] = set()
+        self._indexes: dict[str, int] = {}
+        self._catalog_index = -1
+        self._look, self._swept, self._held = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._failing: dict[str, frozenset[FailingCheck]] = {}
+        self._queue: dict[str, bool] = {}
+        self._queued = asyncio.Event()
+        self._doubtful: set[str] = set()
+        """Services with a watch that are read all the same, once."""
+        self._troubles: dict[str, tuple[int, IsthmusError | Doubt]] = {}
+        self._filtered: set[str] = set()
+
+    async def run(self) -> None:
+        """Follow the datacenter."""
+        async with asyncio.TaskGroup() as tasks:
+            self._group = tasks
+            names = self._watch("catalog", partial(self._client.services, self.name), self._take_names)
+            tasks.create_task(names.run(), name=f"consul-{self.name}-catalog")
+            tasks.create_task(self._look_for_flags(), name=f"consul-{self.name}-flags")
+            tasks.create_task(self._sweep(), name=f"consul-{self.name}-sweep")
+            tasks.create_task(self._confirm(), name=f"consul-{self.name}-confirm")
+            for number in range(WORKERS):
+                tasks.create_task(self._work(), name=f"consul-{self.name}-read-{number}")
+
+    def assign(self) -> None:
+        """What has to be read may be something else now: begin and end watches."""
+        if self._group is None or not self._names_read:
+            return
+        wanted = self._exports.wanted(self.name)
+        followed = self._turns.watched.keys() | self._turns.others
+        for service in followed - wanted:
+            self._exports.drop((self.name, service))
+            self._read.discard(service)
+            self._indexes.pop(service, None)
+            self._filtered.discard(_instances_of(service))
+            self._troubles.pop(_instances_of(service), None)
+        self._move(self._turns.want(wanted, now=self._clock.monotonic()))
+        self._follow_failing(bool(self._turns.others))
+        for service in self._turns.others - followed:
+            self._enqueue(service)
+        self._check_live()
+
+    async def fetch(self, service: str) -> None:
+        """Read a service that nobody follows yet, now. Raises what the client does, and ServerFailed."""
+        answer = await self._client.health(self.name, service)
+        if (reason := self._doubt(answer)) is not None:
+            raise ServerFailed(f"Consul {self.name}: {reason.detail}", code=reason.code)
+        try:
+            self._take_health(service, answer)
+        except msgspec.MsgspecError as error:
+            raise ServerFailed(f"Consul {self.name}: no answer that makes sense: {error}") from error
+
+    def problems(self) -> list[Problem]:
+        """What is wrong with the reading, each kind once."""
+        found: dict[str, Problem] = {}
+        for count, trouble in self._troubles.values():
+            lasting = isinstance(trouble, Denied | InvalidInput)
+            if count <= _QUIET_FAILURES and self.live and not lasting:
+                continue
+            if isinstance(trouble, IsthmusError):
+                code, detail = trouble.error_code, str(trouble)
+            else:
+                code, detail = trouble.code, trouble.detail
+            found.setdefault(code, Problem(code, f"Consul {self.name}", detail))
+        if self._filtered:
+            what = min(self._filtered)
+            more = f" and {len(self._filtered) - 1} more lists" if len(self._filtered) > 1 else ""
+            detail = (
+                f"the token may not see all of {what}{more}; what is missing there counts as it was: "
+                'its policy needs node_prefix "" and service_prefix "" with read'
+            )
+            found["consul_filtered"] = Problem("consul_filtered", f"Consul {self.name}", detail)
+        return list(found.values())
+
+    # --- what answers say --------------------------------------------------------------------------------------------
+
+    def _watch(self, what: str, read: Callable[..., object], take: Callable[[Answer], bool]) -> Watch:
+        return Watch(
+            read,  # type: ignore[arg-type]
+            take,
+            what=what,
+            wait=self._settings.wait,
+            stale=self._stale,
+            max_stale=self._settings.max_stale,
+            tell=partial(self._tell, what),
+            clock=self._clock,
+            log=self._log,
+            rng=self._rng,
+        )
+
+    def _doubt(self, answer: Answer) -> Doubt | None:
+        return doubt(answer.meta, stale=self._stale, max_stale=self._settings.max_stale)
+
+    def _take_names(self, answer: Answer) -> bool:
+        services = read_services(answer.body)
+        filtered = self._note_filtered("the catalog", answer)
+        changed = self._exports.catalog(self.name, services, filtered=filtered)
+        if answer.meta.index != self._catalog_index or not self._names_read:
+            self._catalog_index = answer.meta.index
+            self._look.set()
+            self._swept.set()
+        # A filtered list of nothing is what a token without rights sees: nobody knows what there is.
+        self._names_read = self._names_read or bool(services) or not filtered
+        if changed or not self.live:
+            self.assign()
+        self._on_change()
+        return changed
+
+    def _take_health(self, service: str, answer: Answer, *, plain: bool = True) -> bool:
+        """`plain`: asked without an index, so that nothing better is to be had."""
+        entries, unreadable = read_health(answer.body)
+        key, whole = (self.name, service), is_whole(answer.meta)
+        if not answer.meta.streamed:
+            self._note_filtered(_instances_of(service), answer)
+        elif not plain and self._exports.lacks(key, entries, unreadable):
+            self._doubtful.add(service)  # the same without streaming says whether that is so
+            self._enqueue(service)
+        now = self._clock.monotonic()
+        changed = self._exports.health(key, entries, unreadable, whole=whole, now=now)
+        self._indexes[service] = answer.meta.index
+        if entries or not answer.meta.filtered:
+            self._read.add(service)
+        if self._exports.due(self.name) is not None:
+            self._held.set()
+        self._check_live()
+        if changed:
+            self._on_change()
+        return changed
+
+    def _take_watched(self, service: str, answer: Answer) -> bool:
+        changed = self._take_health(service, answer, plain=False)
+        if changed:
+            self._turns.changed(service, now=self._clock.monotonic(), unseen=False)
+        return changed
+
+    def _take_failing(self, state: str, answer: Answer) -> bool:
+        new = frozenset(read_checks(answer.body))
+        old = self._failing.get(state)
+        self._failing[state] = new
+        if old is None:  # what failed before this watch began may have been read before that
+            self._enqueue_all(self._turns.others)
+            return True
+        if new != old:
+            self._enqueue_all(self._concerned(new ^ old))
+        return new != old
+
+    def _concerned(self, checks: Iterable[FailingCheck]) -> set[str]:
+        """The services without a watch that these checks are about; those of a node are about all on it."""
+        found, nodes = set(), set()
+        for check in checks:
+            if check.service_name:
+                found.add(check.service_name)
+            else:
+                nodes.add(check.node)
+        if nodes:
+            for service in self._turns.others - found:
+                if any(node in nodes for node, _ in self._exports.instances.get((self.name, service), ())):
+                    found.add(service)
+        return found & self._turns.others
+
+    def _check_live(self) -> None:
+        if self.live or not (self._names_read and self._flags_read):
+            return
+        if self._turns.watched.keys() <= self._read and self._turns.others <= self._read:
+            self.live = True
+            self._log.info("Consul read", services=len(self._read))
+            self._on_change()
+
+    # --- loops -------------------------------------------------------------------------------------------------------
+
+    async def _look_for_flags(self) -> None:
+        """Which services say by the meta of an instance that they are exported: asked when the catalog has moved."""
+        backoff = Backoff(base=0.1, cap=5.0, uniform=self._rng.uniform)
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            try:
+                answer = await self._client.services(self.name, filter=FLAGGED, stale=self._stale)
+                reason = self._doubt(answer)
+                if reason is None:
+                    services = read_services(answer.body)
+            except IsthmusError as error:
+                self._tell("flags", error)
+            except msgspec.MsgspecError as error:
+                self._tell("flags", ServerFailed(f"no answer that makes sense: {error}"))
+            else:
+                if reason is None:
+                    self._tell("flags", None)
+                    backoff.reset()
+                    self._flags_read = self._flags_read or self._names_read
+                    filtered = answer.meta.filtered
+                    if self._exports.flagged(self.name, services, filtered=filtered) or not self.live:
+                        self.assign()
+                    await self._clock.sleep(_LOOK_SECONDS)
+                    if self._names_read and not self._flags_read:
+                        self._look.set()
+                    continue
+                self._tell("flags", reason)
+            self._look.set()
+            await self._clock.sleep(backoff.next())
+
+    async def _work(self) -> None:
+        """Read what is queued."""
+        backoff = Backoff(base=0.1, cap=5.0, uniform=self._rng.uniform)
+        while True:
+            while not self._queue:
+                self._queued.clear()
+                await self._queued.wait()
+            service = next(iter(self._queue))
+            unseen = self._queue.pop(service)
+            if service not in self._turns.others and service not in self._doubtful:
+                continue
+            plain = service in self._doubtful or unseen or not self._stale
+            self._doubtful.discard(service)
+            # With `stale`, another server than the one that told of the change may answer: it is to wait for it, too.
+            index = 0 if plain else self._indexes.get(service, 0)
+            try:
+                answer = await self._client.health(
+                    self.name, service, index=index, wait=_LOOK_SECONDS, stale=self._stale
+                )
+                if service not in self._turns.others and service not in self._turns.watched:
+                    continue
+                reason = self._doubt(answer)
+                changed = reason is None and self._take_health(service, answer, plain=index == 0)
+            except TooLarge as error:
+                self._tell(_instances_of(service), error)
+                self._read.add(service)  # it counts as it was, and nothing else waits for it
+                self._check_live()
+            except IsthmusError as error:
+                self._tell("reads", error)
+                await self._again(service, unseen, backoff)
+            except msgspec.MsgspecError as error:
+                self._tell("reads", ServerFailed(f"{service}: no answer that makes sense: {error}"))
+                await self._again(service, unseen, backoff)
+            else:
+                self._tell("reads", reason)
+                if reason is not None:
+                    await self._again(service, unseen, backoff)
+                    continue
+                backoff.reset()
+                self._tell(_instances_of(service), None)
+                if changed:
+                    self._move(self._turns.changed(service, now=self._clock.monotonic(), unseen=unseen))
+
+    async def _again(self, service: str, unseen: bool, backoff: Backoff) -> None:
+        await self._clock.sleep(backoff.next())
+        self._queue.setdefault(service, unseen)
+        if service in self._turns.watched:
+            self._doubtful.add(service)
+        self._queued.set()
+
+    async def _sweep(self) -> None:
+        """Look at the services without a watch, a few at a time, for as long as the catalog moves."""
+        while True:
+            await self._swept.wait()
+            self._swept.clear()
+            for count, service in enumerate(sorted(self._turns.others), 1):
+                self._queue.setdefault(service, True)
+                self._queued.set()
+                if count % _SWEEP_PART == 0:
+                    await self._clock.sleep(_SWEEP_PART / self._settings.sweep)
+            await self._clock.sleep(_LOOK_SECONDS)
+
+    async def _confirm(self) -> None:
+        """The second look at what vanished in numbers."""
+        while True:
+            due = self._exports.due(self.name)
+            if due is None:
+                self._held.clear()
+                await self._held.wait()
+                continue
+            await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
+            try:
+                for service in sorted(self._exports.held(self.name)):
+                    await self.fetch(service)
+            except IsthmusError as error:
+                self._tell("second look", error)
+                await self._clock.sleep(_LOOK_SECONDS)
+                continue
+            self._tell("second look", None)
+            self._exports.confirm(self.name, now=self._clock.monotonic())
+            self.assign()
+            self._on_change()
+
+    # --- watches -----------------------------------------------------------------------------------------------------
+
+    def _move(self, move: Move) -> None:
+        for service in move.stop:
+            self._end(f"service {service}")
+        for service in move.start:
+            watch = self._watch(
+                f"service {service}",
+                partial(self._client.health, self.name, service),
+                partial(self._take_watched, service),
+            )
+            self._begin(f"service {service}", watch)
+
+    def _follow_failing(self, wanted: bool) -> None:
+        """The watches of failing checks run while there are services that need them."""
+        for state in _FAILING:
+            what = f"{state} checks"
+            if wanted and what not in self._tasks:
+                read = partial(self._client.checks, self.name, state)
+                self._begin(what, self._watch(what, read, partial(self._take_failing, state)))
+            elif not wanted and what in self._tasks:
+                self._end(what)
+                self._failing.pop(state, None)
+
+    def _begin(self, what: str, watch: Watch) -> None:
+        assert self._group is not None  # noqa: S101 - it runs
+        self._tasks[what] = self._group.create_task(watch.run(), name=f"consul-{self.name}-{what}")
+
+    def _end(self, what: str) -> None:
+        task = self._tasks.pop(what, None)
+        if task is not None:
+            task.cancel()
+        self._troubles.pop(what, None)
+
+    def _enqueue(self, service: str) -> None:
+        self._queue.pop(service, None)
+        self._queue[service] = False
+        self._queued.set()
+
+    def _enqueue_all(self, services: Iterable[str]) -> None:
+        for service in sorted(services):
+            self._enqueue(service)
+
+    # --- what is wrong -----------------------------------------------------------------------------------------------
+
+    def _tell(self, what: str, trouble: IsthmusError | Doubt | None) -> None:
+        if trouble is None:
+            if self._troubles.pop(what, None) is not None:
+                self._on_change()
+            return
+        count, last = self._troubles.get(what, (0, None))
+        self._troubles[what] = (count + 1, trouble)
+        if last is None or _code(last) != _code(trouble):
+            self._log.warning("reading Consul", what=what, code=_code(trouble), detail=str(trouble))
+        if count <= _QUIET_FAILURES:
+            self._on_change()
+
+    def _note_filtered(self, what: str, answer: Answer) -> bool:
+        before = len(self._filtered)
+        (self._filtered.add if answer.meta.filtered else self._filtered.discard)(what)
+        if len(self._filtered) != before:
+            self._on_change()
+        return answer.meta.filtered
+
+
+def _instances_of(service: str) -> str:
+    return f"the instances of {service[:80]}"
+
+
+def _code(trouble: IsthmusError | Doubt) -> str:
+    return trouble.error_code if isinstance(trouble, IsthmusError) else trouble.code

@@ -1,0 +1,420 @@
+"""The Consul source over a catalog in memory: what it reads, what it believes, what it keeps, what commands write."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from clusters.waiting import until
+from discovery.consul.client import Answer, Meta
+from discovery.consul.errors import Forbidden, Unreachable
+from discovery.consul.settings import ConsulSettings
+from discovery.sources.base import SourceState
+from discovery.sources.consul import ConsulSource
+from federation import log
+from federation.aio.clock import SystemClock
+from federation.aio.tasks import cancel
+from federation.errors import Conflict, NotFound, Unavailable
+from federation.model.ids import ServiceName
+from federation.model.service import Grant, Locality, Service
+
+WEB = ServiceName("shop", "web")
+
+
+class Catalog:
+    """What a ConsulClient reads, in memory: `services` is name → instances. `error` is raised instead, `meta` are
+    headers of every answer."""
+
+    host = "consul.test:8500"
+
+    def __init__(self) -> None:
+        self.services: dict[str, dict[str, dict[str, Any]]] = {"dc1": {}, "dc2": {}}
+        self.index = 10
+        self.errors: dict[str, Exception] = {}
+        self.meta: dict[str, Any] = {}
+        self.hide: set[str] = set()
+        self.streams = False
+        """Blocking queries say nothing of leader and ACLs, as those that Consul streams."""
+        self.moved = asyncio.Condition()
+        self.asked: list[str] = []
+
+    async def put(self, service: str, id_: str = "1", *, dc: str = "dc1", status: str = "passing", **rest: Any) -> None:
+        made = {
+            "Node": {"Node": f"node-{id_}", "Address": f"10.0.1.{id_}"},
+            "Service": {"ID": id_, "Service": service, "Port": 80, "Meta": {"isthmus-export": "true"}, **rest},
+            "Checks": [{"CheckID": f"service:{id_}", "Status": status, "ServiceID": id_, "ServiceName": service}],
+        }
+        self.services[dc].setdefault(service, {})[id_] = made
+        await self.move()
+
+    async def remove(self, service: str, id_: str = "1", *, dc: str = "dc1") -> None:
+        del self.services[dc][service][id_]
+        if not self.services[dc][service]:
+            del self.services[dc][service]
+        await self.move()
+
+    async def move(self) -> None:
+        self.index += 1
+        async with self.moved:
+            self.moved.notify_all()
+
+    async def _answer(self, dc: str, index: int, wait: float, make: Callable[[], Any]) -> Answer:
+        if dc in self.errors:
+            raise self.errors[dc]
+        if index >= self.index:
+            async with self.moved:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.moved.wait(), wait)
+        if dc in self.errors:
+            raise self.errors[dc]
+        meta = {"filtered": bool(self.hide), **self.meta}
+        if self.streams and index > 0:
+            meta |= {"streamed": True, "known_leader": False, "filtered": False}
+        return Answer(msgspec.json.encode(make()), Meta(index=self.index, **meta))
+
+    async def services_(self, dc: str, *, filter: str, index: int, wait: float) -> Answer:
+        def make() -> Any:
+            found = {n: i for n, i in self.services[dc].items() if n not in self.hide and "*" not in self.hide}
+            if filter:
+                found = {
+                    n: i for n, i in found.items() if any("isthmus-export" in e["Service"]["Meta"] for e in i.values())
+                }
+            return {n: sorted({t for e in i.values() for t in e["Service"].get("Tags", [])}) for n, i in found.items()}
+
+        return await self._answer(dc, index, wait, make)
+
+    async def health(self, dc: str, service: str, *, index: int = 0, wait: float = 0.0, stale: bool = False) -> Answer:
+        self.asked.append(service)
+
+        def make() -> Any:
+            hidden = service in self.hide or "*" in self.hide
+            return [] if hidden else list(self.services[dc].get(service, {}).values())
+
+        return await self._answer(dc, index, wait, make)
+
+    async def checks(self, dc: str, state: str, *, index: int = 0, wait: float = 0.0, stale: bool = False) -> Answer:
+        def make() -> Any:
+            return [
+                {"Node": e["Node"]["Node"], **c}
+                for i in self.services[dc].values()
+                for e in i.values()
+                for c in e["Checks"]
+                if c["Status"] == state
+            ]
+
+        return await self._answer(dc, index, wait, make)
+
+    async def close(self) -> None:
+        pass
+
+
+class _Client:
+    """The catalog by the names of ConsulClient."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self.host = catalog.host
+        self.health, self.checks, self.close = catalog.health, catalog.checks, catalog.close
+
+    async def services(
+        self, dc: str, *, filter: str = "", index: int = 0, wait: float = 0.0, stale: bool = False
+    ) -> Answer:
+        return await self._catalog.services_(dc, filter=filter, index=index, wait=wait)
+
+
+class Running:
+    def __init__(self, source: ConsulSource, catalog: Catalog) -> None:
+        self.source, self.catalog = source, catalog
+
+    @property
+    def state(self) -> SourceState:
+        return self.source.state.value
+
+    def claim(self, name: ServiceName = WEB) -> Service | None:
+        return self.state.exports.get(name)
+
+    def codes(self) -> list[str]:
+        return [p.code for p in self.state.problems]
+
+    async def has(self, count: int, name: ServiceName = WEB) -> Service:
+        def found() -> Service | None:
+            claim = self.claim(name)
+            return claim if claim is not None and claim.ready == count else None
+
+        result: Service = await until(found, what=f"{count} ready of {name}")
+        return result
+
+
+Follow = Callable[..., contextlib.AbstractAsyncContextManager[Running]]
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return Catalog()
+
+
+@pytest.fixture
+def follow(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> Follow:
+    monkeypatch.setattr("discovery.consul.datacenter._LOOK_SECONDS", 0.02)
+    monkeypatch.setattr("discovery.consul.blocking.REFILL", 50.0)
+
+    @contextlib.asynccontextmanager
+    async def following(*, complete: bool = True, live: bool = True, **settings: Any) -> AsyncIterator[Running]:
+        given = ConsulSettings(**{"datacenters": {"dc1": "shop"}, "wait": 1.0, "confirm": 0.1, **settings})
+        given.check()
+        source = ConsulSource(
+            given,
+            cache_path=tmp_path / "consul.state",
+            locality=Locality("eu", "a"),
+            single_machine=False,
+            clock=SystemClock(),
+            log=log.get("test"),
+            rng=random.Random(1),
+            cache_seconds=0.01,
+            client=_Client(catalog),  # type: ignore[arg-type]
+        )
+        running = asyncio.create_task(source.run(), name="source")
+        try:
+            if complete:
+                await until(lambda: source.state.value.complete and (source.live.value or not live))
+            yield Running(source, catalog)
+        finally:
+            await cancel(running)
+
+    return following
+
+
+@pytest.mark.parametrize("watches", [0, 1, 100])
+async def test_services_are_followed_with_and_without_watches(catalog: Catalog, follow: Follow, watches: int) -> None:
+    for number in range(1, 4):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(watches=watches) as running:
+        assert len(running.state.exports) == 3
+        for number in range(1, 4):
+            name = ServiceName("shop", f"s{number}")
+            await catalog.put(f"s{number}", str(number), status="critical")
+            await running.has(0, name)
+            await catalog.put(f"s{number}", str(number), status="warning")
+            await running.has(1, name)
+            await catalog.put(f"s{number}", "9")  # which no failing check tells
+            await running.has(2, name)
+            await catalog.remove(f"s{number}", "9")
+            await running.has(1, name)
+        await catalog.put("late", "5")
+        await running.has(1, ServiceName("shop", "late"))
+        assert running.codes() == []
+
+
+async def test_the_changed_names_are_those_that_changed(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    await catalog.put("db")
+    async with follow() as running:
+        before = running.state
+        await catalog.put("web", status="critical")
+        await running.has(0)
+        after = running.state
+        assert after.exports[ServiceName("shop", "db")] is before.exports[ServiceName("shop", "db")]
+        assert after.number > before.number
+        assert after.changed == {WEB}
+
+
+async def test_a_restarted_source_serves_from_the_disk(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    async with follow() as running:
+        first = running.claim()
+    catalog.errors["dc1"] = Unreachable("Consul is away")
+    async with follow(live=False) as running:
+        assert running.state.complete
+        assert running.claim() == first
+        await until(lambda: "consul_from_disk" in running.codes())
+        assert "consul_unreachable" in running.codes()
+        catalog.errors.clear()
+        await until(lambda: running.source.live.value)
+        await until(lambda: running.codes() == [])
+        assert running.claim() == first
+
+
+async def test_without_a_disk_nothing_is_said_before_all_was_read(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    catalog.errors["dc2"] = Unreachable("dc2 is away")
+    async with follow(complete=False, datacenters={"dc1": "shop", "dc2": "lab"}) as running:
+        await running.has(1)
+        assert not running.state.complete
+        await until(lambda: "consul_unreachable" in running.codes())
+        with pytest.raises(Unavailable, match="could not be read"):
+            await running.source.export(ServiceName("lab", "x"), ())
+        catalog.errors.clear()
+        await until(lambda: running.state.complete)
+
+
+async def test_a_token_that_sees_nothing_is_not_believed(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    catalog.hide = {"*"}
+    async with follow(complete=False) as running:
+        await until(lambda: "consul_filtered" in running.codes())
+        assert not running.state.complete
+        catalog.hide = set()
+        await catalog.move()
+        await until(lambda: running.state.complete and running.claim() is not None)
+        catalog.hide = {"*"}  # revoked
+        await catalog.move()
+        await until(lambda: "consul_filtered" in running.codes())
+        await catalog.put("web", status="critical")
+        assert running.claim() is not None
+        catalog.hide = set()
+        await catalog.move()
+        await running.has(0)
+        await until(lambda: running.codes() == [])
+
+
+@pytest.mark.parametrize("meta", [{"known_leader": False}, {"last_contact": 60.0}])
+async def test_a_server_without_a_leader_changes_nothing(
+    catalog: Catalog, follow: Follow, meta: dict[str, Any]
+) -> None:
+    await catalog.put("web")
+    async with follow(consistency="stale") as running:
+        catalog.meta = meta
+        await catalog.remove("web")
+        await until(lambda: {"consul_no_leader", "consul_stale"} & set(running.codes()))
+        assert running.claim() is not None
+        catalog.meta = {}
+        await catalog.put("web")
+        await catalog.move()
+        await until(lambda: running.codes() == [])
+        assert running.claim() is not None
+
+
+async def test_streamed_answers_remove_only_what_a_plain_one_confirms(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web", "1")
+    await catalog.put("web", "2")
+    catalog.streams = True
+    async with follow() as running:
+        await catalog.remove("web", "2")
+        await running.has(1)
+        catalog.hide = {"*"}  # revoked: the stream says nothing of it, the plain answer does
+        await catalog.move()
+        await until(lambda: "consul_filtered" in running.codes())
+        assert running.claim() is not None
+        catalog.hide = set()
+        await catalog.put("web", "1", status="critical")
+        await running.has(0)
+
+
+async def test_a_mass_removal_is_held_until_a_second_look(catalog: Catalog, follow: Follow) -> None:
+    for number in range(1, 21):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(confirm=0.5) as running:
+        held = dict(catalog.services["dc1"])
+        catalog.services["dc1"].clear()
+        await catalog.move()
+        await until(lambda: "removal_held" in running.codes())
+        assert len(running.state.exports) >= 15
+        catalog.services["dc1"].update(held)
+        await catalog.move()
+        await until(lambda: len(running.state.exports) == 20 and running.codes() == [])
+        catalog.services["dc1"].clear()
+        await catalog.move()
+        await until(lambda: len(running.state.exports) == 0)
+        await until(lambda: running.codes() == [])
+
+
+async def test_an_error_that_lasts_is_told_and_changes_nothing(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    async with follow() as running:
+        catalog.errors["dc1"] = Forbidden("Consul does not know our token", hint="write one")
+        await catalog.move()
+        await until(lambda: "consul_forbidden" in running.codes())
+        assert running.codes().count("consul_forbidden") == 1
+        assert running.claim() is not None
+
+
+# --- commands ---
+
+
+async def test_export_and_unexport_by_the_rule_file(catalog: Catalog, follow: Follow, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    await catalog.put("web", Meta={})
+    async with follow(rules=str(file)) as running:
+        source = running.source
+        looked = await source.preview(WEB, (Grant("west"),))
+        assert (looked.where, looked.changed) == (str(file), True)
+        assert looked.claim is not None
+        assert looked.claim.grants == (Grant("west"),)
+        assert not file.exists()
+        assert running.claim() is None
+
+        where, changed = await source.export(WEB, (Grant("west"),))
+        assert (where, changed) == (f"{file}:2", True)
+        claim = running.claim()
+        assert claim is not None
+        assert claim.grants == (Grant("west"),)
+        assert (await source.export(WEB, (Grant("west"),))) == (f"{file}:2", False)
+        assert (await source.export(WEB, ()))[1]
+        assert (await source.export(WEB, ()))[1] is False
+        claim = running.claim()
+        assert claim is not None
+        assert claim.grants == ()
+        since = claim.exported_at_ns
+
+        assert (await source.preview(WEB, None)).changed
+        assert (await source.unexport(WEB))[1]
+        assert running.claim() is None
+        assert (await source.unexport(WEB)) == ("", False)
+        await source.export(WEB, ())
+        again = running.claim()
+        assert again is not None
+        assert again.exported_at_ns == since // 10**9 * 10**9
+        with pytest.raises(NotFound, match="there is no Service shop/other"):
+            await source.export(ServiceName("shop", "other"), ())
+
+
+async def test_what_others_export_is_not_unexported(catalog: Catalog, follow: Follow, tmp_path: Path) -> None:
+    file = tmp_path / "rules.yaml"
+    file.write_text("exports:\n- service: d*\n")
+    await catalog.put("web")
+    await catalog.put("db", Meta={})
+    async with follow(rules=str(file)) as running:
+        assert (await running.source.export(WEB, ()))[1] is False
+        with pytest.raises(Conflict, match="by the meta isthmus-export of its instances"):
+            await running.source.unexport(WEB)
+        with pytest.raises(Conflict, match=r"the rule for 'd\*'"):
+            await running.source.unexport(ServiceName("shop", "db"))
+
+
+async def test_without_a_rule_file_a_command_says_what_to_do(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web", Meta={})
+    async with follow() as running:
+        with pytest.raises(Conflict, match=r"set consul\.rules") as caught:
+            await running.source.export(WEB, ())
+        assert caught.value.error_code == "no_rule_file"
+
+
+async def test_a_rule_file_that_is_broken_or_gone_keeps_its_rules(
+    catalog: Catalog, follow: Follow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("discovery.consul.rulefile._POLL_SECONDS", 0.05)
+    file = tmp_path / "rules.yaml"
+    file.write_text("exports:\n- service: web\n")
+    await catalog.put("web", Meta={})
+    async with follow(rules=str(file)) as running:
+        assert running.claim() is not None
+        for break_, code in (
+            (lambda: file.write_text("exports: [\n"), "rules_invalid"),
+            (lambda: file.write_text(""), "rules_gone"),
+            (file.unlink, "rules_gone"),
+        ):
+            break_()
+            await until(lambda code=code: code in running.codes())  # type: ignore[misc]
+            assert running.claim() is not None
+    async with follow(rules=str(file)) as running:  # also after a restart
+        assert running.claim() is not None
+        file.write_text("exports: []\n")
+        await until(lambda: running.claim() is None)
+        assert running.codes() == []
