@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import socket
 from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
@@ -24,12 +25,13 @@ from google.protobuf.message import DecodeError
 
 from discovery import metrics
 from discovery.admin import AdminServer
+from discovery.consul.lock import Locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
-from discovery.kube.replicas import make_replicas
+from discovery.kube.replicas import Replicas, make_replicas
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
@@ -163,7 +165,7 @@ class Agent:
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
         self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
-        self.replicas = make_replicas(
+        self.replicas: Replicas | Locks | None = self._locks() or make_replicas(
             settings,
             self._kubernetes or self.source,
             fallback=self.epoch,
@@ -349,7 +351,7 @@ class Agent:
         A replica that has never heard of other clusters is not asked while another one may know better.
         """
         await self._reported.wait()
-        if self.replicas is not None:
+        if isinstance(self.replicas, Replicas):
             await self._told.wait()
         self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
         host, port = split_address(self.settings.listen, what="listen")
@@ -556,6 +558,21 @@ class Agent:
         )
         load_or_none(self.path / WORKLOADS, made.load, self.log)
         return made
+
+    def _locks(self) -> Locks | None:
+        """For an agent that reads Consul and no API server: with them it knows whether it is the only one."""
+        consul = self.settings.consul
+        if consul is None or not consul.lock or self._kubernetes is not None:
+            return None
+        return Locks(
+            consul,
+            cluster=self.settings.cluster,
+            agent=f"{socket.gethostname()[:60]}/{os.getpid()}",
+            fallback=self.epoch,
+            on_problems=lambda found: self.problems.set("replicas", found),
+            clock=self.clock,
+            log=self.log,
+        )
 
     def _load_gateways(self) -> None:
         def load(data: bytes) -> None:

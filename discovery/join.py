@@ -15,6 +15,7 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
+from discovery.consul.settings import ConsulSettings
 from discovery.kube import shared
 from discovery.kube.client import KubeClient
 from discovery.kube.settings import KubernetesSettings
@@ -64,6 +65,7 @@ async def join(
     cluster: str,
     manifests: Path | None = None,
     kubernetes: KubernetesSettings | None = None,
+    consul: ConsulSettings | None = None,
     listen: str | tuple[str, int] = DEFAULT_LISTEN,
     advertise: str = "",
     locality: Locality | None = None,
@@ -76,9 +78,9 @@ async def join(
 ) -> Joined:
     """Join `cluster` and write `directory`/settings.yaml, with which `python -m discovery` starts.
 
-    Services come from `manifests` or from `kubernetes`, which also keeps the identity for replicas. `identities`
-    defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a failure: the
-    root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, what
+    Services come from `manifests`, from `consul` or from `kubernetes`, which also keeps the identity for replicas.
+    `identities` defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a
+    failure: the root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, what
     `registry.join` raises and, with `kubernetes`, the errors of discovery.kube.errors.
     """
     clock = clock or SystemClock()
@@ -102,6 +104,7 @@ async def join(
             registry=invitation.token.registry,  # the real one comes with the answer
             files=FilesSettings(folder=str(_absolute(manifests))) if manifests is not None else None,
             kubernetes=kubernetes,
+            consul=consul.below(Path.cwd()) if consul is not None else None,
             directory=str(directory),
             listen=listen if isinstance(listen, str) else join_address(*listen),
             advertise=advertise,

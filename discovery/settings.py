@@ -7,6 +7,7 @@ from pathlib import Path
 
 import msgspec
 
+from discovery.consul.settings import ConsulSettings
 from discovery.identity.allow import AllowTable
 from discovery.kube.settings import KubernetesSettings
 from federation import settings as files
@@ -91,7 +92,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Where the registry serves Catalog."""
     files: FilesSettings | None = None
     kubernetes: KubernetesSettings | None = None
-    """Where services come from, beside VMs: at least one of the two."""
+    consul: ConsulSettings | None = None
+    """Where services come from, beside VMs: at least one of the three."""
     directory: str = "."
     """State: keys, last view, sockets. Relative paths start at the settings file."""
     listen: str = DEFAULT_LISTEN
@@ -151,6 +153,8 @@ def load(path: Path) -> AgentSettings:
     if settings.kubernetes is not None and settings.kubernetes.kubeconfig:
         kubernetes = msgspec.structs.replace(settings.kubernetes, kubeconfig=str(here / settings.kubernetes.kubeconfig))
         settings = msgspec.structs.replace(settings, kubernetes=kubernetes)
+    if settings.consul is not None:
+        settings = msgspec.structs.replace(settings, consul=settings.consul.below(here))
     return check(settings)
 
 
@@ -187,16 +191,19 @@ def check(settings: AgentSettings) -> AgentSettings:
 
 
 def _check_source(settings: AgentSettings) -> None:
-    files, kubernetes = settings.files, settings.kubernetes
-    if files is None and kubernetes is None:
+    files, kubernetes, consul = settings.files, settings.kubernetes, settings.consul
+    if files is None and kubernetes is None and consul is None:
         raise InvalidSettings(
-            "set files or kubernetes, or both",
-            hint="files: {folder: …} reads manifests, kubernetes: {} an API server; for VMs alone, an empty folder",
+            "set files, kubernetes or consul, or several of them",
+            hint="files: {folder: …} reads manifests, kubernetes: {} an API server, consul: {datacenters: …} a "
+            "catalog; for VMs alone, an empty folder",
         )
     if files is not None and (not files.poll > 0 or not files.confirm > 0 or files.max_bytes < 1):
         raise InvalidSettings("files.poll, files.confirm and files.max_bytes must be above 0")
     if kubernetes is not None:
         kubernetes.check()
+    if consul is not None:
+        consul.check()
 
 
 def _check_dns(settings: ClusterDnsSettings) -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 
 from discovery.settings import AgentSettings
 from discovery.sources.combined import Part
+from discovery.sources.consul import ConsulSource
 from discovery.sources.files import FileSource
 from discovery.sources.kubernetes import KubernetesSource
 from federation.aio.clock import Clock
 from federation.log import Logger
 
-MANIFESTS, KUBERNETES = "manifests.state", "kubernetes.state"
+MANIFESTS, KUBERNETES, CONSUL = "manifests.state", "kubernetes.state", "consul.state"
 """Files in the state directory."""
 
 
@@ -29,6 +30,17 @@ def make_parts(settings: AgentSettings, *, clock: Clock, log: Logger) -> list[Pa
             cache_seconds=settings.save,
         )
         parts.append(Part("kubernetes", kubernetes))
+    if settings.consul is not None:
+        consul = ConsulSource(
+            settings.consul,
+            cache_path=settings.path / CONSUL,
+            locality=settings.place,
+            single_machine=settings.single_machine,
+            clock=clock,
+            log=log,
+            cache_seconds=settings.save,
+        )
+        parts.append(Part("consul", consul))
     if settings.files is not None:
         files = FileSource(
             Path(settings.files.folder),

@@ -16,6 +16,7 @@ from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 
 if TYPE_CHECKING:
+    from discovery.consul.settings import ConsulSettings
     from discovery.departure import Departure
     from discovery.kube.settings import KubernetesSettings
 
@@ -53,11 +54,38 @@ def _kubernetes(
     return settings
 
 
+def _consul(address: str, datacenters: list[str], files: dict[str, Path | None]) -> ConsulSettings | None:
+    from discovery.consul.settings import ConsulSettings
+
+    given = [f"--consul-{name.replace('_', '-')}" for name, path in files.items() if path is not None]
+    if not address:
+        if datacenters or given:
+            raise InvalidInput(f"{(given or ['--consul-datacenter'])[0]} needs --consul")
+        return None
+    named: dict[str, str] = {}
+    for text in datacenters:
+        datacenter, equals, namespace = text.partition("=")
+        if not equals or datacenter in named:
+            raise InvalidInput(
+                f"--consul-datacenter {text[:80]!r} is not DATACENTER=NAMESPACE, each datacenter once",
+                hint="for example --consul-datacenter dc1=shop",
+            )
+        named[datacenter] = namespace
+    if not named:
+        raise InvalidInput("--consul needs --consul-datacenter DATACENTER=NAMESPACE", hint="for example dc1=shop")
+    paths = {name: str(path.expanduser()) for name, path in files.items() if path is not None}
+    settings = ConsulSettings(address=address, datacenters=named, **paths)  # type: ignore[arg-type]
+    settings.check()
+    return settings
+
+
 @app.command(
     "join",
     epilog="Example: fedctl cluster join east --token TOKEN --directory ./east --manifests ./east/manifests; "
     "or, for a cluster of Kubernetes: "
-    "fedctl cluster join east --token TOKEN --directory ./east --kubeconfig ~/.kube/config --context east",
+    "fedctl cluster join east --token TOKEN --directory ./east --kubeconfig ~/.kube/config --context east; "
+    "or, for a datacenter of Consul: fedctl cluster join dc1 --token TOKEN --directory ./dc1 "
+    "--consul http://127.0.0.1:8500 --consul-token-file ./token --consul-datacenter dc1=shop",
 )
 def join(
     context: typer.Context,
@@ -69,6 +97,27 @@ def join(
     kube_context: ContextOption = "",
     in_cluster: InClusterOption = False,
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
+    consul: Annotated[
+        str, typer.Option("--consul", metavar="URL", help="The Consul that has its services, as http://127.0.0.1:8500.")
+    ] = "",
+    consul_datacenter: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DATACENTER=NAMESPACE", help="A datacenter, and the namespace of its services; repeatable."
+        ),
+    ] = None,
+    consul_token_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Holds the ACL token with which the agent reads Consul.")
+    ] = None,
+    consul_ca_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Whom to trust (PEM).")] = None,
+    consul_cert_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The agent's certificate for Consul (PEM).")
+    ] = None,
+    consul_key_file: Annotated[Path | None, typer.Option(metavar="FILE", help="Its key (PEM).")] = None,
+    consul_rules: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The rules by which services are exported; `fedctl export` writes it."),
+    ] = None,
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
     ] = "127.0.0.1:7445",
@@ -82,9 +131,18 @@ def join(
 
     parse_label(name, what="cluster")
     kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster, namespace)
-    if (manifests is None) == (kubernetes is None):
+    files = {
+        "token_file": consul_token_file,
+        "ca_file": consul_ca_file,
+        "cert_file": consul_cert_file,
+        "key_file": consul_key_file,
+        "rules": consul_rules,
+    }
+    catalog = _consul(consul, consul_datacenter or [], files)
+    if sum(source is not None for source in (manifests, kubernetes, catalog)) != 1:
         raise InvalidInput(
-            "say where the cluster's services are: --manifests FOLDER, or --kubeconfig FILE (or --in-cluster)"
+            "say where the cluster's services are: --manifests FOLDER, --kubeconfig FILE (or --in-cluster), "
+            "or --consul URL"
         )
     joined = asyncio.run(
         redeem(
@@ -93,6 +151,7 @@ def join(
             cluster=name,
             manifests=manifests,
             kubernetes=kubernetes,
+            consul=catalog,
             listen=listen,
             locality=Locality(region, zone),
             metrics=metrics,

@@ -124,7 +124,7 @@ def test_an_api_server_instead_of_a_folder(tmp_path: Path, more: str, kubeconfig
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (KUBERNETES, "set files or kubernetes"),
+        (KUBERNETES, "set files, kubernetes or consul"),
         (KUBERNETES + "kubernetes: {page: 0}\n", "kubernetes.page"),
         (KUBERNETES + "kubernetes: {watch: 0}\n", "kubernetes.watch"),
         (KUBERNETES + "kubernetes: {confirm: -1}\n", "kubernetes.confirm"),
