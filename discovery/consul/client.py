@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from discovery.consul.api import Api
 
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 15.0
-_GRACE_SECONDS = 5.0
-"""For a blocking query, beyond the time in which Consul is to answer it."""
+_GRACE_SECONDS = 10.0
+"""For a blocking query, beyond the time in which Consul is to answer it: without a leader it waits for seven seconds
+before it says so."""
 _CREDENTIALS_SECONDS = 5.0
 """Files of credentials are read again at most so often."""
 _MAX_TOKEN_BYTES = 4096

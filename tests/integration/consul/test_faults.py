@@ -1,0 +1,139 @@
+"""A real Consul that is away, loses its leader, comes back from an old snapshot, or is behind a bad network."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from clusters.consul import Datacenter
+from clusters.consulclient import check, node, service
+from clusters.faultproxy import FaultProxy
+from clusters.waiting import until
+
+from .conftest import Follow, endpoints, ready
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., Awaitable[tuple[Datacenter, ...]]]
+EXPORT = {"isthmus-export": "true"}
+
+
+async def test_a_leader_is_lost(start_consul: Start, follow: Follow) -> None:
+    """1. the leader dies: nothing vanishes  2. changes go on  3. no quorum: it is said, nothing vanishes  4. healed"""
+    (dc1,) = await start_consul("dc1", servers=3)
+    first = await dc1.leader()
+    at = next(site.name for site in dc1.servers if site.name != first)
+    async with dc1.connect(at) as consul, follow(dc1, address=dc1.url(at), wait=2.0) as running:
+        await consul.transact(
+            [node("n1", "10.0.0.1"), service("n1", "web", port=80, Meta=EXPORT), check("n1", "web", "passing")]
+        )
+        await running.exported("web")
+        counts: set[int] = set()
+
+        def watch() -> None:
+            counts.add(len(running.state.exports))
+
+        dc1.kill(first)
+        await until(lambda: watch() or dc1.wait_leader(other_than=first))
+        await consul.transact([check("n1", "web", "critical")])
+        await running.exported("web", lambda s: watch() or not ready(s))
+        third = next(s.name for s in dc1.servers if s.name not in (first, at))
+        dc1.kill(third)
+        # A server that still takes the dead one for its leader says so by other words, until it is asked again.
+        await until(lambda: watch() or running.state.problems, what="word of it")
+        assert {p.code for p in running.state.problems} <= {
+            "consul_no_leader",
+            "consul_server_failed",
+            "consul_unreachable",
+        }
+        assert counts == {1}
+        await dc1.heal()
+        async with dc1.connect(at) as again:
+
+            async def written() -> bool:
+                try:
+                    await again.transact([check("n1", "web", "passing")])
+                except Exception:
+                    return False
+                return True
+
+            await until(written, what="a write")
+        await running.exported("web", ready)
+        await until(lambda: not running.state.problems)
+
+
+async def test_servers_come_back_from_an_old_snapshot(start_consul: Start, follow: Follow) -> None:
+    """Indexes go backwards, and most instances are gone: held, then believed when a second look finds the same."""
+    (dc1,) = await start_consul("dc1")
+    async with dc1.connect() as consul, follow(dc1, wait=2.0, confirm=3.0, watches=4) as running:
+
+        def registered(number: int) -> list[dict[str, object]]:
+            return [service("n1", f"s{number:02}", port=80, Address=f"10.0.0.{number + 1}", Meta=EXPORT)]
+
+        await consul.transact([node("n1", "10.0.0.1"), *registered(0), *registered(1)])
+        await running.exported("s01")
+        old = await consul.save_snapshot()
+        for number in range(2, 12):
+            await consul.transact(registered(number))
+        await running.exported("s11")
+        await consul.restore_snapshot(old)
+        held = await running.told("removal_held")
+        assert "second look" in held.detail
+        assert len(running.state.exports) >= 7
+        await until(lambda: len(running.state.exports) == 2, what="the end of what the snapshot lacks")
+        await running.untold("removal_held")
+        await consul.transact([service("n1", "s01", port=81, Address="10.0.0.99", Meta=EXPORT)])
+        await running.exported("s01", lambda s: [e.address for e in s.endpoints] == ["10.0.0.99"])
+
+
+async def test_consul_is_absent_at_the_start(start_consul: Start, follow: Follow, tmp_path: Path) -> None:
+    """1. never seen: nothing is said  2. it comes  3. a restart without it serves from the disk"""
+    (dc1,) = await start_consul("dc1")
+    async with dc1.connect() as consul:
+        await consul.register("web", port=80, Address="10.0.0.1", Meta=EXPORT)
+    dc1.kill()
+    async with follow(dc1, complete=False) as running:
+        assert "cannot be reached" in (await running.told("consul_unreachable")).detail
+        assert not running.state.complete
+        await dc1.restart()
+        await running.exported("web")
+        await until(lambda: running.state.complete and not running.state.problems)
+        await until((tmp_path / "consul.state").exists)
+    dc1.kill()
+    async with follow(dc1, live=False) as running:
+        assert ready(running.claim("web")) == ["10.0.0.1"]
+        await running.told("consul_from_disk")
+        await dc1.restart()
+        await until(lambda: running.source.live.value)
+        await until(lambda: not running.state.problems)
+
+
+async def test_a_network_that_breaks(start_consul: Start, follow: Follow) -> None:
+    """1. connections are cut  2. refused: said, and all stays  3. half open: noticed when the query is late"""
+    (dc1,) = await start_consul("dc1")
+    site = dc1.sites["s1"]
+    with FaultProxy((site.address, site.http)) as proxy:
+        async with dc1.connect() as consul, follow(dc1, address=f"http://{proxy.address}", wait=1.0) as running:
+
+            async def move(number: int) -> None:
+                await consul.register("web", port=80, Address=f"10.0.0.{number}", Meta=EXPORT)
+
+            await move(1)
+            await running.exported("web")
+            proxy.cut()
+            await move(2)
+            await running.exported("web", lambda s: ready(s) == ["10.0.0.2"])
+            proxy.refuse()
+            await running.told("consul_unreachable")
+            await move(3)
+            assert ready(running.claim("web")) == ["10.0.0.2"]
+            proxy.heal()
+            await running.exported("web", lambda s: ready(s) == ["10.0.0.3"])
+            proxy.half_open()
+            await move(4)
+            proxy.heal()
+            await running.exported("web", lambda s: ready(s) == ["10.0.0.4"])
+            await until(lambda: not running.state.problems)
+            assert len(endpoints(running.claim("web"))) == 1

@@ -1,0 +1,154 @@
+"""Tokens, ACLs, TLS and locks of a real Consul."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from clusters.consul import Datacenter
+from clusters.waiting import until
+from discovery.consul.lock import Locks
+from discovery.consul.settings import ConsulSettings
+from federation import log
+from federation.aio.clock import SystemClock
+from federation.aio.tasks import cancel
+from federation.model.cluster import Problem
+
+from .conftest import Follow, ready
+
+pytestmark = pytest.mark.integration
+
+Start = Callable[..., Awaitable[tuple[Datacenter, ...]]]
+EXPORT = {"isthmus-export": "true"}
+READER = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read" }'
+
+
+async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """1. no rights: nothing is believed  2. the right token is written to the file  3. it is narrowed, then revoked:
+    all that was known stays  4. another one: all goes on  5. no token is ever shown"""
+    (dc1,) = await start_consul("dc1", acl=True)
+    file = tmp_path / "token"
+    file.write_text("11111111-2222-3333-4444-555555555555")
+    async with dc1.connect() as consul, follow(dc1, complete=False, token_file=str(file), wait=2.0) as running:
+        for name in ("web", "db"):
+            await consul.register(name, port=80, Address="10.0.0.1", Meta=EXPORT)
+        problem = await running.told("consul_forbidden")
+        assert "does not know our token" in problem.detail
+        assert not running.state.complete
+        reader = await consul.token(READER, name="reader")
+        file.write_text(reader["SecretID"])
+        await running.exported("web")
+        await running.exported("db")
+        await until(lambda: running.state.complete and not running.state.problems)
+
+        policy = reader["Policies"][0]["ID"]
+        narrow = {"Name": "reader", "Rules": 'node_prefix "" { policy = "read" }\nservice "web" { policy = "read" }'}
+        await consul.put(f"/v1/acl/policy/{policy}", narrow)
+        assert "node_prefix" in (await running.told("consul_filtered")).detail
+        await consul.register("web", port=80, Address="10.0.0.2", Meta=EXPORT)
+        await running.exported("web", lambda s: ready(s) == ["10.0.0.2"])
+        assert ready(running.claim("db")) == ["10.0.0.1"]
+
+        await consul.revoke(reader["AccessorID"])
+        await running.told("consul_forbidden")
+        assert running.claim("web") is not None
+        assert running.claim("db") is not None
+        again = await consul.token(READER, name="again")
+        file.write_text(again["SecretID"])
+        await until(lambda: not running.state.problems, what="the end of all problems")
+        await consul.register("web", port=80, Address="10.0.0.3", Meta=EXPORT)
+        await running.exported("web", lambda s: ready(s) == ["10.0.0.3"])
+    said = "".join(capsys.readouterr())
+    assert "reading Consul" in said
+    for secret in (reader["SecretID"], again["SecretID"]):
+        assert secret not in said
+
+
+async def test_tls(start_consul: Start, follow: Follow) -> None:
+    """1. our certificate has expired  2. a good one is written in its place  3. a root that is not trusted"""
+    (dc1,) = await start_consul("dc1", tls=True)
+    certificate, key = dc1.client_files("late", now=dt.datetime.now(dt.UTC) - dt.timedelta(days=800))
+    files = {"ca_file": str(dc1.authority_file()), "cert_file": str(certificate), "key_file": str(key)}
+    async with dc1.connect() as consul:
+        await consul.register("web", port=80, Address="10.0.0.1", Meta=EXPORT)
+    async with follow(dc1, complete=False, **files) as running:
+        problem = await running.told("consul_tls")
+        assert "is ours still valid" in problem.detail
+        good, good_key = dc1.client_files("good")
+        key.write_bytes(good_key.read_bytes())
+        certificate.write_bytes(good.read_bytes())
+        await running.exported("web")
+        await until(lambda: not running.state.problems)
+    async with follow(dc1, live=False, ca_file="", cert_file=str(good), key_file=str(good_key)) as running:
+        assert "not trusted" in (await running.told("consul_untrusted")).detail
+        assert running.claim("web") is not None
+
+
+class Holder:
+    def __init__(self, datacenter: Datacenter, cluster: str, agent: str, token: Path | None) -> None:
+        self.problems: list[Problem] = []
+        self.locks = Locks(
+            ConsulSettings(
+                address=datacenter.url(),
+                datacenters={datacenter.name: "shop"},
+                lock_ttl=10.0,
+                token_file=str(token or ""),
+            ),
+            cluster=cluster,
+            agent=agent,
+            fallback=7,
+            on_problems=self._tell,
+            clock=SystemClock(),
+            log=log.get("test"),
+        )
+        self.task = asyncio.create_task(self.locks.run())
+
+    def _tell(self, found: object) -> None:
+        self.problems = list(found)  # type: ignore[call-overload]
+
+    def codes(self) -> list[str]:
+        return [p.code for p in self.problems]
+
+
+async def test_one_agent_leads(start_consul: Start) -> None:
+    """1. the second agent of a cluster stands by  2. it takes over with a newer epoch  3. another cluster is noticed"""
+    (dc1,) = await start_consul("dc1")
+    one = Holder(dc1, "dc1", "host/1", None)
+    await until(lambda: one.locks.reporting.value)
+    first = one.locks.reporting.value
+    assert first is not None
+    assert one.locks.leader.value == first
+    two = Holder(dc1, "dc1", "host/2", None)
+    other = Holder(dc1, "east", "host/3", None)
+    try:
+        await until(lambda: "consul_standby" in two.codes())
+        assert "host/1" in next(p for p in two.problems if p.code == "consul_standby").detail
+        assert two.locks.reporting.value is None
+        await until(lambda: "consul_shared" in other.codes() and "consul_shared" in two.codes())
+        assert "dc1 exports from this datacenter, too" in other.problems[0].detail
+        await cancel(one.task)
+        await until(lambda: two.locks.reporting.value)
+        assert two.locks.reporting.value is not None
+        assert two.locks.reporting.value > first
+        assert "consul_standby" not in two.codes()
+    finally:
+        for holder in (one, two, other):
+            await cancel(holder.task)
+
+
+async def test_without_the_right_to_lock_it_goes_on_alone(start_consul: Start, tmp_path: Path) -> None:
+    (dc1,) = await start_consul("dc1", acl=True)
+    async with dc1.connect() as consul:
+        reader = await consul.token(READER, name="reader")
+    (tmp_path / "token").write_text(reader["SecretID"])
+    one = Holder(dc1, "dc1", "host/1", tmp_path / "token")
+    try:
+        await until(lambda: "consul_no_lock" in one.codes())
+        assert one.locks.reporting.value == 7
+        assert "session_prefix" in one.problems[0].detail
+    finally:
+        await cancel(one.task)
