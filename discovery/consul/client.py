@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,6 +160,21 @@ class ConsulClient:
         except _Missing:
             return None
 
+    async def read(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        datacenter: str,
+        *,
+        what: str,
+        needs: str,
+        index: int = 0,
+        wait: float = 0.0,
+        stale: bool = False,
+    ) -> Answer:
+        """Any other read."""
+        return await self._read(path, query, datacenter, what=what, needs=needs, index=index, wait=wait, stale=stale)
+
     async def _read(
         self,
         path: str,
@@ -218,10 +233,11 @@ class ConsulClient:
         what: str,
         needs: str,
         seconds: float = _READ_SECONDS,
+        passes: Collection[int] = (404,),
     ) -> tuple[int, Mapping[str, str], bytes]:
-        """Any request: status, headers and body of an answer that is no error. 404 is none here."""
+        """Any request: status, headers and body of an answer that is no error. Those of `passes` are none here."""
         async with self._send(
-            method, path, query or {}, seconds=seconds, what=what, needs=needs, body=body, missing_passes=True
+            method, path, query or {}, seconds=seconds, what=what, needs=needs, body=body, passes=passes
         ) as response:
             return response.status, response.headers, await self._body(response, what)
 
@@ -239,7 +255,7 @@ class ConsulClient:
         needs: str,
         body: bytes | None = None,
         missing_ok: bool = False,
-        missing_passes: bool = False,
+        passes: Collection[int] = (),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The response to a request that succeeded. A token that is refused is read again, once."""
         import aiohttp
@@ -263,7 +279,7 @@ class ConsulClient:
                     server_hostname=self._settings.server_name or None,
                 )
                 async with response:
-                    if response.status < 300 or (missing_passes and response.status == 404):
+                    if response.status < 300 or response.status in passes:
                         yield response
                         return
                     if missing_ok and response.status == 404:

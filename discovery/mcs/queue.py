@@ -76,6 +76,17 @@ class WorkQueue:
                 self._call()  # it may have been this one's turn
                 raise
 
+    def take_more(self, most: int) -> list[ServiceName]:
+        """Up to `most` that could be taken at once."""
+        taken: list[ServiceName] = []
+        for names in (self._urgent, self._slow):
+            while names and len(taken) < most:
+                name = next(iter(names))
+                del names[name]
+                self._busy.add(name)
+                taken.append(name)
+        return taken
+
     def _call(self) -> None:
         """Wake as many waiters as there are names."""
         for _ in range(len(self._urgent) + len(self._slow)):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable
 
-from discovery.kube.errors import Conflict, Forbidden, Invalid, NotFound, TooMany
+from discovery.kube.errors import Conflict, Invalid, NotFound, TooMany
 from discovery.mcs.apply import NotRepaired
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
-from federation.errors import AlreadyExists, IsthmusError, Unavailable
+from federation.errors import AlreadyExists, Denied, IsthmusError, Unavailable
 from federation.log import Logger
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
@@ -23,11 +23,20 @@ CALM_SECONDS = 30.0
 
 
 class Troubles:
-    """No I/O. `on_problems` is given all problems whenever they change, each once."""
+    """No I/O. `on_problems` is given all problems whenever they change, each once. `place` is what is written to,
+    `what` an object there."""
 
     def __init__(
-        self, *, on_problems: Callable[[list[Problem]], None], clock: Clock, rng: random.Random, log: Logger
+        self,
+        *,
+        on_problems: Callable[[list[Problem]], None],
+        clock: Clock,
+        rng: random.Random,
+        log: Logger,
+        place: str = "Kubernetes",
+        what: str = "ServiceImport",
     ) -> None:
+        self._place, self._what = place, what
         self._on_problems, self._clock, self._rng, self._log = on_problems, clock, rng, log
         self._problems: dict[ServiceName | str, Problem] = {}
         self._backoffs: dict[ServiceName, Backoff] = {}
@@ -75,7 +84,7 @@ class Troubles:
         """Note it; the seconds until the next attempt."""
         if isinstance(error, Conflict | AlreadyExists) and not isinstance(error, NotRepaired):
             return self._rng.uniform(0.005, 0.05)  # a race: what is there now was just looked at
-        slow = isinstance(error, Forbidden | Invalid | NotFound | NotRepaired)
+        slow = isinstance(error, Denied | Invalid | NotFound | NotRepaired)
         fresh = Backoff(base=1.0 if slow else 0.2, cap=60.0 if slow else 10.0, uniform=self._rng.uniform)
         delay = self._backoffs.setdefault(name, fresh).next()
         if isinstance(error, TooMany):
@@ -83,7 +92,7 @@ class Troubles:
         self._log.warning("not written", service=str(name), code=error.error_code, error=error.message, again_in=delay)
         if not isinstance(error, Unavailable):  # that it is away is said by those who read
             detail = f"{error.message} ({error.hint})" if error.hint else error.message
-            subject = "Kubernetes" if isinstance(error, Forbidden) else f"ServiceImport {name}"
+            subject = self._place if isinstance(error, Denied) else f"{self._what} {name}"
             self._settle(name, Problem(error.error_code, subject, detail))
         return delay
 
@@ -94,7 +103,11 @@ class Troubles:
             return
         self._log.warning("not written", what=what, code=error.error_code, error=error.message)
         if not isinstance(error, Unavailable):
-            self._settle(what, Problem(error.error_code, "Kubernetes", str(error)))
+            self._settle(what, Problem(error.error_code, self._place, str(error)))
+
+    def problem(self, what: str, problem: Problem | None) -> None:
+        """Something that concerns no name is not as it should be, or (None) it is."""
+        self._settle(what, problem)
 
     def _settle(self, key: ServiceName | str, problem: Problem | None) -> None:
         if self._problems.get(key) == problem:
