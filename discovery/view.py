@@ -79,16 +79,19 @@ class ClusterView:
         allocations: Allocator,
         single_machine: bool,
         network: str = "",
+        aliases: Callable[[Import], tuple[str, ...]] = lambda _: (),
         clock: Clock,
         log: Logger,
     ) -> None:
-        """`network`: as in the settings; endpoints of other clusters on it are reached directly."""
+        """`network`: as in the settings; endpoints of other clusters on it are reached directly. `aliases`: as in
+        Import."""
         self.records = Records(origin=cluster, epoch=epoch)
         self.imports: dict[ServiceName, Import] = {}
         self.neighbours: dict[str, Neighbour] = {}
         self._cluster, self._federation, self._locality = cluster, federation, locality
         self._bundle, self._pins, self._allocations = bundle, pins, allocations
         self._single_machine, self._network, self._clock, self._log = single_machine, network, clock, log
+        self._aliases = aliases
         self.on_change: Callable[[], None] = lambda: None
         """Called after each change."""
         self._listeners: list[Callable[[Collection[ServiceName]], None]] = []
@@ -377,6 +380,8 @@ class ClusterView:
             now_ns=now_ns,
         )
         merged = replace(merged, ips=ips, ip_families=families, gateway_ports=gateway_ports)
+        if aliases := self._aliases(merged):
+            merged = replace(merged, aliases=aliases)
         self.imports[name] = merged
         return self.records.claim(Kind.IMPORT, str(name), encode_import(merged))
 

@@ -96,6 +96,7 @@ class Egress:
                 affinity=service.session_affinity == "ClientIP",
                 cluster=self._called.cluster(line),
                 endpoints=names.outbound_endpoints(service.name, port.port, tls=bool(remotes)),
+                aliases=service.aliases,
             )
         return made
 

@@ -37,6 +37,8 @@ class Target:
     """The name of the Envoy cluster."""
     endpoints: str
     """The name of its EDS resource."""
+    aliases: tuple[str, ...] = ()
+    """Names that a caller may use, too, and that nobody else knows: requests go on under the first of `domains`."""
 
 
 def believed(view: View) -> View:
@@ -96,8 +98,11 @@ def target_filters(target: Target, *, ask: bool = False) -> list[Filter]:
     """The filters of a listener that leads to this port alone; with `ask` its cluster comes on demand."""
     if not target.port.app.is_http:
         return [listener.tcp("out", target.cluster, affinity=target.affinity, ask=ask)]
-    host = virtual_host(target, route.caller_routes(target.cluster, affinity=target.affinity))
-    routes = route.configuration(target.cluster, [host, stranger()])
+    ways = route.caller_routes(target.cluster, affinity=target.affinity)
+    hosts = [virtual_host(target, ways)]
+    if aliases := [name for name in dict.fromkeys(target.aliases) if name not in target.domains]:
+        hosts.append(route.virtual_host("aliases", aliases, route.renamed(ways, target.domains[0])))
+    routes = route.configuration(target.cluster, [*hosts, stranger()])
     return [listener.http("out", routes, ask=ask, replies=replies())]
 
 

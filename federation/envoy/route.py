@@ -87,6 +87,18 @@ def caller_routes(cluster: str, *, bound: Binding | None = None, affinity: bool 
     return routes
 
 
+def renamed(routes: Iterable[Route], host: str) -> list[Route]:
+    """The same ways under another Host or :authority; what the caller said is in X-Forwarded-Host."""
+    made = []
+    for one in routes:
+        copied = Route()
+        copied.CopyFrom(one)
+        copied.route.host_rewrite_literal = host
+        copied.route.append_x_forwarded_host = True
+        made.append(copied)
+    return made
+
+
 def on_demand_routes() -> list[Route]:
     """As `caller_routes`, to the cluster that CLUSTER_HEADER names; Envoy asks for it where it has it not."""
     routes = caller_routes("-", affinity=True)

@@ -145,7 +145,11 @@ class Backend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Import:
-    """The merged service that a consumer sees (payload of IMPORT; MCS ServiceImport). Backends sorted by cluster."""
+    """The merged service that a consumer sees (payload of IMPORT; MCS ServiceImport). Backends sorted by cluster.
+
+    `gateway_ports`: service port → port of the local gateway, for callers without a sidecar; `aliases`: further host
+    names by which those know it.
+    """
 
     name: ServiceName
     ips: tuple[str, ...] = ()
@@ -161,6 +165,7 @@ class Import:
     backends: tuple[Backend, ...] = ()
     conflicts: tuple[FieldConflict, ...] = ()
     gateway_ports: Mapping[int, int] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -374,6 +374,7 @@ def _late_import(value: Import) -> pb.Import:
         conflicts=(pb.Conflict(field=c.reason, detail=c.detail) for c in value.conflicts),
         internal_traffic_policy=value.internal_traffic_policy,
         gateway_ports=dict(value.gateway_ports),
+        aliases=value.aliases,
     )
 
 
@@ -393,6 +394,7 @@ def import_from_pb(message: pb.Import) -> Import:
         backends=tuple(map(_backend_from_pb, message.backends)),
         conflicts=tuple(FieldConflict(c.field, c.detail) for c in message.conflicts),
         gateway_ports=dict(sorted(message.gateway_ports.items())),
+        aliases=tuple(message.aliases),
     )
 
 

@@ -101,6 +101,7 @@ VIEW = View(
                 backend("west", 80, 9000, ready=3),
             ),
             gateway_ports={80: 20001, 9000: 20002},
+            aliases=("echo.service.consul",),
         ),
         DB: Import(
             name=DB, ports=(Port(port=5432),), session_affinity="ClientIP", backends=(backend("west", 5432, ready=1),)

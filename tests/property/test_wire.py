@@ -123,6 +123,7 @@ imported = st.builds(
     ),
     conflicts=many(st.builds(FieldConflict, text, text)),
     gateway_ports=st.dictionaries(port_number, port_number, max_size=3),
+    aliases=st.lists(st.sampled_from(["db.service.consul", "db-sql.service.consul"]), unique=True).map(tuple),
 )
 exported = st.builds(Export, name=name, ports=many(port), endpoints=many(endpoint), grants=many(grant))
 cluster = st.builds(

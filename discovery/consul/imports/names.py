@@ -55,6 +55,16 @@ def claims(imported: Import, rule: NameRule, main: int | None) -> dict[str, Port
     return made
 
 
+def hosts(imported: Import, rule: NameRule, *, datacenter: str, domain: str) -> tuple[str, ...]:
+    """Host names under which who asks Consul knows the import, whichever of its ports has the plain name."""
+    plain = rule.plain(imported.name)
+    offered = ports(imported)
+    services = [plain, *(f"{plain}-{p.name or p.port}" for p in offered)] if len(offered) > 1 else [plain]
+    if not offered or any(len(service) > 63 for service in services):
+        return ()
+    return tuple(f"{s}.service.{zone}" for s in services for zone in (domain, f"{datacenter}.{domain}"))
+
+
 class Book:
     """Who claims which name, and who has it: a plain name goes before one with a port, the datacenter's own namespace
     before others, then the order of names decides."""

@@ -9,7 +9,7 @@ import msgspec
 
 from discovery.consul.imports.names import NameRule
 from federation.errors import InvalidSettings
-from federation.model.ids import ServiceName
+from federation.model.ids import ServiceName, parse_domain
 
 _NODE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,126}[A-Za-z0-9])?\Z", re.ASCII)
 _PART = re.compile(r"(?:\*|[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)\Z", re.ASCII)
@@ -22,6 +22,8 @@ class WriteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     name: str = ""
     """How an import is called in Consul: a template of {service} and {namespace}. Empty: `<service>`, and
     `<service>-<namespace>` outside of the namespace that was given to the datacenter."""
+    domain: str = "consul"
+    """Of Consul's DNS: gateways take `<name>.service.<domain>` for the Host of an import."""
     node: str = ""
     """The node that the services are registered under; empty: isthmus-<cluster>."""
     services: tuple[str, ...] = ("*/*",)
@@ -43,6 +45,7 @@ class WriteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
                 raise InvalidSettings(
                     f"consul.write.name {self.name!r} is no template", hint="for example: {service}-{namespace}"
                 )
+        parse_domain(self.domain, what="consul.write.domain")
         if self.node and not _NODE.match(self.node):
             raise InvalidSettings(f"consul.write.node {self.node[:80]!r} is no name of a node")
         for pattern in self.services:

@@ -241,7 +241,7 @@ class Problem(_message.Message):
     def __init__(self, code: _Optional[str] = ..., subject: _Optional[str] = ..., detail: _Optional[str] = ..., since_ns: _Optional[int] = ...) -> None: ...
 
 class Import(_message.Message):
-    __slots__ = ("namespace", "name", "ips", "ip_families", "headless", "ports", "session_affinity", "session_affinity_seconds", "traffic_distribution", "labels", "annotations", "backends", "conflicts", "internal_traffic_policy", "gateway_ports")
+    __slots__ = ("namespace", "name", "ips", "ip_families", "headless", "ports", "session_affinity", "session_affinity_seconds", "traffic_distribution", "labels", "annotations", "backends", "conflicts", "internal_traffic_policy", "gateway_ports", "aliases")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -278,6 +278,7 @@ class Import(_message.Message):
     CONFLICTS_FIELD_NUMBER: _ClassVar[int]
     INTERNAL_TRAFFIC_POLICY_FIELD_NUMBER: _ClassVar[int]
     GATEWAY_PORTS_FIELD_NUMBER: _ClassVar[int]
+    ALIASES_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     ips: _containers.RepeatedScalarFieldContainer[str]
@@ -293,7 +294,8 @@ class Import(_message.Message):
     conflicts: _containers.RepeatedCompositeFieldContainer[Conflict]
     internal_traffic_policy: str
     gateway_ports: _containers.ScalarMap[int, int]
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ip_families: _Optional[_Iterable[str]] = ..., headless: _Optional[bool] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., traffic_distribution: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., internal_traffic_policy: _Optional[str] = ..., gateway_ports: _Optional[_Mapping[int, int]] = ...) -> None: ...
+    aliases: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., ips: _Optional[_Iterable[str]] = ..., ip_families: _Optional[_Iterable[str]] = ..., headless: _Optional[bool] = ..., ports: _Optional[_Iterable[_Union[Port, _Mapping]]] = ..., session_affinity: _Optional[str] = ..., session_affinity_seconds: _Optional[int] = ..., traffic_distribution: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., annotations: _Optional[_Mapping[str, str]] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ..., conflicts: _Optional[_Iterable[_Union[Conflict, _Mapping]]] = ..., internal_traffic_policy: _Optional[str] = ..., gateway_ports: _Optional[_Mapping[int, int]] = ..., aliases: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("cluster", "local", "stale", "ports", "readiness", "endpoints")

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from envoy.config.endpoint.v3.endpoint_pb2 import ClusterLoadAssignment
 from envoy.config.listener.v3.listener_pb2 import Listener
+from envoy.extensions.filters.network.http_connection_manager.v3.http_connection_manager_pb2 import (
+    HttpConnectionManager,
+)
 
 from federation.envoy import names
 from federation.envoy.ledger import Changes
@@ -169,3 +172,18 @@ def test_imports_for_which_there_are_no_files_are_left_out_until_there_are() -> 
     assert edge.builder.egress.left_out == {first}
     edge.set(first, None)
     assert edge.builder.egress.left_out == set()
+
+
+def test_aliases_are_led_on_under_the_global_name(edge: Edge) -> None:
+    aliases = ("echo.service.consul", "echo.shop.global")  # one that is a global name anyway
+    made = edge.set(ECHO, replace(VIEW.imports[ECHO], aliases=aliases)).put[names.LISTENER_TYPE]["egress/shop/echo/80"]
+    assert isinstance(made, Listener)
+    manager = HttpConnectionManager()
+    assert made.filter_chains[0].filters[-1].typed_config.Unpack(manager)
+    own, others, stranger = manager.route_config.virtual_hosts
+    assert list(own.domains) == ["echo.shop.svc.clusterset.local", "echo.shop.global"]
+    assert all(not one.route.host_rewrite_literal for one in own.routes)
+    assert list(others.domains) == ["echo.service.consul"]
+    assert {one.route.host_rewrite_literal for one in others.routes} == {"echo.shop.svc.clusterset.local"}
+    assert [one.route.cluster for one in others.routes] == [one.route.cluster for one in own.routes]
+    assert list(stranger.domains) == ["*"]
