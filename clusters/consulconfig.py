@@ -104,6 +104,7 @@ def configuration(
     }
     if serving:
         tree["bootstrap_expect"] = len(servers)
+        tree["session_ttl_min"] = "1s"  # instead of ten: tests wait until sessions end
         # A server that was killed is still a member: it comes back as the voter that it was.
         tree["autopilot"] = {"cleanup_dead_servers": False, "server_stabilization_time": "1s"}
     if guard.management:
