@@ -29,11 +29,11 @@ async def test_an_import_is_a_service_with_an_instance_per_gateway(world, make):
         "isthmus-managed-by": "isthmus",
         "isthmus-cluster": "east",
         "isthmus-import": "shop/db",
-        "isthmus-port": "5432",
-        "isthmus-port-name": "sql",
-        "isthmus-gateway": "gw-1",
-        "isthmus-source-clusters": "east,west",
-        "isthmus-plain-name": "true",
+        "isthmus-import-port": "5432",
+        "isthmus-import-port-name": "sql",
+        "isthmus-import-gateway": "gw-1",
+        "isthmus-import-clusters": "east,west",
+        "isthmus-import-plain": "true",
     }
     assert world.consul.resolve("db") == [("10.0.0.1", 10_432), ("10.0.0.2", 10_432)]
     check = world.consul.checks[(make.NODE, f"{ID}:ready")]
