@@ -70,6 +70,11 @@ class Fault(NamedTuple):
         """The token lacks a right."""
         return "Permission denied" in self.what
 
+    @property
+    def raced(self) -> bool:
+        """What was to be changed is not as it was seen."""
+        return "index is stale" in self.what or "Missing service" in self.what or "Missing node" in self.what
+
 
 class Outcome(NamedTuple):
     """Of a transaction: nothing was done where there are `faults` (of the operations, counted from 0)."""

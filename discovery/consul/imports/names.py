@@ -97,6 +97,10 @@ class Book:
         """Who has the name; None where nobody claims it."""
         return min(self._claimants.get(key, ()), key=lambda name: self._rank(name, key), default=None)
 
+    def claimed(self, name: ServiceName) -> Mapping[str, Port]:
+        """What `name` claims."""
+        return self._by_import.get(name, {})
+
     def claimants(self, key: str) -> frozenset[ServiceName]:
         """All that claim the name."""
         return frozenset(self._claimants.get(key, ()))

@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from discovery.consul.belief import Doubt
 from discovery.consul.client import Answer
+from discovery.consul.errors import Refused
 from discovery.consul.imports.actual import Actual
 from discovery.consul.imports.catalog import (
     NODE_CHECK,
@@ -55,6 +57,10 @@ BATCH = 200
 """Names that are planned together."""
 LOOK_SECONDS = 1.0
 """At least between two readings of the whole node; with many instances twenty times what one takes."""
+FREED_SECONDS = 300.0
+"""A name that somebody else had is taken when he has been gone for so long: a service that is only restarted must not
+send its callers to another one meanwhile."""
+_STILL = float("inf")
 NODE_ADDRESS = "127.0.0.1"
 """Every instance has an address of its own; Consul wants one of the node, too."""
 
@@ -108,9 +114,11 @@ class Writer:
         self._known = asyncio.Event()
         self._others: frozenset[str] | None = None
         self._others_known = asyncio.Event()
+        self._withheld: dict[str, float] = {}  # names that somebody else had when they were wanted; until when
         self._fence: Fence | None = None  # all is known and the node is ours: writing may go on under it
         self._stopped = asyncio.Event()
         self._turn = asyncio.Lock()  # one request that writes, or a reading of all, at a time
+        self._indexes: dict[str, int] = {}
         self._look_wanted = asyncio.Event()
         self._looked = float("-inf")
         self._pause = LOOK_SECONDS
@@ -178,10 +186,11 @@ class Writer:
         """While this agent holds the lock: watch what others do, and begin to write when all is known."""
         self._others = None
         self._others_known.clear()
+        self._indexes.clear()
         watches = {
             "others": self._watch(self._catalog.others, self._others_read, tell=self._others_told),
-            "services": self._watch(self._catalog.services_changed, self._node_changed),
-            "checks": self._watch(self._catalog.checks_changed, self._node_changed),
+            "services": self._watch(self._catalog.services_changed, partial(self._node_changed, "services")),
+            "checks": self._watch(self._catalog.checks_changed, partial(self._node_changed, "checks")),
         }
         async with asyncio.TaskGroup() as tasks:
             for name, watch in watches.items():
@@ -246,6 +255,8 @@ class Writer:
             self._queue.add(self._all())
             return True
         for service in before ^ self._others:
+            if service in self._withheld:
+                self._withheld[service] = self._clock.monotonic() + FREED_SECONDS
             self.names_changed(self._book.claimants(service))
         return before != self._others
 
@@ -255,9 +266,11 @@ class Writer:
         if not isinstance(trouble, Doubt):
             self._troubles.general("others", trouble)
 
-    def _node_changed(self, answer: Answer) -> bool:
-        """Something under the node has changed. Most of it is what was just written."""
-        self._look_wanted.set()
+    def _node_changed(self, what: str, answer: Answer) -> bool:
+        """Something under the node may have changed. Most of it is what was just written."""
+        if self._indexes.get(what) != answer.meta.index:
+            self._indexes[what] = answer.meta.index
+            self._look_wanted.set()
         return False
 
     async def _look_again(self) -> None:
@@ -373,7 +386,7 @@ class Writer:
         if (id_ := foreign(wanted, held)) is not None:
             problem = Problem(NotOurs.code, f"import {name}", f"{id_} under our node is somebody else's in Consul")
         if not changes:
-            if rest := self._troubles.over(name, problem):
+            if rest := self._troubles.over(name, problem) or self._until_free(name):
                 self._queue.later(name, rest)
             return ()
         try:
@@ -410,16 +423,32 @@ class Writer:
                 problem = Problem(
                     "import_name_taken", f"import {name}", f"the import {holder} has the name {service} in Consul"
                 )
-            elif service in (self._others or ()):
-                if not exported:  # the service of this datacenter itself, for who asks here
+            elif service in (self._others or ()) or self._is_withheld(service):
+                self._withheld.setdefault(service, _STILL)
+                if not exported:  # otherwise it is the same service, and who asks here gets that of the datacenter
                     detail = (
-                        f"the datacenter has a service {service} of its own, so the import is not written to Consul: "
-                        "give that one another name, or imports a rule in consul.write.name"
+                        f"the datacenter has, or lately had, a service {service} of its own, so the import is not "
+                        "written to Consul: give that one another name, or imports a rule in consul.write.name"
                     )
                     problem = Problem(NotOurs.code, f"import {name}", detail)
             else:
                 named[service] = port
         return named, self._rule.plain(name), problem
+
+    def _is_withheld(self, service: str) -> bool:
+        """Whether it was somebody else's until a short while ago, and not a service that this cluster exports."""
+        now, until = self._clock.monotonic(), self._withheld.get(service)
+        if until == _STILL:  # he went while this agent did not lead
+            until = self._withheld[service] = now + FREED_SECONDS
+        if until is not None and until <= now:
+            del self._withheld[service]
+        return until is not None and until > now
+
+    def _until_free(self, name: ServiceName) -> float:
+        """Seconds until a name that the import claims is not withheld any more; 0: there is none to wait for."""
+        ends = [self._withheld.get(service, _STILL) for service in self._book.claimed(name)]
+        soonest = min(ends, default=_STILL)
+        return max(0.01, soonest - self._clock.monotonic()) if soonest != _STILL else 0.0
 
     def _settled(self, sources: frozenset[str] | None) -> bool:
         clusters = sources if sources is not None else {neighbour.name for neighbour in self._view.linked}
@@ -455,10 +484,13 @@ class Writer:
             elif fault.denied:
                 error = forbidden("the token may not write services", 'service_prefix "" { policy = "write" }')
                 self._queue.later(name, self._troubles.failed(name, error))
-            else:
+            elif fault.raced:
                 self._log.info("changed meanwhile", datacenter=self._datacenter, service=str(name), error=fault.what)
                 self._look_wanted.set()
                 self._queue.later(name, LOOK_SECONDS * self._rng.uniform(1.0, 2.0))
+            else:
+                refused = Refused(f"Consul does not take it: {fault.what}")
+                self._queue.later(name, self._troubles.failed(name, refused))
 
     async def _afford(self, operations: int) -> None:
         """Wait until so many operations are within the rate."""

@@ -50,6 +50,7 @@ class Consul:
         self.sessions: dict[str, dict[str, Any]] = {}
         self.locks = {FENCE.key: FENCE.session}
         self.denied: set[str] = set()
+        self.garbled: set[str] = set()
         self.filtered = self.down = False
         self.transactions: list[list[dict[str, Any]]] = []
         self._news = asyncio.Event()
@@ -159,6 +160,9 @@ class Consul:
             if name in self.denied:
                 what = f"Permission denied: token with AccessorID '1' lacks permission 'service:write' on \"{name}\""
                 errors.append({"OpIndex": at, "What": what})
+                continue
+            if name in self.garbled:
+                errors.append({"OpIndex": at, "What": "Invalid Service Meta"})
                 continue
             result = getattr(self, f"_{kind.lower()}")(body)
             if isinstance(result, str):

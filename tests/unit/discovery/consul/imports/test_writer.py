@@ -110,6 +110,7 @@ class Site:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(module, "FREED_SECONDS", 0.3)
     monkeypatch.setattr(blocking, "REFILL", 50.0)
 
 
@@ -217,6 +218,8 @@ async def test_a_service_of_somebody_else_is_neither_shadowed_nor_mixed(site, ma
     assert problem.subject == "import shop/db"
     assert site.consul.ours() == {}
     site.consul.deregister("vm", "DB")
+    await asyncio.sleep(0.1)
+    assert site.consul.ours() == {}, "it may only be restarted"
     await site.resolves("db", AT)
     await site.calm()
     site.consul.register("vm", "db")
@@ -393,6 +396,17 @@ async def test_a_leader_that_was_replaced_is_refused_and_stops(site, make):
     site.consul.locks[make.FENCE.key] = make.FENCE.session
     await until(lambda: not site.consul.ours())
     assert site.problems == []
+
+
+async def test_what_consul_does_not_take_is_said(site, make):
+    site.consul.garbled = {"db"}
+    site.view.put(make.imported())
+    site.start()
+    problem = await site.problem("consul_refused", "Invalid Service Meta")
+    assert problem.subject == "import shop/db"
+    site.consul.garbled = set()
+    await site.resolves("db", AT)
+    await site.calm()
 
 
 async def test_consul_that_is_away_is_waited_for(site, make):
