@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from discovery.consul.imports.settings import WriteSettings
 from federation.errors import InvalidSettings
 from federation.model.ids import parse_label, parse_port
 
@@ -16,6 +17,8 @@ READS = 16
 """Reads that are under way at the same time, besides the watches."""
 BOARD = 3
 """Watches of a datacenter besides those of single services: its catalog, and which checks warn or fail."""
+WRITING = 3
+"""Watches of a datacenter for writing to it: the names of others, and the services and checks of our node."""
 _DATACENTER = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}\Z", re.ASCII)
 
 
@@ -66,6 +69,8 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """Of the keys of these locks."""
     lock_ttl: float = 15.0
     """A lock whose holder was not heard of for this time is free; 10 at least (Consul's own limit)."""
+    write: WriteSettings = WriteSettings()
+    """Imports as services of the datacenters."""
 
     def below(self, directory: Path) -> ConsulSettings:
         """The same with relative paths that start at `directory`."""
@@ -106,10 +111,17 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         if not self.lock_prefix or self.lock_prefix.startswith("/") or self.lock_prefix.endswith("/"):
             raise InvalidSettings(f"consul.lock_prefix {self.lock_prefix!r} is no beginning of a key")
 
+        self.write.check()
+        if self.write.enabled and not self.lock:
+            raise InvalidSettings(
+                "consul.write.enabled needs consul.lock", hint="two agents that write would undo each other's work"
+            )
+
     @property
     def connections(self) -> int:
         """Connections to Consul at most."""
-        return self.watches + BOARD * len(self.datacenters) + READS + 2
+        watches = BOARD + (WRITING if self.write.enabled else 0)
+        return self.watches + watches * len(self.datacenters) + READS + 2
 
 
 def split_url(text: str) -> tuple[str, str, int]:

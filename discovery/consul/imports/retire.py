@@ -2,9 +2,31 @@
 
 from __future__ import annotations
 
+from discovery.consul.client import ConsulClient
 from discovery.consul.imports.catalog import NODE_CHECK, TXN_OPERATIONS, Catalog, Fence, forbidden
 from discovery.consul.imports.plan import DropInstance
+from discovery.consul.imports.transport import DatacenterTransport
+from discovery.consul.settings import ConsulSettings
+from federation.aio.clock import Clock
 from federation.errors import Conflict
+from federation.log import Logger
+
+
+async def retire_all(settings: ConsulSettings, *, cluster: str, clock: Clock, log: Logger) -> list[str]:
+    """What was removed from all datacenters that the cluster writes to. Raises as `retire`."""
+    if not settings.write.enabled:
+        return []
+    client = ConsulClient(settings, clock=clock, log=log)
+    try:
+        removed = []
+        for datacenter in settings.datacenters:
+            catalog = Catalog(
+                DatacenterTransport(client, datacenter), node=settings.write.node_of(cluster), cluster=cluster
+            )
+            removed += [f"Consul {datacenter}: {what}" for what in await retire(catalog)]
+        return removed
+    finally:
+        await client.close()
 
 
 async def retire(catalog: Catalog, fence: Fence | None = None) -> list[str]:

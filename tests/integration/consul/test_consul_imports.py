@@ -22,7 +22,7 @@ from clusters.waiting import ANSWER, until
 from discovery.consul.client import ConsulClient
 from discovery.consul.imports import writer
 from discovery.consul.imports.catalog import Catalog, Fence
-from discovery.consul.imports.retire import retire
+from discovery.consul.imports.retire import retire_all
 from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.imports.transport import DatacenterTransport
 from discovery.consul.imports.writer import Writer
@@ -68,14 +68,17 @@ class Agent:
         self.problems: list[Problem] = []
         self.leader: Latest[Fence | None] = Latest(None)
         self._tell: Callable[[Collection[ServiceName]], None] = lambda names: None
-        given = ConsulSettings(
-            address=datacenter.url(), datacenters={"dc1": "shop"}, token_file=str(token_file) if token_file else ""
+        self.settings = ConsulSettings(
+            address=datacenter.url(),
+            datacenters={"dc1": "shop"},
+            token_file=str(token_file) if token_file else "",
+            write=WriteSettings(enabled=True, **settings),
         )
-        self.client = ConsulClient(given, clock=SystemClock(), log=log.get("test"))
+        self.client = ConsulClient(self.settings, clock=SystemClock(), log=log.get("test"))
         self.catalog = Catalog(DatacenterTransport(self.client, "dc1"), node=NODE, cluster="dc1")
         view: Any = SimpleNamespace(imports=self.imports, linked=[], listen=self._listen, settled=lambda _: True)
         self.writer = Writer(
-            WriteSettings(enabled=True, **settings),
+            self.settings.write,
             self.catalog,
             view,
             datacenter="dc1",
@@ -118,6 +121,10 @@ class Agent:
         self.writer.known()
         self.task = asyncio.create_task(self.writer.run())
         return await self.lead()
+
+    async def retire(self) -> list[str]:
+        """The cluster leaves."""
+        return await retire_all(self.settings, cluster="dc1", clock=SystemClock(), log=log.get("test"))
 
     async def stop(self) -> None:
         """As if it was killed: nothing is said to Consul."""
@@ -304,6 +311,7 @@ async def test_the_documented_policy_is_enough_and_a_missing_rule_is_named(start
         await resolver.resolves("db.service.consul.", ("192.0.2.5", 10_432))
         assert one.problems == []
         await cancel(one.task)
-        assert await retire(one.catalog, one.leader.value) == ["db (isthmus:shop:db:5432:gw-1)", f"node {NODE}"]
+        assert await one.retire() == ["Consul dc1: db (isthmus:shop:db:5432:gw-1)", f"Consul dc1: node {NODE}"]
+        assert await one.retire() == []
     async with dc1.connect() as client:
         assert NODE not in {n["Node"] for n in await client.get("/v1/catalog/nodes")}

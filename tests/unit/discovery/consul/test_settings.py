@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.settings import ConsulSettings, split_url
 from federation.errors import InvalidSettings, IsthmusError
 
@@ -69,6 +70,8 @@ def test_the_defaults_fit_into_what_consul_allows_one_address() -> None:
         ({"max_bytes": 10}, "consul.max_bytes"),
         ({"lock_ttl": 9}, "consul.lock_ttl"),
         ({"lock_prefix": "/x"}, "consul.lock_prefix"),
+        ({"write": WriteSettings(enabled=True), "lock": False}, "consul.write.enabled needs consul.lock"),
+        ({"write": WriteSettings(ttl=1)}, "consul.write.ttl"),
     ],
 )
 def test_refusals(given: dict[str, Any], says: str) -> None:
