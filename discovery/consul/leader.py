@@ -1,9 +1,9 @@
 """The lock of a datacenter: of several agents of one cluster the one that holds it writes.
 
 A key of Consul's KV store, locked by a session. Consul frees it when the session was not renewed for twice its TTL. The
-holder believes in it for one TTL after the last renewal
-that was answered, by the monotonic and by the wall clock (the former stands still while a machine is suspended); what
-it writes is proven by the lock all the same (discovery.consul.imports.catalog).
+holder believes in it for one TTL after the last renewal that was answered, by the monotonic and by the wall clock (the
+former stands still while a machine is suspended); what it writes is proven by the lock all the same
+(discovery.consul.imports.catalog).
 """
 
 from __future__ import annotations

@@ -7,15 +7,19 @@ that runs on after its cluster has left would otherwise write again what `fedctl
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Protocol
 
 from discovery.consul.client import ConsulClient
 from discovery.consul.imports.catalog import Catalog, Fence, Lost
 from discovery.consul.imports.retire import retire
-from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.imports.transport import DatacenterTransport
 from discovery.consul.imports.writer import Writer
+from discovery.consul.leader import LeaderLock, lock_key
+from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from discovery.view import ClusterView
 from federation.aio.backoff import Backoff
@@ -33,42 +37,50 @@ class _Place:
 
     datacenter: str
     catalog: Catalog
-    leader: Latest[Fence | None]
+    lock: Lock
     gate: Latest[Fence | None]
     writer: Writer
     problems: list[Problem] = field(default_factory=list)
+    lock_problem: Problem | None = None
+
+
+class Lock(Protocol):
+    """The lock of a datacenter (discovery.consul.leader)."""
+
+    leader: Latest[Fence | None]
+
+    async def run(self) -> None: ...
 
 
 class Writers:
-    """`run` until cancelled. `datacenters`: name → namespace; `leaders`: the lock of each, while it is this agent's."""
+    """`run` until cancelled, which also closes `client`. `locks`: of each datacenter; made unless given."""
 
     def __init__(
         self,
-        settings: WriteSettings,
+        settings: ConsulSettings,
         client: ConsulClient,
         view: ClusterView,
         *,
-        datacenters: Mapping[str, str],
-        leaders: Mapping[str, Latest[Fence | None]],
         cluster: str,
         single_machine: bool,
         gateways: Latest[Mapping[str, Gateway]],
         source: Latest[SourceState],
-        wait: float,
         on_problems: Callable[[list[Problem]], None],
         clock: Clock,
         log: Logger,
+        locks: Mapping[str, Lock] | None = None,
     ) -> None:
-        self._settings, self._source, self._on_problems = settings, source, on_problems
+        write = settings.write
+        self._settings, self._client, self._source, self._on_problems = write, client, source, on_problems
         self._clock, self._log = clock, log
         self._member: Latest[bool] = Latest(True)
         self._known = asyncio.Event()
-        self._places: list[_Place] = []
-        for datacenter, namespace in datacenters.items():
+        self._places: dict[str, _Place] = {}
+        for datacenter, namespace in settings.datacenters.items():
             gate: Latest[Fence | None] = Latest(None)
-            catalog = Catalog(DatacenterTransport(client, datacenter), node=settings.node_of(cluster), cluster=cluster)
+            catalog = Catalog(DatacenterTransport(client, datacenter), node=write.node_of(cluster), cluster=cluster)
             writer = Writer(
-                settings,
+                write,
                 catalog,
                 view,
                 datacenter=datacenter,
@@ -77,13 +89,23 @@ class Writers:
                 single_machine=single_machine,
                 gateways=gateways,
                 leader=gate,
-                wait=wait,
-                on_problems=lambda found, datacenter=datacenter: self._told(datacenter, found),  # type: ignore[misc]
+                wait=settings.wait,
+                on_problems=partial(self._told, datacenter),
                 clock=clock,
                 log=log,
             )
-            self._places.append(
-                _Place(datacenter=datacenter, catalog=catalog, leader=leaders[datacenter], gate=gate, writer=writer)
+            lock = (locks or {}).get(datacenter) or LeaderLock(
+                client,
+                datacenter,
+                key=lock_key(settings.lock_prefix, cluster),
+                name=f"{cluster} at {socket.gethostname()}",
+                ttl=settings.lock_ttl,
+                on_problem=partial(self._lock_told, datacenter),
+                clock=clock,
+                log=log,
+            )
+            self._places[datacenter] = _Place(
+                datacenter=datacenter, catalog=catalog, lock=lock, gate=gate, writer=writer
             )
 
     @property
@@ -105,12 +127,16 @@ class Writers:
 
     async def run(self) -> None:
         """Follow the locks, and write or withdraw, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._wait_for_source(), name="consul-writers-source")
-            for place in self._places:
-                if self._settings.enabled:
-                    tasks.create_task(place.writer.run(), name=f"consul-writer-{place.datacenter}")
-                tasks.create_task(self._follow(place), name=f"consul-writers-{place.datacenter}")
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._wait_for_source(), name="consul-writers-source")
+                for name, place in self._places.items():
+                    tasks.create_task(place.lock.run(), name=f"consul-lock-{name}")
+                    if self._settings.enabled:
+                        tasks.create_task(place.writer.run(), name=f"consul-writer-{name}")
+                    tasks.create_task(self._follow(place), name=f"consul-writers-{name}")
+        finally:
+            await self._client.close()
 
     async def _wait_for_source(self) -> None:
         """What this cluster exports itself is part of its imports."""
@@ -120,7 +146,7 @@ class Writers:
             version, state = await self._source.newer(version)
             if state.complete:
                 break
-        for place in self._places:
+        for place in self._places.values():
             place.writer.known()
 
     async def _follow(self, place: _Place) -> None:
@@ -128,8 +154,8 @@ class Writers:
         withdrawing: asyncio.Task[None] | None = None
         try:
             while True:
-                versions = place.leader.version, self._member.version
-                fence = place.leader.value
+                versions = place.lock.leader.version, self._member.version
+                fence = place.lock.leader.value
                 await cancel(withdrawing)
                 withdrawing = None
                 wanted = self._settings.enabled and self._member.value
@@ -138,7 +164,7 @@ class Writers:
                     withdrawing = asyncio.create_task(
                         self._withdraw(place, fence), name=f"consul-withdraw-{place.datacenter}"
                     )
-                await _newer(place.leader, versions[0], self._member, versions[1])
+                await _newer(place.lock.leader, versions[0], self._member, versions[1])
         finally:
             await cancel(withdrawing)
 
@@ -161,10 +187,18 @@ class Writers:
             await self._clock.sleep(backoff.next())  # a last transaction of ours may still have been on its way
 
     def _told(self, datacenter: str, found: list[Problem]) -> None:
-        for place in self._places:
-            if place.datacenter == datacenter:
-                place.problems = found
-        self._on_problems([problem for place in self._places for problem in place.problems])
+        self._places[datacenter].problems = found
+        self._tell()
+
+    def _lock_told(self, datacenter: str, problem: Problem | None) -> None:
+        place = self._places[datacenter]
+        if problem != place.lock_problem:
+            place.lock_problem = problem
+            self._tell()
+
+    def _tell(self) -> None:
+        found = [p for place in self._places.values() for p in place.problems]
+        self._on_problems(found + [p.lock_problem for p in self._places.values() if p.lock_problem is not None])
 
 
 async def _newer(first: Latest[Fence | None], seen: int, second: Latest[bool], seen_too: int) -> None:

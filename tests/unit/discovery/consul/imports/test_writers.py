@@ -13,6 +13,7 @@ from clusters.waiting import until
 from discovery.consul.client import Answer
 from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.imports.writers import Writers
+from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from federation import log
 from federation.aio.clock import SystemClock
@@ -37,6 +38,9 @@ class Client:
         )
         return found
 
+    async def close(self) -> None:
+        self.closed = True
+
     async def send(
         self,
         method: str,
@@ -50,6 +54,16 @@ class Client:
     ) -> tuple[int, Mapping[str, str], bytes]:
         status, answer = await self.datacenters[query["dc"]].put(path, body or b"", what=what, needs=needs)
         return status, {}, answer
+
+
+class Held:
+    """The lock of a datacenter, as the test wants it."""
+
+    def __init__(self, leader: Latest[Any]) -> None:
+        self.leader = leader
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
 
 
 class Agent:
@@ -66,16 +80,17 @@ class Agent:
             imports=self.imports, linked=[], listen=self.tells.append, settled=lambda cluster: True
         )
         self.writers = Writers(
-            WriteSettings(**{"enabled": True, **settings}),
+            ConsulSettings(
+                datacenters={name: "shop" if name == "dc1" else name for name in datacenters},
+                write=WriteSettings(**{"enabled": True, **settings}),
+            ),
             client,
             view,
-            datacenters={name: "shop" if name == "dc1" else name for name in datacenters},
-            leaders=self.leaders,
+            locks={name: Held(leader) for name, leader in self.leaders.items()},
             cluster="east",
             single_machine=False,
             gateways=Latest({"gw-1": Gateway(name="gw-1", address="10.0.0.1", port=1)}),
             source=self.source,
-            wait=40.0,
             on_problems=self._told,
             clock=SystemClock(),
             log=log.get("test"),
