@@ -103,6 +103,11 @@ def reachable(address: str, *, single_machine: bool) -> bool:
     return not (ip.is_unspecified or ip.is_multicast or ip.is_link_local)
 
 
+def written_by_us(meta: Mapping[str, str]) -> bool:
+    """Whether an agent of ours, of whatever cluster, registered what has this meta: no source may export it again."""
+    return meta.get(MANAGED_BY) == MANAGER
+
+
 def instance_id(name: ServiceName, port: int, gateway: str) -> str:
     """Unique under the node: names are DNS labels, so nothing in them looks like what parts them."""
     return f"{MANAGER}:{name.namespace}:{name.name}:{port}:{gateway}"

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from discovery.consul.client import ConsulClient
-from discovery.consul.imports.catalog import NODE_CHECK, TXN_OPERATIONS, Catalog, Fence, forbidden
+from discovery.consul.imports.catalog import NODE_CHECK, TXN_OPERATIONS, Catalog, Fence, Outcome, forbidden
+from discovery.consul.imports.held import Registered
 from discovery.consul.imports.plan import DropInstance
 from discovery.consul.imports.transport import DatacenterTransport
 from discovery.consul.settings import ConsulSettings
 from federation.aio.clock import Clock
 from federation.errors import Conflict
 from federation.log import Logger
+
+_TRIES = 5
 
 
 async def retire_all(settings: ConsulSettings, *, cluster: str, clock: Clock, log: Logger) -> list[str]:
@@ -32,24 +35,41 @@ async def retire_all(settings: ConsulSettings, *, cluster: str, clock: Clock, lo
 async def retire(catalog: Catalog, fence: Fence | None = None) -> list[str]:
     """What was removed: the instances that are ours, and the node once nothing of anybody else is under it.
 
-    `fence`: the lock, for an agent that runs. Raises what Catalog raises, Conflict where somebody edits meanwhile.
+    `fence`: the lock, for an agent that runs. Raises what Catalog raises, Conflict where somebody writes all the time.
     """
-    registered = await catalog.registered()
-    if registered.node is None or not registered.node.ours:
-        return []
+    removed: list[str] = []
+    for _ in range(_TRIES):
+        registered = await catalog.registered()
+        if registered.node is None or not registered.node.ours:
+            return removed
+        if await _drop(catalog, registered, fence, removed):
+            return removed
+    raise Conflict(f"what is under {catalog.node} in Consul changes all the time", hint="end the agent, then try again")
+
+
+async def _drop(catalog: Catalog, registered: Registered, fence: Fence | None, removed: list[str]) -> bool:
+    """Whether nothing came between; adds to `removed`."""
     ours = [held for _, held in sorted(registered.instances.items()) if held.ours]
     for at in range(0, len(ours), TXN_OPERATIONS - 1):
-        drops = [DropInstance(id=h.id, service=h.service, index=h.index) for h in ours[at : at + TXN_OPERATIONS - 1]]
-        outcome = await catalog.transact(drops, fence)
-        for fault in outcome.faults:
-            if fault.denied:
-                raise forbidden("the token may not remove services", 'service_prefix "" { policy = "write" }')
-            raise Conflict(f"changed meanwhile in Consul: {fault.what}", hint="try again", code="consul_changed")
-    removed = [f"{held.service} ({held.id})" for held in ours]
-    if len(ours) == len(registered.instances) and not registered.node_checks.keys() - {NODE_CHECK}:
-        outcome = await catalog.drop_node(registered.node.index, fence)
-        if not outcome.faults:
-            removed.append(f"node {catalog.node}")
-        elif outcome.faults[0].denied:
-            raise forbidden("the token may not remove our node", f'node "{catalog.node}" {{ policy = "write" }}')
-    return removed
+        part = ours[at : at + TXN_OPERATIONS - 1]
+        drops = [DropInstance(id=held.id, service=held.service, index=held.index) for held in part]
+        if not _done(await catalog.transact(drops, fence), 'service_prefix "" { policy = "write" }'):
+            return False
+        removed += [f"{held.service} ({held.id})" for held in part]
+    if len(ours) < len(registered.instances) or registered.node_checks.keys() - {NODE_CHECK}:
+        return True  # somebody else has put something under it
+    assert registered.node is not None  # noqa: S101 - the caller has looked
+    if not _done(
+        await catalog.drop_node(registered.node.index, fence), f'node "{catalog.node}" {{ policy = "write" }}'
+    ):
+        return False
+    removed.append(f"node {catalog.node}")
+    return True
+
+
+def _done(outcome: Outcome, needs: str) -> bool:
+    for fault in outcome.faults:
+        if fault.denied:
+            raise forbidden("the token may not remove what is ours", needs)
+        return False
+    return True

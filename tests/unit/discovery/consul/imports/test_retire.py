@@ -36,5 +36,21 @@ async def test_a_node_that_is_not_ours_is_left_alone(world, make):
 async def test_a_missing_right_is_said(world, make):
     await world.settle(make.imported())
     world.consul.denied = {"db"}
-    with pytest.raises(Denied, match="may not remove services"):
+    with pytest.raises(Denied, match="may not remove what is ours"):
         await retire(world.catalog)
+
+
+async def test_what_is_written_meanwhile_is_removed_too(world, make):
+    await world.settle(make.imported())
+    put = world.consul.put
+
+    async def slow(path, body, **how):
+        if len(world.consul.transactions) == before:
+            (id_,) = world.consul.ours()
+            world.consul.edit(id_, Port=7)  # after it was read
+        return await put(path, body, **how)
+
+    before = len(world.consul.transactions)
+    world.consul.put = slow
+    assert len(await retire(world.catalog)) == 2
+    assert make.NODE not in world.consul.nodes
