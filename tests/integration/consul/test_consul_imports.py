@@ -49,7 +49,7 @@ service_prefix "" { policy = "write" }
 session "isthmus-dc1" { policy = "write" }
 key "isthmus/dc1/lock" { policy = "write" }
 """
-"""As docs/consul-imports.md has it; the session of the lock is another node's."""
+"""For writing alone, as narrow as it can be: the lock is taken by another token here."""
 
 
 def imported(name: ServiceName = DB, *, ready: int = 1, at: int = 10_432) -> Import:
