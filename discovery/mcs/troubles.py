@@ -105,6 +105,14 @@ class Troubles:
         if not isinstance(error, Unavailable):
             self._settle(what, Problem(error.error_code, self._place, str(error)))
 
+    def forget(self) -> None:
+        """Somebody else writes now."""
+        for known in (self._backoffs, self._rounds, self._fights):
+            known.clear()
+        if self._problems:
+            self._problems.clear()
+            self._on_problems([])
+
     def problem(self, what: str, problem: Problem | None) -> None:
         """Something that concerns no name is not as it should be, or (None) it is."""
         self._settle(what, problem)

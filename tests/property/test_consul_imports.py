@@ -77,6 +77,11 @@ def edit(consul: Any, what: str, at: int) -> None:
             consul.deregister(NODE, id_)
 
 
+def foreign_at_ours(theirs: dict[Any, Any]) -> bool:
+    """Somebody has one of our ids."""
+    return any(node == NODE for node, _ in theirs)
+
+
 def foreign(consul: Any) -> dict[Any, Any]:
     return copy.deepcopy(
         {k: s for k, s in consul.services.items() if k[0] != NODE or not s["Meta"].items() >= OURS.items()}
@@ -102,7 +107,11 @@ def test_plan_reaches_what_is_wanted_from_anything_and_touches_nothing_else(
             theirs = foreign(world.consul)
             for name, one in wanted.items():
                 await world.round(name, one)
-                assert world.planned(name, one) == (), "one round is enough"
+                if foreign_at_ours(theirs):
+                    await world.round(
+                        name, one
+                    )  # the last instance that said which port has the plain name may be gone
+                assert world.planned(name, one) == ()
             assert world.actual.replace(await world.catalog.registered()) == set(), (
                 "what is remembered is what is there"
             )

@@ -31,12 +31,12 @@ from discovery.consul.imports.catalog import (
     forbidden,
     names,
 )
-from discovery.consul.imports.desired import CLUSTER, MANAGED_BY, MANAGER, Instance, Site, instances
+from discovery.consul.imports.desired import CLUSTER, MANAGED_BY, MANAGER
 from discovery.consul.imports.gateways import Gateways
-from discovery.consul.imports.names import Book, claims
-from discovery.consul.imports.plan import Change, foreign, plan
+from discovery.consul.imports.plan import Change
 from discovery.consul.imports.presence import Presence
 from discovery.consul.imports.settings import WriteSettings
+from discovery.consul.imports.wants import NotOurs, Wants
 from discovery.consul.watch import Read, Watch
 from discovery.mcs.apply import NotRepaired
 from discovery.mcs.queue import WorkQueue
@@ -46,29 +46,18 @@ from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
-from federation.errors import Conflict, Denied, InvalidName, IsthmusError
+from federation.errors import Conflict, Denied, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
 from federation.model.ids import ServiceName
-from federation.model.service import Port
 
 RESYNC_SECONDS = 600.0
 BATCH = 200
 """Names that are planned together."""
 LOOK_SECONDS = 1.0
 """At least between two readings of the whole node; with many instances twenty times what one takes."""
-FREED_SECONDS = 300.0
-"""A name that somebody else had is taken when he has been gone for so long: a service that is only restarted must not
-send its callers to another one meanwhile."""
-_STILL = float("inf")
 NODE_ADDRESS = "127.0.0.1"
 """Every instance has an address of its own; Consul wants one of the node, too."""
-
-
-class NotOurs(Conflict):
-    """Something that is needed is registered by somebody else."""
-
-    code = "import_not_ours"
 
 
 class Writer:
@@ -96,8 +85,6 @@ class Writer:
         self._datacenter, self._cluster = datacenter, cluster
         self._all_gateways, self._leader, self._wait = gateways, leader, wait
         self._clock, self._log, self._rng = clock, log, rng or random.Random()
-        self._rule = settings.rule(namespace)
-        self._book = Book(self._rule)
         self._gateways = Gateways(single_machine=single_machine, clock=clock)
         self._queue = WorkQueue(clock)
         self._troubles = Troubles(
@@ -111,10 +98,18 @@ class Writer:
         name = f"isthmus-{cluster}-{self._rng.getrandbits(64):016x}"
         self._presence = Presence(catalog, name=name, ttl=settings.ttl, clock=clock)
         self.actual = Actual()
+        self._wants = Wants(
+            settings,
+            view,
+            self.actual,
+            self._gateways,
+            namespace=namespace,
+            cluster=cluster,
+            on_concerned=self._queue.add,
+            clock=clock,
+        )
         self._known = asyncio.Event()
-        self._others: frozenset[str] | None = None
         self._others_known = asyncio.Event()
-        self._withheld: dict[str, float] = {}  # names that somebody else had when they were wanted; until when
         self._fence: Fence | None = None  # all is known and the node is ours: writing may go on under it
         self._stopped = asyncio.Event()
         self._turn = asyncio.Lock()  # one request that writes, or a reading of all, at a time
@@ -147,12 +142,9 @@ class Writer:
             self._troubles.wanted(name)
         self._queue.add(names)
 
-    def _all(self) -> set[ServiceName]:
-        return self.actual.names() | self._view.imports.keys()
-
     def _site_changed(self) -> None:
         self._troubles.problem("gateways", self._gateways.problem())
-        self.names_changed(self._all())
+        self.names_changed(self._wants.all())
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -179,12 +171,13 @@ class Writer:
                 version, fence = await self._leader.newer(version)
                 await cancel(term)
                 self._fence = term = None
+                self._troubles.forget()  # what is wrong is for who leads to say
                 if fence is not None:
                     term = tasks.create_task(self._lead(fence), name=f"consul-writer-{self._datacenter}-term")
 
     async def _lead(self, fence: Fence) -> None:
         """While this agent holds the lock: watch what others do, and begin to write when all is known."""
-        self._others = None
+        self._wants.forget_others()
         self._others_known.clear()
         self._indexes.clear()
         watches = {
@@ -214,7 +207,7 @@ class Writer:
             return False
         self._troubles.general("node", None)
         for name in sorted(self._view.imports):  # who has which name is settled before the first is written
-            self._claim(name)
+            self._wants.claim(name)
         self._fence = fence
         self._log.info("writing imports", datacenter=self._datacenter, registered=len(self.actual))
         self._site_changed()
@@ -249,20 +242,14 @@ class Writer:
 
     def _others_read(self, answer: Answer) -> bool:
         """The names that somebody else registers services under."""
-        before, self._others = self._others, names(answer)
-        if before is None:
-            self._others_known.set()
-            self._queue.add(self._all())
-            return True
-        for service in before ^ self._others:
-            if service in self._withheld:
-                self._withheld[service] = self._clock.monotonic() + FREED_SECONDS
-            self.names_changed(self._book.claimants(service))
-        return before != self._others
+        concerned = self._wants.others(names(answer))
+        self._others_known.set()
+        self.names_changed(concerned)
+        return bool(concerned)
 
     def _others_told(self, trouble: IsthmusError | Doubt | None) -> None:
         if isinstance(trouble, Denied):
-            self._others = None  # nothing is written, nor taken away, while nobody knows whose the names are
+            self._wants.forget_others()  # nothing is written, nor taken away, while nobody knows whose the names are
         if not isinstance(trouble, Doubt):
             self._troubles.general("others", trouble)
 
@@ -312,7 +299,7 @@ class Writer:
         while True:
             await self._clock.sleep(RESYNC_SECONDS * self._rng.uniform(0.9, 1.1))
             self._look_wanted.set()
-            self._queue.add(self._all(), slow=True, hurry=False)
+            self._queue.add(self._wants.all(), slow=True, hurry=False)
 
     # --- the node ----------------------------------------------------------------------------------------------------
 
@@ -339,7 +326,7 @@ class Writer:
         names = self.actual.replace(registered)
         gateways = {held.gateway for held in registered.instances.values() if held.ours}
         if self._gateways.registered(gateways):
-            names = self._all()
+            names = self._wants.all()
         self._queue.add(names, hurry=False)
 
     # --- the imports -------------------------------------------------------------------------------------------------
@@ -355,7 +342,7 @@ class Writer:
                     self._queue.done(name)
 
     async def _write(self, names: Sequence[ServiceName]) -> None:
-        fence = self._leader.value if self._others is not None and self.begun else None
+        fence = self._leader.value if self._wants.known and self.begun else None
         changes: list[Change] = []
         for name in names:
             self._queue.looking(name)
@@ -373,86 +360,17 @@ class Writer:
 
     def _plan(self, name: ServiceName) -> tuple[Change, ...]:
         """What is to be written for the name. Problems that are no failure are settled here."""
-        named, plain, problem = self._named(name)
-        imported = self._view.imports.get(name)
-        site = Site(cluster=self._cluster, gateways=self._gateways.present, absent=self._gateways.absent)
-        wanted: dict[str, Instance] = {}
-        if imported is not None and named:
-            wanted = instances(imported, named, plain, site)
-        held = self.actual.of(name)
-        held |= {id_: one for id_ in wanted if (one := self.actual.get(id_)) is not None}
-        deletable = all(self._settled(one.sources) for one in held.values())
-        changes = plan(name, wanted, held, kept=named, absent=site.absent, deletable=deletable)
-        if (id_ := foreign(wanted, held)) is not None:
-            problem = Problem(NotOurs.code, f"import {name}", f"{id_} under our node is somebody else's in Consul")
-        if not changes:
-            if rest := self._troubles.over(name, problem) or self._until_free(name):
+        verdict = self._wants.judge(name)
+        if not verdict.changes:
+            if rest := self._troubles.over(name, verdict.problem) or verdict.rest:
                 self._queue.later(name, rest)
             return ()
         try:
-            self._troubles.round(name, changes[0])
+            self._troubles.round(name, verdict.changes[0])
         except NotRepaired as error:
             self._queue.later(name, self._troubles.failed(name, error))
             return ()
-        return changes
-
-    def _claim(self, name: ServiceName) -> tuple[Mapping[str, Port], Problem | None]:
-        """The names that the import would have, told to the book."""
-        imported = self._view.imports.get(name)
-        named: Mapping[str, Port] = {}
-        problem = None
-        if imported is not None and self._settings.covers(name):
-            try:
-                named = claims(imported, self._rule, self.actual.main(name))
-            except InvalidName as error:
-                problem = Problem(error.error_code, f"import {name}", str(error))
-        self._queue.add(self._book.claim(name, named))
-        return named, problem
-
-    def _named(self, name: ServiceName) -> tuple[dict[str, Port], str, Problem | None]:
-        """The names in Consul that the import has, and why it has not all that it would have."""
-        claimed, problem = self._claim(name)
-        imported = self._view.imports.get(name)
-        if imported is None or not claimed:
-            return {}, "", problem
-        exported = any(backend.local for backend in imported.backends)
-        named = {}
-        for service, port in claimed.items():
-            holder = self._book.holder(service)
-            if holder != name:
-                problem = Problem(
-                    "import_name_taken", f"import {name}", f"the import {holder} has the name {service} in Consul"
-                )
-            elif service in (self._others or ()) or self._is_withheld(service):
-                self._withheld.setdefault(service, _STILL)
-                if not exported:  # otherwise it is the same service, and who asks here gets that of the datacenter
-                    detail = (
-                        f"the datacenter has, or lately had, a service {service} of its own, so the import is not "
-                        "written to Consul: give that one another name, or imports a rule in consul.write.name"
-                    )
-                    problem = Problem(NotOurs.code, f"import {name}", detail)
-            else:
-                named[service] = port
-        return named, self._rule.plain(name), problem
-
-    def _is_withheld(self, service: str) -> bool:
-        """Whether it was somebody else's until a short while ago, and not a service that this cluster exports."""
-        now, until = self._clock.monotonic(), self._withheld.get(service)
-        if until == _STILL:  # he went while this agent did not lead
-            until = self._withheld[service] = now + FREED_SECONDS
-        if until is not None and until <= now:
-            del self._withheld[service]
-        return until is not None and until > now
-
-    def _until_free(self, name: ServiceName) -> float:
-        """Seconds until a name that the import claims is not withheld any more; 0: there is none to wait for."""
-        ends = [self._withheld.get(service, _STILL) for service in self._book.claimed(name)]
-        soonest = min(ends, default=_STILL)
-        return max(0.01, soonest - self._clock.monotonic()) if soonest != _STILL else 0.0
-
-    def _settled(self, sources: frozenset[str] | None) -> bool:
-        clusters = sources if sources is not None else {neighbour.name for neighbour in self._view.linked}
-        return all(self._view.settled(cluster) for cluster in clusters)
+        return verdict.changes
 
     async def _carry_out(self, batch: Sequence[Change], fence: Fence) -> None:
         operations = [operation for change in batch for operation in change.operations]

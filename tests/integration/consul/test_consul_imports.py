@@ -20,7 +20,7 @@ import pytest
 from clusters.consul import Datacenter
 from clusters.waiting import ANSWER, until
 from discovery.consul.client import ConsulClient
-from discovery.consul.imports import writer
+from discovery.consul.imports import wants
 from discovery.consul.imports.catalog import Catalog, Fence
 from discovery.consul.imports.retire import retire_all
 from discovery.consul.imports.settings import WriteSettings
@@ -206,7 +206,7 @@ async def test_an_import_is_a_service_of_the_datacenter(start_consul: Any) -> No
 async def test_what_is_somebody_elses_is_neither_shadowed_nor_mixed_nor_touched(
     start_consul: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writer, "FREED_SECONDS", 0.5)
+    monkeypatch.setattr(wants, "FREED_SECONDS", 0.5)
     (dc1,) = await start_consul("dc1")
     resolver, api = Resolver(dc1), ServiceName("shop", "api")
     async with agent(dc1) as one, dc1.connect() as client:

@@ -13,6 +13,7 @@ import pytest
 
 from clusters.waiting import until
 from discovery.consul import blocking
+from discovery.consul.imports import wants
 from discovery.consul.imports import writer as module
 from discovery.consul.imports.catalog import Catalog, Fence
 from discovery.consul.imports.settings import WriteSettings
@@ -110,7 +111,7 @@ class Site:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(module, "FREED_SECONDS", 0.3)
+    monkeypatch.setattr(wants, "FREED_SECONDS", 0.3)
     monkeypatch.setattr(blocking, "REFILL", 50.0)
 
 
@@ -450,3 +451,29 @@ def test_a_transaction_never_parts_what_belongs_to_one_instance(make):
     made = batches(changes)
     assert [len(batch) for batch in made] == [21, 21, 1]
     assert batches([]) == []
+
+
+async def test_a_name_whose_owner_comes_and_goes_is_not_looked_at_all_the_time(site, make):
+    site.consul.register("vm", "db")
+    site.view.put(make.imported())
+    site.start()
+    await site.problem("import_not_ours")
+    site.consul.deregister("vm", "db")
+    await asyncio.sleep(0.1)
+    site.consul.register("vm", "db")
+    await asyncio.sleep(0.5)  # longer than a name is withheld
+    await site.idle()
+    assert site.consul.ours() == {}
+    site.consul.deregister("vm", "db")
+    await asyncio.sleep(0.1)
+    assert site.consul.ours() == {}
+    await site.resolves("db", AT)
+
+
+async def test_who_does_not_lead_has_no_problems(site, make):
+    site.consul.register("vm", "db")
+    site.view.put(make.imported())
+    site.start()
+    await site.problem("import_not_ours")
+    site.leader.set(None)
+    await site.calm()
