@@ -7,7 +7,6 @@ that runs on after its cluster has left would otherwise write again what `fedctl
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,6 @@ from discovery.consul.imports.catalog import Catalog, Fence, Lost
 from discovery.consul.imports.retire import retire
 from discovery.consul.imports.transport import DatacenterTransport
 from discovery.consul.imports.writer import Writer
-from discovery.consul.leader import LeaderLock, lock_key
 from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from discovery.view import ClusterView
@@ -31,35 +29,56 @@ from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
 
 
+class Leading(Protocol):
+    """The lock of a datacenter: `leader` is an epoch while this agent holds `key` with `session`."""
+
+    @property
+    def leader(self) -> Latest[int | None]: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def session(self) -> str: ...
+
+
+class Fenced:
+    """A lock as the fence of what is written under it."""
+
+    def __init__(self, lock: Leading) -> None:
+        self._lock = lock
+        self.leader: Latest[Fence | None] = Latest(None)
+
+    async def run(self) -> None:
+        """Follow the lock until cancelled."""
+        version = -1
+        while True:
+            version, _ = await self._lock.leader.newer(version)
+            held = self._lock.leader.value is not None and self._lock.session
+            fence = Fence(self._lock.key, self._lock.session) if held else None
+            if fence != self.leader.value:
+                self.leader.set(fence)
+
+
 @dataclass(slots=True, kw_only=True)
 class _Place:
     """One datacenter. `gate`: the lock, while this agent holds it and is to write."""
 
     datacenter: str
     catalog: Catalog
-    lock: Lock
+    lock: Fenced
     gate: Latest[Fence | None]
     writer: Writer
     problems: list[Problem] = field(default_factory=list)
-    lock_problem: Problem | None = None
-
-
-class Lock(Protocol):
-    """The lock of a datacenter (discovery.consul.leader)."""
-
-    leader: Latest[Fence | None]
-
-    async def run(self) -> None: ...
 
 
 class Writers:
-    """`run` until cancelled, which also closes `client`. `locks`: of each datacenter; made unless given."""
+    """`run` until cancelled, which also closes `client`. `locks`: of each datacenter."""
 
     def __init__(
         self,
         settings: ConsulSettings,
         client: ConsulClient,
         view: ClusterView,
+        locks: Mapping[str, Leading],
         *,
         cluster: str,
         single_machine: bool,
@@ -68,7 +87,6 @@ class Writers:
         on_problems: Callable[[list[Problem]], None],
         clock: Clock,
         log: Logger,
-        locks: Mapping[str, Lock] | None = None,
     ) -> None:
         write = settings.write
         self._settings, self._client, self._source, self._on_problems = write, client, source, on_problems
@@ -94,24 +112,18 @@ class Writers:
                 clock=clock,
                 log=log,
             )
-            lock = (locks or {}).get(datacenter) or LeaderLock(
-                client,
-                datacenter,
-                key=lock_key(settings.lock_prefix, cluster),
-                name=f"{cluster} at {socket.gethostname()}",
-                ttl=settings.lock_ttl,
-                on_problem=partial(self._lock_told, datacenter),
-                clock=clock,
-                log=log,
-            )
             self._places[datacenter] = _Place(
-                datacenter=datacenter, catalog=catalog, lock=lock, gate=gate, writer=writer
+                catalog=catalog, lock=Fenced(locks[datacenter]), gate=gate, writer=writer, datacenter=datacenter
             )
 
     @property
     def addressed(self) -> bool:
         """Whether gateways are to have a way to every import."""
         return self._settings.enabled
+
+    def leads(self, datacenter: str) -> bool:
+        """Whether this agent is the one that writes there."""
+        return self._places[datacenter].lock.leader.value is not None
 
     def view_known(self) -> None:
         """The view says what there is: the registry has told all of it, or it was on disk."""
@@ -188,17 +200,7 @@ class Writers:
 
     def _told(self, datacenter: str, found: list[Problem]) -> None:
         self._places[datacenter].problems = found
-        self._tell()
-
-    def _lock_told(self, datacenter: str, problem: Problem | None) -> None:
-        place = self._places[datacenter]
-        if problem != place.lock_problem:
-            place.lock_problem = problem
-            self._tell()
-
-    def _tell(self) -> None:
-        found = [p for place in self._places.values() for p in place.problems]
-        self._on_problems(found + [p.lock_problem for p in self._places.values() if p.lock_problem is not None])
+        self._on_problems([problem for place in self._places.values() for problem in place.problems])
 
 
 async def _newer(first: Latest[Fence | None], seen: int, second: Latest[bool], seen_too: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from clusters.waiting import until
 from discovery.consul.client import Answer
 from discovery.consul.imports.settings import WriteSettings
-from discovery.consul.imports.writers import Writers
+from discovery.consul.imports.writers import Fenced, Writers
 from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from federation import log
@@ -56,14 +56,12 @@ class Client:
         return status, {}, answer
 
 
-class Held:
+class Lock:
     """The lock of a datacenter, as the test wants it."""
 
-    def __init__(self, leader: Latest[Any]) -> None:
-        self.leader = leader
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
+    def __init__(self, fence: Any) -> None:
+        self.key, self.session = fence
+        self.leader: Latest[int | None] = Latest(1)
 
 
 class Agent:
@@ -72,7 +70,7 @@ class Agent:
     def __init__(self, make: Any, datacenters: Mapping[str, Any], **settings: Any) -> None:
         self.imports: dict[Any, Any] = {}
         self.problems: list[Problem] = []
-        self.leaders: dict[str, Latest[Any]] = {name: Latest(make.FENCE) for name in datacenters}
+        self.locks = {name: Lock(make.FENCE) for name in datacenters}
         self.source = Latest(SourceState(complete=True))
         self.tells: list[Callable[[Any], None]] = []
         client: Any = Client(datacenters)
@@ -86,7 +84,7 @@ class Agent:
             ),
             client,
             view,
-            locks={name: Held(leader) for name, leader in self.leaders.items()},
+            self.locks,
             cluster="east",
             single_machine=False,
             gateways=Latest({"gw-1": Gateway(name="gw-1", address="10.0.0.1", port=1)}),
@@ -166,7 +164,8 @@ async def test_an_agent_that_does_not_lead_takes_nothing_back(agent, datacenters
     agent.put(make.imported())
     agent.start()
     await until(lambda: datacenters["dc1"].resolve("db") == [AT])
-    agent.leaders["dc1"].set(None)
+    agent.locks["dc1"].leader.set(None)
+    await until(lambda: not agent.writers.leads("dc1"))
     agent.writers.membership(False)
     await until(lambda: not datacenters["dc2"].nodes)
     assert datacenters["dc1"].resolve("db") == [AT]
@@ -187,3 +186,16 @@ async def test_writing_that_was_switched_off_takes_back_what_it_wrote(agent, dat
     assert datacenters["dc2"].ours(), "without the right it stays"
     assert off.problems == []
     await cancel(off.task)
+
+
+async def test_the_fence_is_the_session_that_holds_the_lock_now(make):
+    lock = Lock(make.FENCE)
+    fenced = Fenced(lock)
+    task = asyncio.create_task(fenced.run())
+    await until(lambda: fenced.leader.value == make.FENCE)
+    lock.leader.set(None)
+    await until(lambda: fenced.leader.value is None)
+    lock.session = "another"
+    lock.leader.set(2)
+    await until(lambda: fenced.leader.value == (lock.key, "another"))
+    await cancel(task)
