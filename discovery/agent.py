@@ -25,6 +25,7 @@ from google.protobuf.message import DecodeError
 
 from discovery import metrics
 from discovery.admin import AdminServer
+from discovery.consul.imports.writers import import_aliases, make_writers
 from discovery.consul.lock import Locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
@@ -158,6 +159,7 @@ class Agent:
             allocations=self.allocations,
             single_machine=settings.single_machine,
             network=settings.network,
+            aliases=import_aliases(settings),
             clock=self.clock,
             log=log,
         )
@@ -189,6 +191,16 @@ class Agent:
             clock=self.clock,
             log=log,
             leader=self.replicas.leader if self.replicas is not None else None,
+        )
+        self.consul = make_writers(
+            settings,
+            self.view,
+            self.replicas.by_datacenter if isinstance(self.replicas, Locks) else None,
+            gateways=self.consumers.gateways,
+            source=self.source.state,
+            on_problems=lambda found: self.problems.set("consul", found),
+            clock=self.clock,
+            log=log,
         )
         self._told = asyncio.Event()
         self.dns = self._dns() if settings.dns.listen else None
@@ -232,7 +244,7 @@ class Agent:
             log=log,
             heartbeat=settings.heartbeat,
             write_timeout=settings.write_timeout,
-            addressed=self.writer is not None,
+            addressed=self.writer is not None or (self.consul is not None and self.consul.addressed),
         )
         self.identity = IdentityServer(
             self.path / "identity.sock",
@@ -288,6 +300,7 @@ class Agent:
                 "watch": self.watch.run(),
                 "publish": self._publish_when_complete(),
                 **({"writer": self.writer.run()} if self.writer is not None else {}),
+                **({"consul": self.consul.run()} if self.consul is not None else {}),
                 **({"replicas": self.replicas.run()} if self.replicas is not None else {}),
                 **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
             }.items():
@@ -420,20 +433,28 @@ class Agent:
         self.membership.accepted()
         if self.writer is not None:
             self.writer.view_known()
+        if self.consul is not None:
+            self.consul.view_known()
+            self.consul.membership(self.membership.lasts)
 
     def _acknowledged(self) -> None:
         if self.writer is not None:
             self.writer.acknowledged()
 
+    def _refused(self) -> None:
+        self.membership.refused()
+        if self.consul is not None:
+            self.consul.membership(False)
+
     def _publish_failed(self, error: IsthmusError) -> None:
         if error.error_code == STALE_EPOCH and self.replicas is not None:
             self.replicas.outbid()
         elif error.error_code == NO_MEMBER:
-            self.membership.refused()
+            self._refused()
 
     def _watch_failed(self, error: IsthmusError) -> None:
         if error.error_code == NO_MEMBER:
-            self.membership.refused()
+            self._refused()
 
     def _repinned(self, peers: Collection[str]) -> None:
         for peer in sorted(peers):
@@ -452,8 +473,10 @@ class Agent:
     async def _follow_membership(self) -> None:
         version = -1
         while True:
-            version, _ = await self.membership.left.newer(version)
+            version, left = await self.membership.left.newer(version)
             self.problems.set("membership", self.membership.problems())
+            if left and self.consul is not None:
+                self.consul.membership(False)
 
     async def _follow_problems(self) -> None:
         version = -1

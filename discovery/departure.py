@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from discovery.consul.imports.retire import retire_all
+from discovery.consul.settings import ConsulSettings
 from discovery.join import KEYS, root_of
 from discovery.kube import about, lease, pinboard, roster, shared, vmboard
 from discovery.kube.client import FIELD_MANAGER, KubeClient
@@ -135,7 +137,8 @@ async def retire(
     dry_run: bool = False,
     clock: Clock | None = None,
 ) -> Departure:
-    """Remove what a cluster that has left keeps in its API server, whether its agents run or not. Safe to repeat.
+    """Remove what a cluster that has left keeps in its API server or its Consul, whether its agents run or not. Safe to
+    repeat.
 
     `other`: a connection with more rights than the agent's. What is refused is in the answer. Raises Conflict where
     another identity has joined from the cluster since, and the errors of discovery.kube.errors where the server cannot
@@ -143,6 +146,8 @@ async def retire(
     """
     clock = clock or SystemClock()
     kubernetes, pem = settings.kubernetes, root_of(settings.path)
+    if settings.consul is not None:
+        return await _retire_from_consul(settings, settings.consul, dry_run=dry_run, clock=clock)
     if kubernetes is None or pem is None:
         return Departure()
     root = fingerprint(Authority.open(settings.path / KEYS, trust_domain=settings.trust_domain, clock=clock).bundle)
@@ -170,6 +175,16 @@ async def retire(
         return await leaving.preview() if dry_run else await leaving.leave()
     finally:
         await client.close()
+
+
+async def _retire_from_consul(
+    settings: AgentSettings, consul: ConsulSettings, *, dry_run: bool, clock: Clock
+) -> Departure:
+    found = retire_all(consul, cluster=settings.cluster, dry_run=dry_run, clock=clock, log=log.get("leave"))
+    try:
+        return Departure(removed=tuple(await found))
+    except IsthmusError as error:
+        return Departure(failed=(Failure(what="Consul", error=error),))
 
 
 class _Leaving:

@@ -24,6 +24,7 @@ from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.convert import EXPORT
 from discovery.consul.errors import ServerFailed, TooLarge
 from discovery.consul.exports import Exports
+from discovery.consul.imports.desired import written_by_us
 from discovery.consul.settings import ConsulSettings
 from discovery.consul.turns import Move, Turns
 from discovery.consul.types import FailingCheck, read_checks, read_health, read_services
@@ -182,6 +183,7 @@ class Datacenter:
     def _take_health(self, service: str, answer: Answer, *, plain: bool = True) -> bool:
         """`plain`: asked without an index, so that nothing better is to be had."""
         entries, unreadable = read_health(answer.body)
+        entries = [entry for entry in entries if not written_by_us(entry.service.meta or {})]
         key, whole = (self.name, service), is_whole(answer.meta)
         if not answer.meta.streamed:
             self._note_filtered(_instances_of(service), answer)

@@ -87,7 +87,7 @@ class Lock:
         self.leader = Term(clock)
         self.reporting: Latest[int | None] = Latest(None)
         self.holder = ""
-        self._client, self._settings, self._datacenter = client, settings, datacenter
+        self._client, self._settings, self.datacenter = client, settings, datacenter
         self._cluster, self._agent, self._fallback = cluster, agent, fallback
         self._on_problems, self._clock, self._log = on_problems, clock, log.bind(datacenter=datacenter)
         self._key = f"{settings.lock_prefix}/{cluster}/leader"
@@ -97,6 +97,16 @@ class Lock:
         self._outbids = 0
         self._started = clock.monotonic()
         self._wake = asyncio.Event()
+
+    @property
+    def key(self) -> str:
+        """Of the lock."""
+        return self._key
+
+    @property
+    def session(self) -> str:
+        """With which it is held; empty: it is not."""
+        return self._session
 
     async def run(self) -> None:
         """Take the lock when it is free, and keep it."""
@@ -159,7 +169,7 @@ class Lock:
 
     async def _hold(self) -> bool:
         """Renew the session or make one, and take the lock; whether it is ours."""
-        api, dc = self._client.api, self._datacenter
+        api, dc = self._client.api, self.datacenter
         if self._session:
             try:
                 await api.session.renew(self._session, dc=dc)
@@ -185,14 +195,14 @@ class Lock:
         return True
 
     async def _look(self) -> Seen:
-        _, found = await self._client.api.kv.get(f"{self._settings.lock_prefix}/", recurse=True, dc=self._datacenter)
+        _, found = await self._client.api.kv.get(f"{self._settings.lock_prefix}/", recurse=True, dc=self.datacenter)
         return read_keys(found, key=self._key)
 
     # --- what comes of it --------------------------------------------------------------------------------------------
 
     def _tell(self, held: bool, seen: Seen) -> None:
         found = []
-        where = f"Consul {self._datacenter}"
+        where = f"Consul {self.datacenter}"
         if not held and seen.holder is not None:
             detail = (
                 f"another agent of {self._cluster} leads ({seen.holder.agent}); this one serves and does not report. "
@@ -213,7 +223,7 @@ class Lock:
             f"no lock, so a second agent would not be noticed: {error.message}. Grant session_prefix and key_prefix "
             f'"{self._settings.lock_prefix}/" with write, or set consul.lock to false'
         )
-        self._on_problems([Problem("consul_no_lock", f"Consul {self._datacenter}", detail)])
+        self._on_problems([Problem("consul_no_lock", f"Consul {self.datacenter}", detail)])
 
     def _unknown(self, error: Exception, pause: float) -> float:
         """Consul does not say who leads. Who reports goes on; who has begun meanwhile waits for as long as a lock would
@@ -235,8 +245,8 @@ class Lock:
             return
         try:
             async with asyncio.timeout(2.0):
-                await self._client.api.kv.put(self._key, b"", release=session, dc=self._datacenter)
-                await self._client.api.session.destroy(session, dc=self._datacenter)
+                await self._client.api.kv.put(self._key, b"", release=session, dc=self.datacenter)
+                await self._client.api.session.destroy(session, dc=self.datacenter)
         except (IsthmusError, TimeoutError) as error:
             self._log.info("lock not given back", error=str(error))
 
@@ -287,6 +297,11 @@ class Locks:
     def holder(self) -> str:
         """The agent that leads, as far as is known; empty for none."""
         return self._locks[0].holder
+
+    @property
+    def by_datacenter(self) -> dict[str, Lock]:
+        """Each datacenter's own."""
+        return {lock.datacenter: lock for lock in self._locks}
 
     def standing(self) -> Standing:
         """Who leads, as this agent sees it now."""

@@ -14,10 +14,12 @@ from typing import Protocol
 
 from discovery.consul.client import ConsulClient
 from discovery.consul.imports.catalog import Catalog, Fence, Lost
+from discovery.consul.imports.names import hosts
 from discovery.consul.imports.retire import retire
 from discovery.consul.imports.transport import DatacenterTransport
 from discovery.consul.imports.writer import Writer
 from discovery.consul.settings import ConsulSettings
+from discovery.settings import AgentSettings
 from discovery.sources.base import SourceState
 from discovery.view import ClusterView
 from federation.aio.backoff import Backoff
@@ -27,6 +29,7 @@ from federation.aio.tasks import cancel
 from federation.errors import Denied, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
+from federation.model.service import Import
 
 
 class Leading(Protocol):
@@ -201,6 +204,55 @@ class Writers:
     def _told(self, datacenter: str, found: list[Problem]) -> None:
         self._places[datacenter].problems = found
         self._on_problems([problem for place in self._places.values() for problem in place.problems])
+
+
+def make_writers(
+    settings: AgentSettings,
+    view: ClusterView,
+    locks: Mapping[str, Leading] | None,
+    *,
+    gateways: Latest[Mapping[str, Gateway]],
+    source: Latest[SourceState],
+    on_problems: Callable[[list[Problem]], None],
+    clock: Clock,
+    log: Logger,
+) -> Writers | None:
+    """The writers of an agent whose services are in Consul; None for others, and without locks there."""
+    if settings.consul is None or locks is None:
+        return None
+    log = log.bind(part="consul-writer")
+    return Writers(
+        settings.consul,
+        ConsulClient(settings.consul, clock=clock, log=log),
+        view,
+        locks,
+        cluster=settings.cluster,
+        single_machine=settings.single_machine,
+        gateways=gateways,
+        source=source,
+        on_problems=on_problems,
+        clock=clock,
+        log=log,
+    )
+
+
+def import_aliases(settings: AgentSettings) -> Callable[[Import], tuple[str, ...]]:
+    """Import.aliases as such an agent gives them: the names that imports have in its datacenters."""
+    consul = settings.consul
+    if consul is None or not consul.write.enabled:
+        return lambda _: ()
+    write, datacenters = consul.write, consul.datacenters
+
+    def aliases(imported: Import) -> tuple[str, ...]:
+        if not write.covers(imported.name):
+            return ()
+        found = (
+            hosts(imported, write.rule(namespace), datacenter=name, domain=write.domain)
+            for name, namespace in datacenters.items()
+        )
+        return tuple(dict.fromkeys(host for names in found for host in names))
+
+    return aliases
 
 
 async def _newer(first: Latest[Fence | None], seen: int, second: Latest[bool], seen_too: int) -> None:
