@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from federation.errors import InvalidSettings
 from federation.model.address import split_address
 
 if TYPE_CHECKING:
+    from gateway.settings import GatewaySettings
     from sidecar.vm.units import Process
 
 _LOW = 1024
@@ -68,18 +68,27 @@ def _agent(path: Path, where: str, programs: str) -> Process:
 
 def _gateway(path: Path, where: str, programs: str) -> Process:
     from gateway.settings import read
+
+    return gateway_process(read(path), path=where, programs=programs)
+
+
+def gateway_process(
+    settings: GatewaySettings, *, path: str, programs: str, credentials: tuple[tuple[str, str], ...] = ()
+) -> Process:
+    """How the gateway with these settings is started."""
     from sidecar.vm.units import USER, Process
 
-    found = read(path)
+    local = bool(settings.agent_directory)
     return Process(
         kind="gateway",
-        settings=where,
-        state=found.state_directory,
+        settings=path,
+        state=settings.state_directory,
         programs=programs,
-        user=USER,
-        low_ports=_low(found.listen_port),
-        local_agent=True,
-        drain=found.drain_seconds,
+        user=USER if local else "",
+        low_ports=_low(settings.listen_port),
+        local_agent=local,
+        drain=settings.drain_seconds,
+        credentials=credentials,
     )
 
 
@@ -87,12 +96,7 @@ def _sidecar(path: Path, where: str, programs: str) -> Process:
     from sidecar.settings import read
     from sidecar.vm.setup import sidecar_process
 
-    found = read(path)
-    if found.intercept:
-        raise InvalidSettings(
-            "intercept: a unit of its own sets the rule here", hint="leave intercept out: the sidecar needs no right"
-        )
-    return sidecar_process(found, path=where, programs=programs)
+    return sidecar_process(read(path), path=where, programs=programs)
 
 
 def _low(*ports: int) -> bool:

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.cli.output import Format, OutputOption, Printer
-from federation.errors import Conflict, InvalidSettings
+from federation.errors import Conflict, InvalidInput, InvalidSettings, NotFound, StorageFailed
 
 if TYPE_CHECKING:
+    from federation.cli.bundle import VmBundle
     from sidecar.vm.changes import Content
-    from sidecar.vm.setup import Outcome
+    from sidecar.vm.host import Host
+    from sidecar.vm.setup import Outcome, Part
 
 RootOption = Annotated[
     Path, typer.Option(metavar="DIR", help="Another root, such as a mounted image: files only, no command is run.")
@@ -27,7 +29,7 @@ ReplaceOption = Annotated[
 KeepOption = Annotated[
     bool, typer.Option("--keep-changed", help="Leave what somebody has edited since, and forget it.")
 ]
-WayOption = Annotated[
+DnsOption = Annotated[
     str, typer.Option("--dns", metavar="WAY", help="resolved, networkmanager, resolv-conf, auto, or none: no DNS hook.")
 ]
 ProgramsOption = Annotated[
@@ -47,8 +49,14 @@ def register(app: typer.Typer) -> None:
 
 
 def install(
-    bundle: Annotated[Path, typer.Argument(metavar="FILE", help="The sidecar's settings.")],
-    way: WayOption = "auto",
+    bundle: Annotated[
+        str,
+        typer.Argument(metavar="BUNDLE", help="What `fedctl vm bootstrap` printed (-: standard input), or its folder."),
+    ],
+    way: Annotated[
+        str, typer.Option(metavar="WAY", help="How calls are caught: redirect, or loopback (no rule, no route).")
+    ] = "",
+    dns: DnsOption = "auto",
     root: RootOption = Path("/"),
     programs: ProgramsOption = None,
     replace: ReplaceOption = False,
@@ -56,29 +64,64 @@ def install(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Make this machine a member: settings, units and the DNS hook; `fedctl vm uninstall` takes all of it back."""
+    from federation.cli.bundle import SETTINGS
     from sidecar.vm import setup
     from sidecar.vm.host import Host
+
+    found = _bundle(bundle)
+    host, where = Host(root), str(programs or beside())
+    tree = _tree(found, SETTINGS[found.process])
+    make = _gateway if found.process == "gateway" else _sidecar
+    parts = make(host, found, tree, way=way, dns=dns, programs=where)
+    printer = Printer(output)
+    show(
+        printer,
+        [setup.install(host, part, replace_changed=replace, dry_run=dry_run) for part in parts],
+        dry_run=dry_run,
+    )
+    if not dry_run and host.live:
+        printer.note(f"see what it says: journalctl -u isthmus-{found.process}")
+
+
+def _gateway(host: Host, found: VmBundle, tree: dict[str, Any], *, way: str, dns: str, programs: str) -> list[Part]:
+    from federation.cli.processes import gateway_process
+    from gateway.settings import GatewaySettings
+    from sidecar.vm import setup
+
+    if way or dns not in ("auto", "none"):
+        raise InvalidInput("a gateway answers no names and catches no calls", hint="leave out --way and --dns")
+    path = f"{setup.FOLDER}/gateway.yaml"
+    tree, settings, files, credentials = setup.member_settings(tree, GatewaySettings, found.files, process="gateway")
+    process = gateway_process(settings, path=path, programs=programs, credentials=credentials)
+    files[path] = setup.render_settings(tree)
+    return [setup.process_part(process, name="vm", extra=files)]
+
+
+def _sidecar(host: Host, found: VmBundle, tree: dict[str, Any], *, way: str, dns: str, programs: str) -> list[Part]:
+    from federation.cli.bundle import DNS
+    from sidecar.settings import SidecarSettings
+    from sidecar.vm import setup
     from sidecar.vm.observe import observe
     from sidecar.vm.resolver import detect, hook
 
-    host = Host(root)
     seen = observe(host, host.journal("dns"))
-    chosen = None if way == "none" else setup.parse_way(way) or detect(seen)
-    tree, settings = setup.sidecar_settings(_tree(bundle), seen, chosen)
+    chosen = None if dns == "none" else setup.parse_way(dns) or detect(seen)
+    tree = {**tree, "way": way or tree.get("way", "redirect")}
+    if tree.get("dns") == DNS:
+        del tree["dns"]
+    tree = setup.with_dns(tree, seen, chosen)
     made = None
+    server = tree["dns"]["host"], tree["dns"]["port"]
     if chosen is not None:
-        made = hook(chosen, seen, (settings.dns.host, settings.dns.port), suffix=settings.suffix)
-    tree = setup.with_upstream(tree, made)
-    process = setup.sidecar_process(settings, path=setup.SETTINGS, programs=str(programs or beside()))
-    part = setup.process_part(process, name="vm", extra={setup.SETTINGS: setup.render_settings(tree)})
-    setup.check_port(host, "vm", (settings.dns.host, settings.dns.port))
-    outcomes = [setup.install(host, part, replace_changed=replace, dry_run=dry_run)]
-    if made is not None:
-        hooked = setup.dns_part(made, renew=_renewal(process.programs))
-        outcomes.append(setup.install(host, hooked, replace_changed=replace, dry_run=dry_run))
-    show(Printer(output), outcomes, dry_run=dry_run)
-    if not dry_run and host.live:
-        Printer(output).note("see whether it is ready: systemctl status isthmus-sidecar")
+        made = hook(chosen, seen, server, suffix=tree.get("suffix", "global"))
+        tree = setup.with_upstream(tree, made)
+    tree, settings, files, credentials = setup.member_settings(tree, SidecarSettings, found.files, process="sidecar")
+    process = setup.sidecar_process(settings, path=setup.SETTINGS, programs=programs, credentials=credentials)
+    setup.check_port(host, "vm", server)
+    setup.check_tools(host, process)
+    files[setup.SETTINGS] = setup.render_settings(tree)
+    parts = [setup.process_part(process, name="vm", extra=files)]
+    return parts if made is None else [*parts, setup.dns_part(made, renew=_renewal(programs))]
 
 
 def uninstall(
@@ -148,12 +191,32 @@ def _renewal(programs: str) -> tuple[str, ...]:
     return (f"{programs}/fedctl", "vm", "dns")
 
 
-def _tree(path: Path) -> dict[str, Any]:
-    from federation.settings import load
+def _bundle(given: str) -> VmBundle:
+    """Raises NotFound, InvalidInput (bundle_malformed), StorageFailed."""
+    from federation.cli import bundle
 
-    tree = load(path, dict)
-    if not all(isinstance(key, str) for key in tree):
-        raise InvalidSettings(f"{path}: its keys are not all words")
+    try:
+        if given == "-":
+            return bundle.VmBundle.parse(sys.stdin.read())
+        path = Path(given)
+        if not path.is_dir():
+            return bundle.VmBundle.parse(path.read_text(encoding="utf-8"))
+        return bundle.VmBundle.read(path)
+    except FileNotFoundError:
+        raise NotFound(f"there is no bundle {given}", hint="make one: fedctl vm bootstrap NAME --cluster C") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise StorageFailed(f"cannot read {given}: {error}") from error
+
+
+def _tree(found: VmBundle, name: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(found.files.get(name, ""))
+    except yaml.YAMLError as error:
+        raise InvalidSettings(f"{name} of the bundle is no YAML: {error}") from error
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise InvalidSettings(f"{name} of the bundle has no settings", hint="print a new one: fedctl vm bootstrap")
     return tree
 
 

@@ -7,15 +7,17 @@ Arrive: settings, and what was observed of the host. Leaves: a Part, to be plann
 from __future__ import annotations
 
 import errno
+import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import yaml
 
 from federation.errors import Conflict, InvalidInput, InvalidSettings, Unavailable
+from federation.registry.edge.settings import EdgeSettings
 from federation.settings import convert
 from sidecar.settings import SidecarSettings
 from sidecar.vm import units
@@ -28,8 +30,10 @@ DNS_HOST = "127.0.0.55"
 """Loopback, but neither where systemd-resolved is (53, 54) nor where other resolvers use to be (1)."""
 DNS_PORT = 15053
 """Where nothing asks for port 53, and so for the right to it."""
-SETTINGS = "/etc/isthmus/sidecar.yaml"
-STATE = "/var/lib/isthmus/sidecar"
+FOLDER = "/etc/isthmus"
+"""Where the settings of a machine's processes are, and what goes with them."""
+SETTINGS = f"{FOLDER}/sidecar.yaml"
+E = TypeVar("E", bound=EdgeSettings)
 _RELOAD: Command = ("systemctl", "daemon-reload")
 
 
@@ -112,29 +116,43 @@ def uninstall(host: Host, name: str, *, keep_changed: bool = False, dry_run: boo
     return replace(outcome, complaints=tuple(complaints))
 
 
-def sidecar_settings(
-    tree: Mapping[str, Any], seen: Observed, way: Way | None, *, state: str = STATE
-) -> tuple[dict[str, Any], SidecarSettings]:
-    """The settings of a VM's sidecar: `tree` with where names are answered, where that was not said.
+def member_settings(
+    tree: Mapping[str, Any], kind: type[E], files: Mapping[str, str], *, process: str
+) -> tuple[dict[str, Any], E, dict[str, Content], tuple[tuple[str, str], ...]]:
+    """What a bundle's settings are in their place, and the files beside them: anchors, and the token as a credential.
 
-    `way` None: no DNS hook is wanted. Raises InvalidSettings.
+    Raises InvalidSettings, naming the key.
     """
-    complete: dict[str, Any] = {"state_directory": state, **tree}
-    given = complete.get("dns") or {}
+    complete: dict[str, Any] = {"state_directory": f"{units.STATE}/isthmus/{process}", **tree}
+    agent = complete.get("agent")
+    beside: dict[str, Content] = {}
+    credentials: list[tuple[str, str]] = []
+    if isinstance(agent, dict):
+        agent = dict(agent)
+        anchors, token = str(agent.get("anchors", "")), str(agent.get("token_file", ""))
+        if anchors in files:
+            agent["anchors"] = f"{FOLDER}/{anchors}"
+            beside[agent["anchors"]] = Content.text(files[anchors])
+        if token in files:
+            agent["token_file"] = f"/run/credentials/isthmus-{process}.service/{token}"
+            beside[f"{FOLDER}/{token}"] = Content.text(files[token], 0o600)
+            credentials.append((token, f"{FOLDER}/{token}"))
+        complete["agent"] = agent
+    settings = convert(complete, kind, where="the bundle")
+    settings.check()
+    return complete, settings, beside, tuple(credentials)
+
+
+def with_dns(tree: Mapping[str, Any], seen: Observed, way: Way | None) -> dict[str, Any]:
+    """The settings of a sidecar with where names are answered, where they do not say it; `way` None: no DNS hook."""
+    given = tree.get("dns") or {}
     if not isinstance(given, dict):
         raise InvalidSettings("dns: expected an object")
-    redirect = complete.get("way") == "redirect"
+    redirect = tree.get("way") == "redirect"
     with_ports = way is Way.RESOLVED and (seen.resolved_version or 0) >= OLDEST_WITH_PORTS
     # In the loopback way Envoy listens on the services' own ports, so the right to low ones is needed anyway.
     port = DNS_PORT if redirect and with_ports else 53
-    complete["dns"] = {"host": DNS_HOST, "port": port, **given}
-    settings = convert(complete, SidecarSettings, where="the bundle")
-    settings.check()
-    if settings.intercept:
-        raise InvalidSettings(
-            "intercept: a unit of its own sets the rule here", hint="leave intercept out: the sidecar needs no right"
-        )
-    return complete, settings
+    return {**tree, "dns": {"host": DNS_HOST, "port": port, **given}}
 
 
 def with_upstream(tree: Mapping[str, Any], hook: Hook | None) -> dict[str, Any]:
@@ -148,8 +166,14 @@ def with_upstream(tree: Mapping[str, Any], hook: Hook | None) -> dict[str, Any]:
     return {**tree, "dns": dns}
 
 
-def sidecar_process(settings: SidecarSettings, *, path: str, programs: str) -> Process:
-    """How the sidecar with these settings is started."""
+def sidecar_process(
+    settings: SidecarSettings, *, path: str, programs: str, credentials: tuple[tuple[str, str], ...] = ()
+) -> Process:
+    """How the sidecar with these settings is started. Raises InvalidSettings for one that wants rights itself."""
+    if settings.intercept:
+        raise InvalidSettings(
+            "intercept: a unit of its own sets the rule here", hint="leave intercept out: the sidecar needs no right"
+        )
     redirect = settings.way == "redirect"
     local = bool(settings.agent_directory)
     return Process(
@@ -162,6 +186,7 @@ def sidecar_process(settings: SidecarSettings, *, path: str, programs: str) -> P
         local_agent=local,
         network=str(settings.network) if redirect else "",
         port=settings.outbound_port if redirect else 0,
+        credentials=credentials,
     )
 
 
@@ -224,9 +249,20 @@ def check_port(host: Host, name: str, server: tuple[str, int]) -> None:
                     ) from error
 
 
+def check_tools(host: Host, process: Process) -> None:
+    """Raises Unavailable where the live host lacks what the rule of the redirect way needs."""
+    missing = [tool for tool in ("nft", "ip") if process.network and host.live and not shutil.which(tool)]
+    if missing:
+        raise Unavailable(
+            f"the redirect way needs {' and '.join(missing)}",
+            hint="install nftables and iproute2, or choose --way loopback",
+            code="tools_missing",
+        )
+
+
 def render_settings(tree: Mapping[str, Any]) -> Content:
-    """The settings file of a sidecar, readable by its dynamic user."""
-    text = "# Settings of this sidecar, written by `fedctl vm install`; docs/settings.md explains each.\n"
+    """A settings file, readable by a dynamic user: there is no secret in it."""
+    text = "# Settings of this process, written by `fedctl vm install`; docs/settings.md explains each.\n"
     return Content.text(text + yaml.safe_dump(dict(tree), sort_keys=False))
 
 

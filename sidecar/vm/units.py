@@ -33,7 +33,8 @@ class Process:
 
     `user` empty: a dynamic one. `low_ports`: it, or its Envoy, listens below 1024. `writes`: folders besides its
     state. `local_agent`: it gets its identity from the agent of this host. `network`, `port`: of the redirect way, if
-    it is that. `drain`: seconds that its end may take.
+    it is that. `drain`: seconds that its end may take. `credentials`: names and files that root alone reads and this
+    process gets to see (systemd 247).
     """
 
     kind: str
@@ -47,10 +48,15 @@ class Process:
     network: str = ""
     port: int = 0
     drain: float = 0.0
+    credentials: tuple[tuple[str, str], ...] = ()
 
     @property
     def unit(self) -> str:
         return f"isthmus-{self.kind}.service"
+
+    def credential(self, name: str) -> str:
+        """Where the process finds it."""
+        return f"/run/credentials/{self.unit}/{name}"
 
 
 def render(process: Process) -> dict[str, Content]:
@@ -132,6 +138,7 @@ def _state(process: Process) -> str:
     mode = "0711" if process.kind == "agent" else "0700"
     lines = [f"StateDirectory={relative}", f"StateDirectoryMode={mode}"]
     lines += [f"ReadWritePaths=-{path}" for path in process.writes]
+    lines += [f"LoadCredential={name}:{path}" for name, path in process.credentials]
     return "\n".join([*lines, "UMask=0077"])
 
 

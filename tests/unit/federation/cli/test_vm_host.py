@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from federation.cli.bundle import DNS, VmBundle
 from federation.cli.main import run
 from sidecar.vm.changes import Content, Step
 from sidecar.vm.host import Host
@@ -21,6 +24,24 @@ VM: dict[str, Any] = {
 }
 
 
+AGENT = {
+    "trust_domain": "east.test.isthmus",
+    "enrolment": ["192.0.2.1:7446"],
+    "anchors": "anchors.pem",
+    "token_file": "join.token",
+}
+MEMBER = {"name": "web-1", "state_directory": "/var/lib/isthmus/sidecar", "agent": AGENT}
+SIDECAR = {**MEMBER, "namespace": "shop", "account": "web", "dns": dict(DNS)}
+INVITED = VmBundle(
+    vm="web-1",
+    cluster="east",
+    process="sidecar",
+    expires="2026-01-01T00:00:00Z",
+    fingerprint="sha256:00",
+    files={"sidecar.yaml": yaml.safe_dump(SIDECAR), "join.token": "secret\n", "anchors.pem": "PEM\n"},
+)
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     made = tmp_path / "root"
@@ -31,8 +52,9 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
+    """As `fedctl vm bootstrap` prints one."""
     path = tmp_path / "web-1.yaml"
-    path.write_text(yaml.safe_dump(VM))
+    path.write_text(INVITED.text())
     return path
 
 
@@ -51,16 +73,18 @@ def test_a_machine_is_set_up_and_left_as_it_was(root: Path, bundle: Path, capsys
     assert run(["vm", "install", str(bundle), "--root", str(root), PROGRAMS, "-o", "json"]) == 0
     done = {row["path"]: row["done"] for row in json.loads(capsys.readouterr().out)}
     assert done == {
+        "/etc/isthmus/anchors.pem": "written",
+        "/etc/isthmus/join.token": "written",
         "/etc/isthmus/sidecar.yaml": "written",
         "/etc/resolv.conf": "written",
         "/etc/systemd/system/isthmus-redirect.service": "written",
         "/etc/systemd/system/isthmus-resolver.path": "written",
         "/etc/systemd/system/isthmus-resolver.service": "written",
         "/etc/systemd/system/isthmus-sidecar.service": "written",
-        "/etc/sysusers.d/isthmus.conf": "written",
         "/var/lib/isthmus/host/resolv.conf": "written",
     }
     settings = yaml.safe_load((root / "etc/isthmus/sidecar.yaml").read_text())
+    assert settings["way"] == "redirect"
     assert settings["dns"] == {
         "host": "127.0.0.55",
         "port": 53,
@@ -106,15 +130,56 @@ def test_what_cannot_be_installed_leaves_nothing(
     assert listing(root) == before
 
 
+def test_a_folder_and_standard_input_are_bundles_too(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    INVITED.write(tmp_path / "web-1")
+    assert run(["vm", "install", str(tmp_path / "web-1"), "--root", str(root), PROGRAMS]) == 0
+    from_folder = listing(root)
+    assert run(["vm", "uninstall", "--root", str(root)]) == 0
+    monkeypatch.setattr("sys.stdin", io.StringIO(INVITED.text()))
+    assert run(["vm", "install", "-", "--root", str(root), PROGRAMS]) == 0
+    assert listing(root) == from_folder
+
+
+def test_a_machine_may_be_a_gateway(root: Path, tmp_path: Path) -> None:
+    settings = {**MEMBER, "state_directory": "/var/lib/isthmus/gateway", "address": "192.0.2.2", "port": 15443}
+    files = {**INVITED.files, "gateway.yaml": yaml.safe_dump(settings)}
+    del files["sidecar.yaml"]
+    (tmp_path / "gw.yaml").write_text(dataclasses.replace(INVITED, process="gateway", files=files).text())
+    before = listing(root)
+    assert run(["vm", "install", str(tmp_path / "gw.yaml"), "--root", str(root), PROGRAMS]) == 0
+    assert (root / "etc/systemd/system/isthmus-gateway.service").is_file()
+    assert (root / "etc/resolv.conf").read_text() == "nameserver 192.0.2.1\n"
+    assert run(["vm", "install", str(tmp_path / "gw.yaml"), "--root", str(root), PROGRAMS, "--dns", "resolved"]) == 2
+    assert run(["vm", "uninstall", "--root", str(root)]) == 0
+    assert listing(root) == before
+
+
 @pytest.mark.parametrize(
-    ("text", "code"), [("", "invalid_settings"), ("[1]", "invalid_settings"), ("name: Web", "invalid_settings")]
+    ("text", "code"),
+    [
+        ("", "bundle_malformed"),
+        ("[1]", "bundle_malformed"),
+        (INVITED.text().replace("sidecar.yaml", "other.yaml"), "invalid_settings"),
+        (INVITED.text().replace("name: web-1", "name: Web"), "invalid_name"),
+        (INVITED.text().replace("anchors: anchors.pem", "anchors: ''"), "invalid_settings"),
+    ],
 )
 def test_a_file_that_is_no_bundle(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, code: str
 ) -> None:
+    before = listing(root)
     (tmp_path / "bad.yaml").write_text(text)
     error = failed(capsys, "vm", "install", str(tmp_path / "bad.yaml"), "--root", str(root), PROGRAMS)
     assert error["code"] == code
+    assert listing(root) == before
+
+
+def test_no_bundle_at_all(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for given, code in (("none.yaml", "not_found"), ("empty", "bundle_malformed")):
+        assert failed(capsys, "vm", "install", str(tmp_path / given), "--root", str(root), PROGRAMS)["code"] == code
 
 
 def test_a_host_without_resolver(root: Path, bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from federation.errors import Conflict, InvalidInput, InvalidSettings, IsthmusError, Unavailable
+from federation.errors import Conflict, InvalidInput, IsthmusError, Unavailable
+from sidecar.settings import SidecarSettings
 from sidecar.vm import setup
 from sidecar.vm.changes import Content, Step
 from sidecar.vm.host import Host
@@ -172,12 +173,16 @@ def test_a_dhcp_client_that_rewrites_resolv_conf_is_followed(machine: Machine) -
         ({"way": "redirect"}, Way.RESOLV_CONF, 53),
         ({"way": "redirect"}, None, 53),
         ({"dns": {"port": 5353}}, Way.RESOLVED, 5353),
+        ({"dns": None}, Way.RESOLVED, 53),
     ],
 )
 def test_where_names_are_answered(tree: dict[str, Any], way: Way | None, port: int) -> None:
-    complete, settings = setup.sidecar_settings({**VM, **tree}, SEEN, way)
-    assert (settings.dns.host, settings.dns.port) == ("127.0.0.55", port)
-    assert complete["state_directory"] == "/var/lib/isthmus/sidecar"
+    assert setup.with_dns({**VM, **tree}, SEEN, way)["dns"] == {"host": "127.0.0.55", "port": port}
+
+
+def member(tree: dict[str, Any]) -> SidecarSettings:
+    _, settings, _, _ = setup.member_settings(tree, SidecarSettings, {}, process="sidecar")
+    return settings
 
 
 @pytest.mark.parametrize(
@@ -185,14 +190,16 @@ def test_where_names_are_answered(tree: dict[str, Any], way: Way | None, port: i
     [{"dns": 5}, {"way": "redirect", "intercept": True}, {"unknown": 1}, {"name": "Web"}, {"dns": {"port": 0.5}}],
 )
 def test_settings_that_cannot_be(tree: dict[str, Any]) -> None:
-    with pytest.raises((InvalidSettings, InvalidInput)):
-        setup.sidecar_settings({**VM, **tree}, SEEN, Way.RESOLVED)
+    with pytest.raises(InvalidInput):
+        setup.sidecar_process(
+            member(setup.with_dns({**VM, **tree}, SEEN, Way.RESOLVED)), path=setup.SETTINGS, programs="/opt/isthmus/bin"
+        )
 
 
 def test_what_the_hook_knows_of_others_goes_into_the_settings() -> None:
-    tree, settings = setup.sidecar_settings(VM, SEEN, Way.RESOLV_CONF)
+    tree = setup.with_dns(VM, SEEN, Way.RESOLV_CONF)
     seen = Observed(resolv_conf=Content.text("nameserver 192.0.2.1\n"), resolv_text="nameserver 192.0.2.1\n")
-    made = hook(Way.RESOLV_CONF, seen, (settings.dns.host, settings.dns.port))
+    made = hook(Way.RESOLV_CONF, seen, ("127.0.0.55", 53))
     assert setup.with_upstream(tree, made)["dns"]["upstream_file"] == KEPT
     said = setup.with_upstream({**tree, "dns": {**tree["dns"], "upstream": ["192.0.2.7"]}}, made)
     assert said["dns"]["upstream"] == ["192.0.2.7"]
@@ -200,11 +207,35 @@ def test_what_the_hook_knows_of_others_goes_into_the_settings() -> None:
     assert setup.with_upstream(tree, None) == tree
 
 
-def test_the_redirect_way_has_a_unit_of_its_own_for_its_rule() -> None:
-    _, settings = setup.sidecar_settings({**VM, "way": "redirect"}, SEEN, Way.RESOLVED)
-    part = setup.process_part(
-        setup.sidecar_process(settings, path=setup.SETTINGS, programs="/opt/isthmus/bin"), name="vm"
+def test_only_root_reads_the_token_and_the_process_is_given_it() -> None:
+    agent = {
+        "trust_domain": "east.test.isthmus",
+        "enrolment": ["192.0.2.1:7446"],
+        "anchors": "anchors.pem",
+        "token_file": "join.token",
+    }
+    tree = {key: value for key, value in VM.items() if key != "agent_directory"} | {"agent": agent}
+    tree, settings, files, credentials = setup.member_settings(
+        tree, SidecarSettings, {"join.token": "secret\n", "anchors.pem": "PEM\n"}, process="sidecar"
     )
+    assert settings.state_directory == "/var/lib/isthmus/sidecar"
+    assert tree["agent"]["anchors"] == "/etc/isthmus/anchors.pem"
+    assert files == {
+        "/etc/isthmus/anchors.pem": Content.text("PEM\n"),
+        "/etc/isthmus/join.token": Content.text("secret\n", 0o600),
+    }
+    process = setup.sidecar_process(settings, path=setup.SETTINGS, programs="/opt/isthmus/bin", credentials=credentials)
+    assert tree["agent"]["token_file"] == process.credential("join.token")
+    assert b"secret" not in (setup.render_settings(tree).data or b"")
+    (unit,) = setup.process_part(process, name="vm").files.values()
+    assert "LoadCredential=join.token:/etc/isthmus/join.token" in (unit.data or b"").decode()
+    assert "DynamicUser=yes" in (unit.data or b"").decode()
+
+
+def test_the_redirect_way_has_a_unit_of_its_own_for_its_rule() -> None:
+    settings = member(setup.with_dns({**VM, "way": "redirect"}, SEEN, Way.RESOLVED))
+    process = setup.sidecar_process(settings, path=setup.SETTINGS, programs="/opt/isthmus/bin")
+    part = setup.process_part(process, name="vm")
     assert "/etc/systemd/system/isthmus-redirect.service" in part.files
     assert part.after[-1] == ("systemctl", "restart", "isthmus-redirect.service", "isthmus-sidecar.service")
     text = (part.files["/etc/systemd/system/isthmus-sidecar.service"].data or b"").decode()
