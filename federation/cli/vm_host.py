@@ -57,6 +57,9 @@ def install(
         str, typer.Option(metavar="WAY", help="How calls are caught: redirect, or loopback (no rule, no route).")
     ] = "",
     dns: DnsOption = "auto",
+    services: Annotated[
+        str, typer.Option(metavar="FILE", help="What it registers of its own: a path of the machine, where it stays.")
+    ] = "",
     root: RootOption = Path("/"),
     programs: ProgramsOption = None,
     replace: ReplaceOption = False,
@@ -71,6 +74,8 @@ def install(
     found = _bundle(bundle)
     host, where = Host(root), str(programs or beside())
     tree = _tree(found, SETTINGS[found.process])
+    if services:
+        tree["services"] = str(Path(services).absolute())
     make = _gateway if found.process == "gateway" else _sidecar
     parts = make(host, found, tree, way=way, dns=dns, programs=where)
     printer = Printer(output)

@@ -150,7 +150,9 @@ def _resolv_conf(seen: Observed, address: str, port: int) -> Hook:
             hint="name one there first",
             code="no_nameservers",
         )
-    files = {RESOLV_CONF: Content.text(resolvconf.with_sidecar(seen.resolv_text, address))}
+    # Others that write into the file in place leave its mode as it is: so do we.
+    mode = 0o644 if seen.link else seen.resolv_conf.mode
+    files = {RESOLV_CONF: Content.text(resolvconf.with_sidecar(seen.resolv_text, address), mode)}
     if seen.link:
         # Whoever keeps the target up to date goes on doing so, and the sidecar reads it there.
         return Hook(way=Way.RESOLV_CONF, files=files, upstream_file=seen.link)
