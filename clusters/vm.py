@@ -22,7 +22,7 @@ from clusters.namespace import free_network, run
 from clusters.network import Claims
 from clusters.processes import children
 from clusters.waiting import START, until_now
-from federation.errors import Unavailable
+from federation.errors import TimedOut, Unavailable
 
 
 class Lan:
@@ -202,10 +202,13 @@ class Machine:
         return done.stdout
 
     def attempt(self, *command: str, text: str = "", seconds: float = START) -> subprocess.CompletedProcess[str]:
-        """Run the command, whatever comes of it."""
-        return subprocess.run(
-            self.inside(command), input=text, capture_output=True, text=True, timeout=seconds, check=False
-        )
+        """Run the command, whatever comes of it; raises TimedOut when nothing does."""
+        try:
+            return subprocess.run(
+                self.inside(command), input=text, capture_output=True, text=True, timeout=seconds, check=False
+            )
+        except subprocess.TimeoutExpired as error:
+            raise TimedOut(f"{self.name}: {' '.join(command)[:200]} took longer than {seconds:g} s") from error
 
     def journal(self, unit: str) -> str:
         """What a unit has said since the machine was switched on."""

@@ -24,6 +24,7 @@ import pytest
 from clusters import manifests
 from clusters.children import start_child
 from clusters.ground import Hosts
+from clusters.machine import PROGRAMS
 from clusters.packages import unpacked
 from clusters.processes import ProcessFederation
 from clusters.scenario import build
@@ -283,6 +284,12 @@ def test_resolv_conf_and_the_loopback_way(
 # --- a cluster of plain hosts
 
 
+def start_workload(machine: Machine, unit: str, *, cluster: str, address: str, port: int) -> None:
+    """The HTTP echo, as a program of the machine."""
+    words = [f"--cluster={cluster}", f"--address={address}", f"--port={port}"]
+    machine("systemd-run", f"--unit={unit}", f"{PROGRAMS}/python", "-m", "clusters.workloads", "http", *words)
+
+
 def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine]) -> None:
     """1. registry, agent, gateway and sidecar by their units  2. a service by its name  3. killed, each comes back."""
     host = machine("host-1")
@@ -290,32 +297,20 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     host.start()
     host("mkdir", "-p", "/etc/isthmus")
     host("bash", "-c", script_of("bash").replace("192.0.2.10", host.address), seconds=PAGE_SECONDS)
-    host(
-        "systemd-run",
-        "--unit=echo",
-        "env",
-        "PYTHONPATH=/opt/isthmus/src",
-        "python",
-        "-m",
-        "clusters.workloads",
-        "http",
-        "--cluster=east",
-        f"--address={host.address}",
-        "--port=8081",
-    )
-    described = manifests.exported(
-        "shop", "echo", port=8080, app="http", copy=manifests.Copy(address=host.address, port=8081, zone="")
-    )
-    text = "---\n".join(manifests.render(document).decode() for document in described)
-    host(
-        "sh",
-        "-c",
-        "cat > /var/lib/isthmus/manifests/.x && mv /var/lib/isthmus/manifests/.x /var/lib/isthmus/manifests/echo.yaml",
-        text=text,
+    start_workload(host, "echo", cluster="east", address=host.address, port=8081)
+    copy = manifests.Copy(address=host.address, port=8081, zone="")
+    service, _, slice_ = manifests.exported("shop", "echo", port=8080, app="http", copy=copy)
+    into = "cd /var/lib/isthmus/manifests && cat > .echo && mv .echo echo.yaml"
+    host("sh", "-c", into, text=manifests.render(service, slice_).decode())
+    until_now(
+        lambda: host.attempt("fedctl", "export", "shop/echo", "--cluster", "east").returncode == 0,
+        what="an export, which the agent writes into its folder",
     )
     until_now(lambda: called(host) == "east", seconds=START, what="a call of the host's own service")
     host("fedctl", "export", "shop/kv", "--cluster", "east")
     assert "serviceexport.shop.kv.yaml" in host("ls", "/var/lib/isthmus/manifests")
+    assert "serviceexport.shop.echo.yaml" in host("ls", "/var/lib/isthmus/manifests")
+    reaches(host, "a call of the host's own service")
     units = [f"isthmus-{kind}.service" for kind in ("registry", "agent", "gateway", "sidecar")]
     for unit in units:
         host("systemctl", "kill", "--signal=KILL", unit)
