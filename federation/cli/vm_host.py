@@ -153,6 +153,9 @@ def dns(
         typer.Option(metavar="FILE", help="The sidecar's settings.", show_default="/etc/isthmus/sidecar.yaml"),
     ] = None,
     undo: Annotated[bool, typer.Option("--undo", help="Take the DNS hook back.")] = False,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Only put the files right, after something has written them anew.")
+    ] = False,
     root: RootOption = Path("/"),
     programs: ProgramsOption = None,
     replace: ReplaceOption = False,
@@ -184,7 +187,8 @@ def dns(
             code="no_upstream",
         )
     part = setup.dns_part(made, renew=_renewal(str(programs or beside())))
-    show(printer, [setup.install(host, part, replace_changed=replace, dry_run=dry_run)], dry_run=dry_run)
+    outcome = setup.install(host, part, replace_changed=replace, dry_run=dry_run, files_only=renew)
+    show(printer, [outcome], dry_run=dry_run)
 
 
 def beside() -> Path:
@@ -193,7 +197,7 @@ def beside() -> Path:
 
 
 def _renewal(programs: str) -> tuple[str, ...]:
-    return (f"{programs}/fedctl", "vm", "dns")
+    return (f"{programs}/fedctl", "vm", "dns", "--renew")
 
 
 def _bundle(given: str) -> VmBundle:

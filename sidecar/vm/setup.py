@@ -70,8 +70,12 @@ class Outcome:
         return [path for path, what in self.done.items() if what == "kept"]
 
 
-def install(host: Host, part: Part, *, replace_changed: bool = False, dry_run: bool = False) -> Outcome:
+def install(
+    host: Host, part: Part, *, replace_changed: bool = False, dry_run: bool = False, files_only: bool = False
+) -> Outcome:
     """Do it, and run what follows when anything was changed or an earlier run did not get so far.
+
+    `files_only`: no command is run, so that neither the rights nor the moment for them are needed.
 
     Raises Conflict for a file that others changed, Denied, StorageFailed, Unavailable for a command that fails.
     """
@@ -84,8 +88,10 @@ def install(host: Host, part: Part, *, replace_changed: bool = False, dry_run: b
     if dry_run or finished:
         return outcome
     host.begin(part.name, asked, made.steps)
-    host.commands(part.after)
-    host.save(part.name, msgspec.structs.replace(host.journal(part.name), finished=True))
+    if not files_only:
+        host.commands(part.after)
+    done = journal.finished or not files_only
+    host.save(part.name, msgspec.structs.replace(host.journal(part.name), finished=done))
     return outcome
 
 
@@ -186,6 +192,7 @@ def sidecar_process(
         local_agent=local,
         network=str(settings.network) if redirect else "",
         port=settings.outbound_port if redirect else 0,
+        drain=settings.drain_seconds if settings.services else 0,
         credentials=credentials,
     )
 

@@ -129,14 +129,20 @@ class Story:
     before: dict[str, str]
     told: str
 
-    def call(self) -> str:
-        return called(self.web)
-
 
 def called(machine: Machine) -> str:
     """The cluster that answers a program of the machine; empty when none does."""
     done = machine.attempt("curl", "-fsS", "--max-time", "15", URL)
     return str(json.loads(done.stdout)["cluster"]) if done.returncode == 0 else ""
+
+
+def reaches(machine: Machine, what: str) -> str:
+    """The cluster that answers, once one does."""
+    try:
+        return str(until_now(lambda: called(machine), seconds=START, what=what))
+    except TimedOut as error:
+        told = machine.attempt("curl", "-sv", "--max-time", "15", URL).stderr
+        raise TimedOut(f"{error}\n{told}\n{machine.journal('isthmus-sidecar')[-3000:]}") from error
 
 
 def script_of(kind: str) -> str:
@@ -177,12 +183,14 @@ def test_a_machine_joins_by_following_the_page(story: Story, fedctl: Fedctl) -> 
 
 def test_it_survives_the_loss_of_its_agent_and_a_reboot_without_it(story: Story) -> None:
     """1. the agent is killed: calls go on  2. the power goes: it comes back from its disk  3. the agent is back."""
-    assert story.call()
+    reaches(story.web, "a call")
+    kept = "cd /var/lib/isthmus/sidecar && grep -q echo addresses && grep -q echo view"
+    until_now(lambda: story.web.attempt("sh", "-c", kept).returncode == 0, what="the name on the machine's disk")
     story.federation.kill("east-agent")
     try:
-        assert story.call()
+        assert called(story.web)
         story.web.reboot()
-        until_now(story.call, seconds=START, what="a call after a reboot, without an agent")
+        reaches(story.web, "a call after a reboot, without an agent")
     finally:
         story.federation.restart("east-agent")
     asyncio.run(story.federation.wait_ready("east-agent"))
@@ -197,11 +205,11 @@ def test_it_survives_another_address_and_a_cut(story: Story, fedctl: Fedctl) -> 
         return bool(row["address"] == story.web.address)
 
     until_now(seen, seconds=START, what="the new address at the agent")
-    until_now(story.call, what="a call from the new address")
+    reaches(story.web, "a call from the new address")
     story.web.cut()
     assert story.web("getent", "ahostsv4", NAME).startswith("240.")
     story.web.heal()
-    until_now(story.call, seconds=START, what="a call after the cut")
+    reaches(story.web, "a call after the cut")
 
 
 def test_what_was_done_to_it_is_taken_back(story: Story) -> None:
@@ -213,7 +221,7 @@ def test_what_was_done_to_it_is_taken_back(story: Story) -> None:
     assert "240.64" not in story.web("nft", "list", "ruleset") + story.web("ip", "route", "show", "table", "local")
     assert story.web.attempt("getent", "ahostsv4", NAME).returncode != 0
     story.web("fedctl", "vm", "install", "-", text=bundle)
-    until_now(story.call, seconds=START, what="a call after it was installed again")
+    reaches(story.web, "a call after it was installed again")
 
 
 # --- a host whose programs read resolv.conf themselves, in the way that needs no rule
@@ -230,9 +238,11 @@ class Nameserver:
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            with contextlib.suppress(OSError):
                 data, peer = self._socket.recvfrom(4096)
+                if data == b"end":
+                    return
                 query = dns.message.from_wire(data)
                 reply = dns.message.make_response(query)
                 if query.question[0].rdtype == dns.rdatatype.A:
@@ -240,17 +250,16 @@ class Nameserver:
                 self._socket.sendto(reply.to_wire(), peer)
 
     def close(self) -> None:
-        self._socket.shutdown(socket.SHUT_RDWR)
-        self._socket.close()
+        self._socket.sendto(b"end", self._socket.getsockname())
         self._thread.join(timeout=30)
+        self._socket.close()
 
 
 @pytest.fixture
 def nameserver(lan: Lan) -> Iterator[Nameserver]:
     made = Nameserver(lan.address, "198.51.100.7")
     yield made
-    with contextlib.suppress(OSError):
-        made.close()
+    made.close()
 
 
 def test_resolv_conf_and_the_loopback_way(
@@ -264,13 +273,16 @@ def test_resolv_conf_and_the_loopback_way(
     before = plain.disk.listing(TOUCHED)
     bundle = fedctl.ok("vm", "bootstrap", "db-1", "--cluster", "east", "--namespace", "shop").out
     plain("fedctl", "vm", "install", "-", "--way", "loopback", text=bundle)
-    until_now(lambda: called(plain), seconds=START, what="a call by the loopback way")
+    reaches(plain, "a call by the loopback way")
     assert plain("getent", "ahostsv4", NAME).startswith("127.")
     assert plain("getent", "ahostsv4", "www.example").startswith("198.51.100.7")
 
     second = f"# by DHCP again\nsearch b.example\noptions rotate ndots:2\nnameserver {lan.address}\n"
     plain("sh", "-c", "cat > /etc/resolv.conf", text=second)
-    until_now(lambda: "nameserver 127.0.0.55" in plain("cat", "/etc/resolv.conf"), what="the sidecar first again")
+    try:
+        until_now(lambda: "nameserver 127.0.0.55" in plain("cat", "/etc/resolv.conf"), what="the sidecar first again")
+    except TimedOut as error:
+        raise TimedOut(f"{error}\n{plain.journal('isthmus-resolver')}") from error
     assert "options ndots:2\n" in plain("cat", "/etc/resolv.conf")
     assert plain("cat", "/var/lib/isthmus/host/resolv.conf") == second
     assert called(plain)
@@ -306,9 +318,6 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
         lambda: host.attempt("fedctl", "export", "shop/echo", "--cluster", "east").returncode == 0,
         what="an export, which the agent writes into its folder",
     )
-    until_now(lambda: called(host) == "east", seconds=START, what="a call of the host's own service")
-    host("fedctl", "export", "shop/kv", "--cluster", "east")
-    assert "serviceexport.shop.kv.yaml" in host("ls", "/var/lib/isthmus/manifests")
     assert "serviceexport.shop.echo.yaml" in host("ls", "/var/lib/isthmus/manifests")
     reaches(host, "a call of the host's own service")
     units = [f"isthmus-{kind}.service" for kind in ("registry", "agent", "gateway", "sidecar")]
@@ -319,7 +328,7 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
         seconds=START,
         what="every unit again",
     )
-    until_now(lambda: called(host) == "east", seconds=START, what="a call after that")
+    reaches(host, "a call after that")
     host("fedctl", "status", "--wait")
 
 

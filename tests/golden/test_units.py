@@ -60,7 +60,7 @@ def shipped() -> dict[str, str]:
         texts |= {Path(p).name: (c.data or b"").decode() for p, c in render(process).items()}
     (loopback,) = render(LOOPBACK).values()
     texts["isthmus-sidecar-loopback.service"] = (loopback.data or b"").decode()
-    renewal = watching("/etc/resolv.conf", (f"{PROGRAMS}/fedctl", "vm", "dns"))
+    renewal = watching("/etc/resolv.conf", (f"{PROGRAMS}/fedctl", "vm", "dns", "--renew"))
     texts |= {Path(p).name: (c.data or b"").decode() for p, c in renewal.items()}
     texts["isthmus.sysusers.conf"] = texts.pop(Path(SYSUSERS).name)
     return texts
