@@ -75,7 +75,11 @@ def install(
     host, where = Host(root), str(programs or beside())
     tree = _tree(found, SETTINGS[found.process])
     if services:
+        if found.process != "sidecar":
+            raise InvalidInput("a gateway registers no services", hint="leave out --services")
         tree["services"] = str(Path(services).absolute())
+        # Calls come in by mutual TLS unless the settings say otherwise: nothing else of the machine need be open.
+        tree.setdefault("inbound", {"port": setup.INBOUND_PORT})
     make = _gateway if found.process == "gateway" else _sidecar
     parts = make(host, found, tree, way=way, dns=dns, programs=where)
     printer = Printer(output)

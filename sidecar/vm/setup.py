@@ -30,6 +30,8 @@ DNS_HOST = "127.0.0.55"
 """Loopback, but neither where systemd-resolved is (53, 54) nor where other resolvers use to be (1)."""
 DNS_PORT = 15053
 """Where nothing asks for port 53, and so for the right to it."""
+INBOUND_PORT = 15006
+"""Where calls to services of a machine come in, beside the 15001 of those that go out."""
 FOLDER = "/etc/isthmus"
 """Where the settings of a machine's processes are, and what goes with them."""
 SETTINGS = f"{FOLDER}/sidecar.yaml"
@@ -181,6 +183,7 @@ def sidecar_process(
             "intercept: a unit of its own sets the rule here", hint="leave intercept out: the sidecar needs no right"
         )
     redirect = settings.way == "redirect"
+    ports = [settings.dns.port, *([settings.inbound.port] if settings.inbound is not None else [])]
     local = bool(settings.agent_directory)
     return Process(
         kind="sidecar",
@@ -188,7 +191,7 @@ def sidecar_process(
         state=settings.state_directory,
         programs=programs,
         user=units.USER if local else "",
-        low_ports=settings.dns.port < 1024 or not redirect,
+        low_ports=min(ports) < 1024 or not redirect,
         local_agent=local,
         network=str(settings.network) if redirect else "",
         port=settings.outbound_port if redirect else 0,

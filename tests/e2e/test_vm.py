@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -25,12 +26,13 @@ from clusters import manifests
 from clusters.children import start_child
 from clusters.ground import Hosts
 from clusters.machine import PROGRAMS
+from clusters.names import lookup
 from clusters.packages import unpacked
 from clusters.processes import ProcessFederation
 from clusters.scenario import build
 from clusters.vm import Lan, Machine
-from clusters.waiting import START, until_now
-from federation.errors import TimedOut, Unavailable
+from clusters.waiting import ANSWER, START, until_now
+from federation.errors import NotFound, TimedOut, Unavailable
 
 pytestmark = pytest.mark.e2e
 
@@ -293,6 +295,51 @@ def test_resolv_conf_and_the_loopback_way(
     assert plain.disk.listing(TOUCHED) == before
 
 
+# --- what a machine offers itself
+
+SERVICES = """
+services:
+- name: api
+  namespace: shop
+  ports:
+  - {port: 8080, name: http, target: 8081}
+  export: true
+  checks:
+  - http: {port: 8081, path: /}
+    interval: 1
+"""
+
+
+def test_a_service_of_a_machine_is_called_from_another_cluster(
+    story: Story, fedctl: Fedctl, machine: Callable[[str], Machine]
+) -> None:
+    """1. a program on loopback  2. its services file  3. west calls it, by mutual TLS up to the machine's sidecar."""
+    api = machine("api-1")
+    api.start()
+    start_workload(api, "api", cluster="on-a-machine", address="127.0.0.1", port=8081)
+    api.disk.write("/etc/isthmus/services.yaml", SERVICES)
+    words = ("--cluster", "east", "--namespace", "shop", "--account", "api", "--service", "shop/api")
+    bundle = fedctl.ok("vm", "bootstrap", "api-1", *words).out
+    words = ("--dns", "none", "--services", "/etc/isthmus/services.yaml")
+    api("fedctl", "vm", "install", "-", *words, text=bundle)
+    caller = Caller(story.federation, "west")
+
+    def answer() -> str:
+        try:
+            return caller.get("api.shop.global")
+        except (NotFound, Unavailable, AssertionError, OSError):
+            return ""
+
+    try:
+        assert until_now(answer, seconds=START, what="an answer of the machine") == "on-a-machine"
+    except TimedOut as error:
+        raise TimedOut(f"{error}\n{api.journal('isthmus-sidecar')[-3000:]}\n{fedctl('status').out}") from error
+    rows = fedctl.ok("get", "endpoints", "--from", "east", "-o", "json").json
+    (row,) = [row for row in rows if row["service"] == "shop/api"]
+    assert row["identity"].endswith("/ns/shop/sa/api"), "the only way in is mutual TLS: it listens on loopback"
+    assert (row["address"], row["source"]) == (api.address, "vm api-1")
+
+
 # --- a cluster of plain hosts
 
 
@@ -322,7 +369,7 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     reaches(host, "a call of the host's own service")
     units = [f"isthmus-{kind}.service" for kind in ("registry", "agent", "gateway", "sidecar")]
     for unit in units:
-        host("systemctl", "kill", "--signal=KILL", unit)
+        host("sh", "-c", f"kill -9 $(systemctl show -p MainPID --value {unit})")
     until_now(
         lambda: host.attempt("systemctl", "is-active", *units).stdout.split() == ["active"] * 4,
         seconds=START,
@@ -332,9 +379,34 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     host("fedctl", "status", "--wait")
 
 
+@dataclass(frozen=True)
+class Caller:
+    """A program beside the sidecar of a cluster."""
+
+    federation: ProcessFederation
+    cluster: str
+
+    def get(self, name: str) -> str:
+        """The cluster that answers a GET for `name`; raises Unavailable while nobody is known to serve it."""
+        place = self.federation.places[self.cluster]
+        addresses = lookup(place.address, place.dns_port, name)
+        if not addresses:
+            raise Unavailable(f"{name} has no address yet")
+        connection = http.client.HTTPConnection(addresses[0], 8080, timeout=ANSWER)
+        try:
+            connection.request("GET", "/", headers={"Host": f"{name}:8080"})
+            response = connection.getresponse()
+            body = response.read()
+            assert response.status == 200, (response.status, body)
+            return str(json.loads(body)["cluster"])
+        finally:
+            connection.close()
+
+
 class Fedctl(Protocol):
     """See conftest."""
 
+    def __call__(self, *words: str) -> Any: ...
     def ok(self, *words: str) -> Any: ...
 
 
