@@ -179,8 +179,8 @@ def test_a_machine_joins_by_following_the_page(story: Story, fedctl: Fedctl) -> 
     addresses = story.web("getent", "ahostsv4", NAME).split()
     assert addresses[0].startswith("240."), "by the redirect way"
     assert "127.0.0.55:15053" in story.web.disk.read("/etc/systemd/resolved.conf.d/zz-isthmus.conf")
-    processes = story.web("ps", "-eo", "user:40,args")
-    assert [line for line in processes.splitlines() if "envoy -c" in line and not line.startswith("root")]
+    pid = story.web("systemctl", "show", "--property=MainPID", "--value", "isthmus-sidecar").strip()
+    assert story.web("stat", "--format=%U", f"/proc/{pid}").strip() == "isthmus-sidecar", "a user of its own"
 
 
 def test_it_survives_the_loss_of_its_agent_and_a_reboot_without_it(story: Story) -> None:
@@ -257,6 +257,15 @@ class Nameserver:
         self._socket.close()
 
 
+OCCUPIED = """
+import socket, subprocess, sys
+everywhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+everywhere.bind(("0.0.0.0", 53))
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+raise SystemExit(subprocess.run(sys.argv[1:]).returncode)
+"""
+
+
 @pytest.fixture
 def nameserver(lan: Lan) -> Iterator[Nameserver]:
     made = Nameserver(lan.address, "198.51.100.7")
@@ -267,14 +276,24 @@ def nameserver(lan: Lan) -> Iterator[Nameserver]:
 def test_resolv_conf_and_the_loopback_way(
     story: Story, fedctl: Fedctl, machine: Callable[[str], Machine], lan: Lan, nameserver: Nameserver
 ) -> None:
-    """1. installed  2. global and other names  3. DHCP writes the file anew  4. undone: as DHCP wrote it."""
+    """1. refused, in one line  2. installed: all names  3. DHCP writes the file anew  4. undone: as DHCP wrote it."""
     plain = machine("db-1")
     first = f"# by DHCP\nsearch a.example\nnameserver {lan.address}\n"
     plain.disk.write("/etc/resolv.conf", first, mode=0o640)
     plain.start()
     before = plain.disk.listing(TOUCHED)
     bundle = fedctl.ok("vm", "bootstrap", "db-1", "--cluster", "east", "--namespace", "shop").out
-    plain("fedctl", "vm", "install", "-", "--way", "loopback", text=bundle)
+    install = ("fedctl", "vm", "install", "-", "--way", "loopback")
+    for refused, code in (
+        (plain.attempt("setpriv", "--reuid=65534", *install, "-o", "json", text=bundle), "not_root"),
+        (
+            plain.attempt("unshare", "--net", "python", "-c", OCCUPIED, *install, "-o", "json", text=bundle),
+            "dns_port_taken",
+        ),
+    ):
+        assert json.loads(refused.stderr.splitlines()[-1])["error"]["code"] == code
+    assert plain.disk.listing(TOUCHED) == before, "what is refused leaves nothing"
+    plain(*install, text=bundle)
     reaches(plain, "a call by the loopback way")
     assert plain("getent", "ahostsv4", NAME).startswith("127.")
     assert plain("getent", "ahostsv4", "www.example").startswith("198.51.100.7")

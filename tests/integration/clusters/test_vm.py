@@ -68,11 +68,11 @@ def test_a_machine_lives_is_cut_off_moves_and_loses_its_power(lan: Lan, machine:
         assert machine.address != old
         assert until_now(reached, what="a connection from the new address") == machine.address
 
-    machine("sh", "-c", "echo kept > /var/lib/kept; echo lost > /run/lost; systemd-run -q sleep 1000")
+    machine("sh", "-c", "echo kept > /var/lib/kept; echo lost > /run/lost; systemd-run -q --unit=sleeper sleep 1000")
     machine.reboot()
     assert machine.disk.read("/var/lib/kept") == "kept\n"
     assert machine.attempt("test", "-e", "/run/lost").returncode != 0
-    assert not machine("sh", "-c", "pgrep -x sleep || true")
+    assert machine.attempt("systemctl", "is-active", "sleeper").stdout.strip() == "inactive"
 
 
 def test_nothing_is_left_of_it(lan: Lan, machine: Machine) -> None:
