@@ -67,13 +67,12 @@ def install(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Make this machine a member: settings, units and the DNS hook; `fedctl vm uninstall` takes all of it back."""
-    from federation.cli.bundle import SETTINGS
     from sidecar.vm import setup
     from sidecar.vm.host import Host
 
     found = _bundle(bundle)
     host, where = Host(root), str(programs or beside())
-    tree = _tree(found, SETTINGS[found.process])
+    tree = _tree(found)
     if services:
         if found.process != "sidecar":
             raise InvalidInput("a gateway registers no services", hint="leave out --services")
@@ -119,16 +118,18 @@ def _sidecar(host: Host, found: VmBundle, tree: dict[str, Any], *, way: str, dns
     if tree.get("dns") == DNS:
         del tree["dns"]
     tree = setup.with_dns(tree, seen, chosen)
+    complete, settings, files, credentials = setup.member_settings(
+        tree, SidecarSettings, found.files, process="sidecar"
+    )
     made = None
-    server = tree["dns"]["host"], tree["dns"]["port"]
+    server = settings.dns.host, settings.dns.port
     if chosen is not None:
-        made = hook(chosen, seen, server, suffix=tree.get("suffix", "global"))
-        tree = setup.with_upstream(tree, made)
-    tree, settings, files, credentials = setup.member_settings(tree, SidecarSettings, found.files, process="sidecar")
+        made = hook(chosen, seen, server, suffix=settings.suffix)
+        complete = setup.with_upstream(complete, made)
     process = setup.sidecar_process(settings, path=setup.SETTINGS, programs=programs, credentials=credentials)
     setup.check_port(host, "vm", server)
     setup.check_tools(host, process)
-    files[setup.SETTINGS] = setup.render_settings(tree)
+    files[setup.SETTINGS] = setup.render_settings(complete)
     parts = [setup.process_part(process, name="vm", extra=files)]
     return parts if made is None else [*parts, setup.dns_part(made, renew=_renewal(programs))]
 
@@ -221,9 +222,19 @@ def _bundle(given: str) -> VmBundle:
         raise StorageFailed(f"cannot read {given}: {error}") from error
 
 
-def _tree(found: VmBundle, name: str) -> dict[str, Any]:
+def _tree(found: VmBundle) -> dict[str, Any]:
+    """The settings in a bundle; raises InvalidInput, InvalidSettings."""
     import yaml
 
+    from federation.cli.bundle import SETTINGS
+
+    name = SETTINGS.get(found.process, "")
+    if not name:
+        raise InvalidInput(
+            f"a bundle for {found.process[:40]!r} is not known here",
+            hint="print a new one: fedctl vm bootstrap",
+            code="bundle_malformed",
+        )
     try:
         tree = yaml.safe_load(found.files.get(name, ""))
     except yaml.YAMLError as error:
@@ -262,6 +273,8 @@ def _diff(path: str, before: Content, after: Content) -> str:
     def lines(content: Content) -> list[str]:
         if content.link:
             return [f"(a link to {content.link})\n"]
+        if content.data is not None and not content.mode & 0o077:
+            return [f"(what root alone reads: {len(content.data)} bytes)\n"]
         text = (content.data or b"").decode(errors="replace")
         return [line if line.endswith("\n") else f"{line}\n" for line in text.splitlines(keepends=True)]
 

@@ -89,12 +89,15 @@ def install(
     finished = journal.finished and not made.steps and msgspec.structs.replace(asked, finished=True) == journal
     if dry_run or finished:
         return outcome
+    complaints: list[str] = []
+    if not files_only and journal.stop != part.stop:
+        complaints = _stopped(host, journal)  # an earlier run was for something else, whose units go now
     host.begin(part.name, asked, made.steps)
     if not files_only:
         host.commands(part.after)
     done = journal.finished or not files_only
     host.save(part.name, msgspec.structs.replace(host.journal(part.name), finished=done))
-    return outcome
+    return replace(outcome, complaints=tuple(complaints))
 
 
 def uninstall(host: Host, name: str, *, keep_changed: bool = False, dry_run: bool = False) -> Outcome:
@@ -108,12 +111,7 @@ def uninstall(host: Host, name: str, *, keep_changed: bool = False, dry_run: boo
     outcome = _outcome(made, {}, actual, kept="left" if keep_changed else "kept")
     if dry_run or journal == Journal():
         return outcome
-    complaints = []
-    for command in journal.stop:
-        try:
-            host.commands([command])
-        except Unavailable as error:  # a unit that somebody has removed cannot be stopped
-            complaints.append(error.message)
+    complaints = _stopped(host, journal)
     host.do(made.steps)
     host.commands(journal.undo)
     if made.journal.entries:
@@ -122,6 +120,17 @@ def uninstall(host: Host, name: str, *, keep_changed: bool = False, dry_run: boo
     else:
         host.forget(name, made.journal)
     return replace(outcome, complaints=tuple(complaints))
+
+
+def _stopped(host: Host, journal: Journal) -> list[str]:
+    """Stop what an earlier run has started; returns what could not be, such as a unit that somebody has removed."""
+    complaints = []
+    for command in journal.stop:
+        try:
+            host.commands([command])
+        except Unavailable as error:
+            complaints.append(error.message)
+    return complaints
 
 
 def member_settings(

@@ -101,6 +101,7 @@ def test_a_dry_run_shows_what_would_be_written(root: Path, bundle: Path, capsys:
     shown = capsys.readouterr().out
     assert "+++ /etc/resolv.conf" in shown
     assert "+nameserver 127.0.0.55" in shown
+    assert "secret" not in shown, "the token"
     assert "+ExecStart=/opt/isthmus/bin/isthmus-sidecar --settings /etc/isthmus/sidecar.yaml" in shown
     assert listing(root) == before
 
@@ -163,6 +164,9 @@ def test_a_machine_may_be_a_gateway(root: Path, tmp_path: Path) -> None:
         ("[1]", "bundle_malformed"),
         (INVITED.text().replace("sidecar.yaml", "other.yaml"), "invalid_settings"),
         (INVITED.text().replace("name: web-1", "name: Web"), "invalid_name"),
+        (INVITED.text().replace("process: sidecar", "process: proxy"), "bundle_malformed"),
+        (INVITED.text().replace("port: 5353", "port: many"), "invalid_settings"),
+        (INVITED.text().replace("host: 127.0.0.1", "host: here"), "invalid_settings"),
         (INVITED.text().replace("anchors: anchors.pem", "anchors: ''"), "invalid_settings"),
     ],
 )

@@ -117,6 +117,17 @@ def test_half_an_installation_is_taken_back(machine: Machine, monkeypatch: pytes
     assert machine.files() == before
 
 
+def test_what_an_earlier_installation_started_is_stopped_when_another_takes_its_place(machine: Machine) -> None:
+    before = machine.files()
+    setup.install(machine.host, PART)
+    other = Part(name="vm", files={"/etc/d": Content.text("d")}, after=(("start", "other"),), stop=(("stop", "other"),))
+    assert setup.install(machine.host, other).done == {"/etc/a": "removed", "/etc/b/c": "removed", "/etc/d": "written"}
+    assert machine.ran == ["start it", "stop it", "start other"]
+    setup.uninstall(machine.host, "vm")
+    assert machine.files() == before
+    assert machine.ran[3:] == ["stop other"]
+
+
 def test_what_cannot_be_stopped_is_told_and_hinders_nothing(machine: Machine) -> None:
     setup.install(machine.host, PART)
     machine.failing = "stop"
