@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
 import re
@@ -26,12 +25,10 @@ from clusters import manifests
 from clusters.children import start_child
 from clusters.ground import Hosts
 from clusters.machine import PROGRAMS
-from clusters.names import lookup
 from clusters.packages import unpacked
 from clusters.processes import ProcessFederation
-from clusters.scenario import build
 from clusters.vm import Lan, Machine
-from clusters.waiting import ANSWER, START, until_now
+from clusters.waiting import START, until_now
 from federation.errors import NotFound, TimedOut, Unavailable
 
 pytestmark = pytest.mark.e2e
@@ -154,21 +151,20 @@ def script_of(kind: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def story(federation: ProcessFederation, web: Machine, tmp_path_factory: pytest.TempPathFactory) -> Story:
+def story(running: ProcessFederation, web: Machine, tmp_path_factory: pytest.TempPathFactory) -> Story:
     """1. the federation  2. a machine  3. every command of the page, in its order."""
-    asyncio.run(build(federation, Silent()))
     before, folder = web.disk.listing(TOUCHED), tmp_path_factory.mktemp("page")
     log = folder / "log"
-    variables = [f"{k}={v}" for k, v in operator(federation, web, folder).items()]
-    running = start_child(["env", f"--chdir={folder}", *variables, "bash", "-c", script_of("sh")], log)
+    variables = [f"{k}={v}" for k, v in operator(running, web, folder).items()]
+    page = start_child(["env", f"--chdir={folder}", *variables, "bash", "-c", script_of("sh")], log)
     try:
-        until_now(lambda: running.poll() is not None, seconds=PAGE_SECONDS, what="the end of the page")
+        until_now(lambda: page.poll() is not None, seconds=PAGE_SECONDS, what="the end of the page")
     except TimedOut:
-        os.killpg(running.pid, signal.SIGKILL)
+        os.killpg(page.pid, signal.SIGKILL)
     told = log.read_text(errors="replace")
-    assert running.wait() == 0, f"{told[-3000:]}\n{web.journal('isthmus-sidecar')[-3000:]}"
+    assert page.wait() == 0, f"{told[-3000:]}\n{web.journal('isthmus-sidecar')[-3000:]}"
     assert "Traceback" not in told
-    return Story(federation, web, before, told)
+    return Story(running, web, before, told)
 
 
 def test_a_machine_joins_by_following_the_page(story: Story, fedctl: Fedctl) -> None:
@@ -330,7 +326,7 @@ services:
 
 
 def test_a_service_of_a_machine_is_called_from_another_cluster(
-    story: Story, fedctl: Fedctl, machine: Callable[[str], Machine]
+    story: Story, fedctl: Fedctl, machine: Callable[[str], Machine], west: Caller
 ) -> None:
     """1. a program on loopback  2. its services file  3. west calls it, by mutual TLS up to the machine's sidecar."""
     api = machine("api-1")
@@ -341,13 +337,12 @@ def test_a_service_of_a_machine_is_called_from_another_cluster(
     bundle = fedctl.ok("vm", "bootstrap", "api-1", *words).out
     words = ("--dns", "none", "--services", "/etc/isthmus/services.yaml")
     api("fedctl", "vm", "install", "-", *words, text=bundle)
-    caller = Caller(story.federation, "west")
 
     def answer() -> str:
         try:
-            return caller.get("api.shop.global")
-        except (NotFound, Unavailable, AssertionError, OSError):
-            return ""
+            return west.get("api.shop.global")
+        except (NotFound, Unavailable, ValueError, AssertionError, OSError):
+            return ""  # it has no address yet, or nobody serves it
 
     try:
         assert until_now(answer, seconds=START, what="an answer of the machine") == "on-a-machine"
@@ -398,28 +393,10 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     host("fedctl", "status", "--wait")
 
 
-@dataclass(frozen=True)
-class Caller:
-    """A program beside the sidecar of a cluster."""
+class Caller(Protocol):
+    """See conftest."""
 
-    federation: ProcessFederation
-    cluster: str
-
-    def get(self, name: str) -> str:
-        """The cluster that answers a GET for `name`; raises Unavailable while nobody is known to serve it."""
-        place = self.federation.places[self.cluster]
-        addresses = lookup(place.address, place.dns_port, name)
-        if not addresses:
-            raise Unavailable(f"{name} has no address yet")
-        connection = http.client.HTTPConnection(addresses[0], 8080, timeout=ANSWER)
-        try:
-            connection.request("GET", "/", headers={"Host": f"{name}:8080"})
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, (response.status, body)
-            return str(json.loads(body)["cluster"])
-        finally:
-            connection.close()
+    def get(self, name: str) -> str: ...
 
 
 class Fedctl(Protocol):
@@ -427,12 +404,3 @@ class Fedctl(Protocol):
 
     def __call__(self, *words: str) -> Any: ...
     def ok(self, *words: str) -> Any: ...
-
-
-class Silent:
-    """Tells nobody."""
-
-    def step(self, text: str) -> None: ...
-    def names(self, names: dict[str, list[str]]) -> None: ...
-    def phase(self, phase: Any, told: str) -> None: ...
-    def live(self, name: str, requests: int, failed: int) -> None: ...
