@@ -6,13 +6,11 @@ all of it is gone with the keeper, which dies with this process however that end
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -29,6 +27,8 @@ COMMANDS = {
     "isthmus-sidecar": "sidecar.__main__",
     "isthmus-redirect": "sidecar.intercept.__main__",
 }
+_PLACE = Path("/mnt")
+"""Where each keeper mounts the root of its machine: in its own mount namespace, so others see nothing there."""
 _TOOLS = ("unshare", "nsenter", "ip", "nft", "systemd-nspawn")
 _MASKED = (
     "systemd-networkd.service",
@@ -75,12 +75,11 @@ class MachineRoot:
                 "a machine for tests needs root"
                 + (f" and {', '.join(missing)} (util-linux, iproute2, nftables, systemd-container)" if missing else "")
             )
-        self._place = Path(tempfile.mkdtemp(prefix="isthmus-vm-"))
-        self.path = self._place / "root"
+        self.path = _PLACE / "root"
         binds = " ".join(f"{source}:{target}" for source, target in _binds())
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # what an earlier one said is no answer
         command = ["unshare", "--mount", "--net", "--propagation=private", "bash", "-c", _MAKE, "keeper"]
-        self._keeper = start_child([*command, str(self._place), binds], log)
+        self._keeper = start_child([*command, str(_PLACE), binds], log)
         self.pid = self._keeper.pid
         try:
             until_now(lambda: self._made(log), what="the file system of a machine")
@@ -130,8 +129,6 @@ class MachineRoot:
         """Give it up; a machine that still runs on it goes on until it ends."""
         self._keeper.kill()
         self._keeper.wait(timeout=30)
-        with contextlib.suppress(OSError):
-            self._place.rmdir()
 
     def _inside(self, path: str) -> str:
         return str(self.path / path.lstrip("/"))

@@ -38,7 +38,7 @@ class Lan:
         self.net = free_network(self._claims)
         self.address = f"{self.net}.1"
         self._next = 1
-        log.parent.mkdir(parents=True, exist_ok=True)
+        log.unlink(missing_ok=True)  # what an earlier one said is no answer
         self._keeper = start_child(["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"], log)
         self.pid = self._keeper.pid
         port = f"is{secrets.token_hex(4)}"
@@ -86,6 +86,7 @@ class Machine:
         self.disk = MachineRoot(logs / f"{name}-disk.log")
         self.address = lan.take()
         self._container: subprocess.Popen[bytes] | None = None
+        self._depth = len(_namespaces(Path("/proc/self/status")))
         self._port = f"m{secrets.token_hex(4)}"
         try:
             run(f"{lan.enter}ip link add {self._port} type veth peer name eth0 netns {self.disk.pid}")
@@ -103,6 +104,8 @@ class Machine:
         if self.alive:
             raise Unavailable(f"{self.name} runs already")
         command = [
+            # The container does not die with systemd-nspawn, but everything does with the first process of a namespace.
+            *("unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "--"),
             "systemd-nspawn",
             "--quiet",
             "--register=no",
@@ -225,14 +228,19 @@ class Machine:
         return state if state in ("running", "degraded") else ""
 
     def _leader(self) -> int:
-        """The process that is the machine's first one, or 0."""
+        """The process that is the machine's first one, two namespaces below ours, or 0."""
         assert self._container is not None  # noqa: S101 - who asks has seen it alive
         waiting = [self._container.pid]
         while waiting:
             pid = waiting.pop()
             with contextlib.suppress(OSError):
-                status = Path(f"/proc/{pid}/status").read_text()
-                if any(li.startswith("NSpid:") and li.split()[-1] == "1" for li in status.splitlines()):
+                found = _namespaces(Path(f"/proc/{pid}/status"))
+                if found[-1] == "1" and len(found) > self._depth + 1:
                     return pid
                 waiting += children(pid)
         return 0
+
+
+def _namespaces(status: Path) -> list[str]:
+    """The numbers of a process in each of its process namespaces, ours first."""
+    return next(line.split()[1:] for line in status.read_text().splitlines() if line.startswith("NSpid:"))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,20 +76,46 @@ def test_a_machine_lives_is_cut_off_moves_and_loses_its_power(lan: Lan, machine:
     assert machine.attempt("systemctl", "is-active", "sleeper").stdout.strip() == "inactive"
 
 
-def test_nothing_is_left_of_it(lan: Lan, machine: Machine) -> None:
-    def here() -> str:
-        told = [Path("/proc/self/mounts").read_text()]
-        for command in (["ip", "-o", "link"], ["ip", "netns"], ["ls", "/run/systemd/"]):
-            told.append(subprocess.run(command, capture_output=True, text=True, check=False).stdout)
-        return "\n".join(told)
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from clusters.vm import Lan, Machine
+lan = Lan(Path(sys.argv[1]) / "lan.log")
+machine = Machine("web-1", lan, Path(sys.argv[1]))
+machine.start()
+first = machine.inside(["true"])[1].partition("=")[2]
+print(lan.pid, machine.disk.pid, first, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
 
+
+def test_nothing_is_left_of_it(lan: Lan, machine: Machine) -> None:
+    mounts = Path("/proc/self/mounts")
     machine.disk.write("/etc/mark", "x")
     assert not Path("/etc/mark").exists()
-    assert "isthmus-vm" not in here(), "its mounts are seen by its keeper only"
-    place = machine.disk.path.parent
+    assert not machine.disk.path.exists()
+    assert str(machine.disk.path) not in mounts.read_text(), "its mounts are seen by its keeper only"
     machine.close()
-    assert not place.exists()
     machine.close()  # again changes nothing
+
+
+def test_it_does_not_outlive_who_started_it(machine: Machine, tmp_path: Path) -> None:
+    """The harness is killed with -9: the network, the disk and all that ran in the machine end."""
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, tmp_path / "other"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == -9, done.stderr
+    pids = done.stdout.split()
+    assert len(pids) == 3
+    until_now(lambda: not [pid for pid in pids if running(pid)], what="the end of everything")
+
+
+def running(pid: str) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"  # somebody has yet to bury it
 
 
 def test_files_of_a_switched_off_machine(machine: Machine) -> None:
