@@ -22,7 +22,7 @@ from clusters import manifests
 from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
 from clusters.kubeclient import Object
 from clusters.namespace import LocalNetwork
-from clusters.network import loopback_addresses
+from clusters.network import free_port, loopback_addresses
 from discovery.kube import rbac
 from discovery.kube.client import KubeClient
 from discovery.kube.resources import ENDPOINT_SLICES
@@ -31,6 +31,7 @@ from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.files import write_atomic
 from federation.errors import AlreadyExists
+from federation.model.address import join_address, split_address
 from federation.model.ids import SYSTEM_NAMESPACE
 
 Write = Callable[[], Awaitable[object]]
@@ -102,6 +103,29 @@ class Folders:
 
     def _path(self, cluster: str, document: Object) -> Path:
         return manifests.path(self._folder(cluster), document)
+
+
+class Hosts(Folders):
+    """Plain hosts that machines on other networks can reach; their agents let virtual machines in.
+
+    Raises Unavailable without the rights for the network.
+    """
+
+    def __init__(self, folder: Callable[[str], Path]) -> None:
+        super().__init__(folder)
+        self._network = LocalNetwork()
+
+    def addresses(self, rng: random.Random) -> Iterator[str]:
+        return self._network.addresses()
+
+    def tell(self, cluster: str, settings: Path, *, dns: str) -> None:
+        tree = yaml.safe_load(settings.read_text())
+        host, _ = split_address(tree["listen"], what="listen")
+        tree["vms"] = {"listen": join_address(host, free_port(host))}
+        write_atomic(settings, yaml.safe_dump(tree, sort_keys=False).encode())
+
+    def stop(self) -> None:
+        self._network.close()
 
 
 class _FolderPen:

@@ -32,9 +32,9 @@ class NetworkNamespace:
         self.wrap = ["ip", "netns", "exec", self.name]
         self.outside = self.inside = "127.0.0.1"
         self._claims = Claims()
-        _run(f"ip netns add {self.name}")
+        run(f"ip netns add {self.name}")
         try:
-            _run(f"ip -n {self.name} link set lo up")
+            run(f"ip -n {self.name} link set lo up")
             if uplink:
                 self._connect()
         except Unavailable:
@@ -42,7 +42,7 @@ class NetworkNamespace:
             raise
 
     def _connect(self) -> None:
-        net = _free_network(self._claims)
+        net = free_network(self._claims)
         self.outside, self.inside = f"{net}.1", f"{net}.2"
         inner = f"{self._link}i"
         for command in (
@@ -52,7 +52,7 @@ class NetworkNamespace:
             f"ip -n {self.name} addr add {self.inside}/30 dev {inner}",
             f"ip -n {self.name} link set {inner} up",
         ):
-            _run(command)
+            run(command)
 
     def python(self, code: str, *arguments: str) -> str:
         """What `code` prints, run inside by this interpreter; raises Unavailable with what it says when it fails."""
@@ -71,7 +71,7 @@ class NetworkNamespace:
         """Remove it; what still runs inside keeps its network until it ends."""
         for command in (f"ip link del {self._link}", f"ip netns del {self.name}"):
             with contextlib.suppress(Unavailable):
-                _run(command)
+                run(command)
         self._claims.close()
 
 
@@ -83,10 +83,10 @@ class LocalNetwork:
 
     def __init__(self) -> None:
         self._claims = Claims()
-        self._net = _free_network(self._claims)
+        self._net = free_network(self._claims)
         try:
-            _run("ip link set lo up")
-            _run(f"ip route replace local {self._net}.0/24 dev lo")
+            run("ip link set lo up")
+            run(f"ip route replace local {self._net}.0/24 dev lo")
         except (Unavailable, OSError) as error:
             self._claims.close()
             raise Unavailable(
@@ -100,7 +100,7 @@ class LocalNetwork:
     def close(self) -> None:
         """Take it away again."""
         with contextlib.suppress(Unavailable):
-            _run(f"ip route del local {self._net}.0/24 dev lo")
+            run(f"ip route del local {self._net}.0/24 dev lo")
         self._claims.close()
 
 
@@ -113,7 +113,7 @@ def enter_own_network() -> None:
         return
     command = ["unshare", "--map-root-user", "--net"]
     try:
-        _run(" ".join([*command, "true"]))
+        run(" ".join([*command, "true"]))
     except (Unavailable, OSError) as error:
         raise Unavailable(
             f"no network of our own: {error}", hint="run it as root, or where user namespaces are allowed"
@@ -127,7 +127,7 @@ def in_own_network() -> bool:
     return _ENTERED in os.environ
 
 
-def _free_network(claims: Claims) -> str:
+def free_network(claims: Claims) -> str:
     """The first three numbers of a /24 of 10.203.0.0/16 which nobody else of ours has."""
     for number in random.sample(range(256), 256):
         if claims.take(f"addresses/10.203.{number}"):
@@ -135,7 +135,8 @@ def _free_network(claims: Claims) -> str:
     raise Unavailable("every network of 10.203.0.0/16 is claimed")
 
 
-def _run(command: str) -> None:
+def run(command: str) -> None:
+    """Run a command without arguments that need quotes; raises Unavailable with what it says when it fails."""
     done = subprocess.run(command.split(), check=False, capture_output=True, text=True, timeout=30)
     if done.returncode:
         raise Unavailable(f"{command}: {done.stderr.strip()}")

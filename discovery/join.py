@@ -72,7 +72,7 @@ async def join(
     metrics: str = "",
     metrics_port: int = 0,
     clusterset: ClusterSetSettings | None = None,
-    identities: dict[int, list[str]] | None = None,
+    identities: dict[int | str, list[str]] | None = None,
     clock: Clock | None = None,
     timeout: float = 10.0,
 ) -> Joined:
@@ -232,8 +232,13 @@ def root_of(directory: Path) -> bytes | None:
     return read_secret(directory / KEYS / ROOT_FILE, hint="join in a new directory")
 
 
-def _own_processes() -> dict[int, list[str]]:
-    return {os.getuid(): [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]}
+def _own_processes() -> dict[int | str, list[str]]:
+    return processes_of(os.getuid())
+
+
+def processes_of(user: int | str) -> dict[int | str, list[str]]:
+    """The table of identities in which processes of this user, and nobody else, are the gateway and any workload."""
+    return {user: [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]}
 
 
 def _render(settings: AgentSettings) -> bytes:

@@ -112,8 +112,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """Clusters that name the same one reach each other's pods directly: headless services span them. Empty: none."""
     locality: LocalitySettings = LocalitySettings()
     clusterset: ClusterSetSettings = ClusterSetSettings()
-    identities: dict[int, list[str]] = {}
-    """user id → patterns NAMESPACE/ACCOUNT of the identities that its processes may have."""
+    identities: dict[int | str, list[str]] = {}
+    """User (id or name) → patterns NAMESPACE/ACCOUNT of the identities that its processes may have."""
     svid_ttl: float = 3600.0
     """Lifetime of the certificates that this agent issues, its own included; renewed at half of it."""
     gateway_lease: float = 5.0

@@ -42,6 +42,7 @@ from sidecar.intercept import redirect
 from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
 from sidecar.keeper import Keeper, KeeperConfig
 from sidecar.settings import SidecarSettings
+from sidecar.upstreams import UpstreamFile
 from sidecar.vip import Range, VirtualAddresses
 from sidecar.vm.checks.machine import State as Check
 from sidecar.vm.registrar import Registrar
@@ -96,10 +97,17 @@ class SidecarPart:
             clock=edge.clock,
             log=edge.log,
         )
-        servers = settings.dns.servers()
+        upstream = Upstream(settings.dns.servers(), clock=edge.clock)
+        self._upstream_file = (
+            UpstreamFile(
+                Path(settings.dns.upstream_file), upstream, own=(settings.dns.host,), clock=edge.clock, log=edge.log
+            )
+            if settings.dns.upstream_file
+            else None
+        )
         self._dns = DnsServer(
             table=self.table,
-            upstream=Upstream(servers, clock=edge.clock) if servers else None,
+            upstream=upstream if upstream.servers or self._upstream_file else None,
             miss=self.keeper.look_up,
             branch=lambda name: names.is_branch(name, suffix=suffix, clusters=self.clusters()),
             log=edge.log,
@@ -188,6 +196,8 @@ class SidecarPart:
         self.keeper.restore()
         if self.registrar is not None:
             self.registrar.start()
+        if self._upstream_file is not None:
+            self._upstream_file.look()
         port = await self._dns.start(self._settings.dns.host, self._settings.dns.port)
         self._serving = True
         return {"dns": port}
@@ -200,6 +210,8 @@ class SidecarPart:
             group.create_task(self._sweep(), name="sweep")
             if self.registrar is not None:
                 group.create_task(self.registrar.run(), name="registrar")
+            if self._upstream_file is not None:
+                group.create_task(self._upstream_file.run(), name="upstream-file")
 
     async def drain(self) -> None:
         """See Member: who calls what is registered here gets time to go elsewhere; else nothing is waited for."""

@@ -21,12 +21,14 @@ REDIRECT_RANGE = "240.64.0.0/12"
 class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where names are answered (UDP and TCP; port 0 picks one, ports.json tells it) and who is asked for all else.
 
-    `upstream`: "address" or "address:port", tried in this order; empty: names outside the federation are refused.
+    `upstream`: "address" or "address:port", tried in this order; `upstream_file`: a file as resolv.conf(5), whose
+    nameservers follow, also when it changes. Without either, names outside the federation are refused.
     """
 
     host: str = "127.0.0.1"
     port: int = 53
     upstream: tuple[str, ...] = ()
+    upstream_file: str = ""
     ttl: int = 5
 
     def servers(self) -> list[tuple[str, int]]:
@@ -92,6 +94,8 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         check_address(self.dns.host, key="dns.host")
         check_port(self.dns.port, key="dns.port", zero=True)
         self.dns.servers()
+        if self.dns.upstream_file and not self.dns.upstream_file.startswith("/"):
+            raise InvalidSettings(f"dns.upstream_file {self.dns.upstream_file} is no absolute path")
         try:
             network = self.network
         except ValueError as error:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import pwd
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from federation.errors import InvalidSettings, IsthmusError
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,31}\Z", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +41,28 @@ class Pattern:
 
 
 class AllowTable:
-    """uid → patterns."""
+    """User → patterns. A user is a user id, or a name that this host may come to know later."""
 
-    def __init__(self, table: Mapping[int, Iterable[str]]) -> None:
-        """Raises InvalidSettings for a malformed pattern or uid."""
-        for uid in table:
-            if not 0 <= uid < 2**32 - 1:
-                raise InvalidSettings(f"{uid} is no user id")
-        self._patterns = {uid: tuple(map(Pattern.parse, patterns)) for uid, patterns in table.items()}
+    def __init__(self, table: Mapping[int | str, Iterable[str]]) -> None:
+        """Raises InvalidSettings for a malformed pattern, user id or user name."""
+        for user in table:
+            if isinstance(user, int) and not 0 <= user < 2**32 - 1:
+                raise InvalidSettings(f"{user} is no user id")
+            if isinstance(user, str) and not _NAME.match(user):
+                raise InvalidSettings(f"{user[:80]!r} is no name of a user", hint="a user id is written without quotes")
+        self._patterns = {user: tuple(map(Pattern.parse, patterns)) for user, patterns in table.items()}
 
     def admits(self, uid: int, namespace: str, account: str) -> bool:
-        return any(p.matches(namespace, account) for p in self._patterns.get(uid, ()))
+        """Whether processes of this user may have the identity."""
+        patterns = self._patterns.get(uid, ())
+        if any(isinstance(user, str) for user in self._patterns):
+            patterns += self._patterns.get(_name(uid), ())
+        return any(p.matches(namespace, account) for p in patterns)
+
+
+def _name(uid: int) -> str:
+    """Empty for a user that has none: no entry is for it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return ""

@@ -17,6 +17,8 @@ from federation.errors import InvalidInput, StorageFailed
 
 SETTINGS = {"sidecar": "sidecar.yaml", "gateway": "gateway.yaml"}
 TOKEN, ANCHORS = "join.token", "anchors.pem"
+DNS = {"host": "127.0.0.1", "port": 5353}
+"""Where a sidecar that nobody has installed yet answers names: a port that needs no right."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +76,16 @@ class VmBundle:
             write_atomic(directory / name, content.encode())
 
     @classmethod
+    def read(cls, directory: Path) -> VmBundle:
+        """What `write` wrote; who it is for, its settings say. Raises InvalidInput (bundle_malformed), OSError."""
+        for process, settings in SETTINGS.items():
+            if (directory / settings).is_file():
+                names = (settings, TOKEN, ANCHORS)
+                files = {n: (directory / n).read_text(encoding="utf-8") for n in names if (directory / n).is_file()}
+                return cls(vm="", cluster="", process=process, expires="", fingerprint="", files=files)
+        raise _malformed(f"{directory} has none of {', '.join(SETTINGS.values())}")
+
+    @classmethod
     def parse(cls, text: str) -> VmBundle:
         """What `text` wrote; raises InvalidInput (bundle_malformed)."""
         try:
@@ -96,7 +108,7 @@ def sidecar(invitation: Invitation, *, state: str) -> dict[str, str]:
         **_common(invitation, state),
         "namespace": invitation.namespace,
         "account": invitation.account,
-        "dns": {"host": "127.0.0.1", "port": 5353},
+        "dns": dict(DNS),
     }
     return _files(invitation, SETTINGS["sidecar"], settings)
 

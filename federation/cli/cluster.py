@@ -124,10 +124,14 @@ def join(
     region: Annotated[str, typer.Option(help="Region of the cluster.")] = "",
     zone: Annotated[str, typer.Option(help="Zone of the cluster.")] = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
+    user: Annotated[
+        str, typer.Option(metavar="NAME", help="Whose processes are its gateway and workloads.", show_default="yours")
+    ] = "",
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Join a cluster: make its own root, redeem the token, write the agent's settings."""
     from discovery.join import join as redeem
+    from discovery.join import processes_of
 
     parse_label(name, what="cluster")
     kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster, namespace)
@@ -155,6 +159,7 @@ def join(
             listen=listen,
             locality=Locality(region, zone),
             metrics=metrics,
+            identities=processes_of(user) if user else None,
         )
     )
     home_of(context).with_cluster(name, directory).save()

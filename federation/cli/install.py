@@ -1,4 +1,4 @@
-"""fedctl install: what a Kubernetes cluster needs before its agent starts."""
+"""fedctl install: what a Kubernetes cluster needs before its agent starts, and units for processes on plain hosts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from federation.cli.output import Format, OutputOption, Printer
+from federation.cli.processes import PROCESSES, process_of
+from federation.cli.vm_host import KeepOption, ProgramsOption, ReplaceOption, RootOption, beside, show
 from federation.dns.upstream import parse_server
 from federation.errors import InvalidInput
 from federation.model.address import join_address
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-app = typer.Typer(no_args_is_help=True, help="What a Kubernetes cluster needs before its agent starts.")
+app = typer.Typer(no_args_is_help=True, help="What a Kubernetes cluster or a plain host needs of isthmus.")
 
 KubeconfigOption = Annotated[
     Path | None,
@@ -113,6 +115,39 @@ def dns(
     printer.item(item, line=f"{made.diff}\n{configmap} {done}".lstrip())
     if made.diff and not made.reloads:
         printer.note("its Corefile has no `reload`: restart CoreDNS for this to take effect")
+
+
+@app.command(
+    "systemd",
+    epilog="Examples: fedctl install systemd agent --settings /var/lib/isthmus/agent/settings.yaml --dry-run; "
+    "fedctl install systemd agent --undo",
+)
+def systemd(
+    kind: Annotated[str, typer.Argument(metavar="KIND", help="registry, agent, gateway or sidecar.")],
+    settings: Annotated[Path | None, typer.Option(metavar="FILE", help="Its settings, where they are to stay.")] = None,
+    undo: Annotated[bool, typer.Option("--undo", help="Stop it, and take its unit away again.")] = False,
+    root: RootOption = Path("/"),
+    programs: ProgramsOption = None,
+    replace: ReplaceOption = False,
+    keep_changed: KeepOption = False,
+    dry_run: DryRunOption = False,
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """Write a hardened systemd unit for a process on a plain host, and start it."""
+    from sidecar.vm import setup
+    from sidecar.vm.host import Host
+
+    if kind not in PROCESSES:
+        raise InvalidInput(f"{kind!r} is no process of isthmus", hint=f"one of {', '.join(PROCESSES)}")
+    host, printer = Host(root), Printer(output)
+    if undo:
+        outcome = setup.uninstall(host, kind, keep_changed=keep_changed, dry_run=dry_run)
+        show(printer, [outcome], dry_run=dry_run)
+        return
+    if settings is None:
+        raise InvalidInput("say where its settings are: --settings FILE", code="usage")
+    part = setup.process_part(process_of(kind, settings, root=root, programs=str(programs or beside())), name=kind)
+    show(printer, [setup.install(host, part, replace_changed=replace, dry_run=dry_run)], dry_run=dry_run)
 
 
 def _reachable(text: str) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli import bundle
+from federation.cli import bundle, vm_host
 from federation.cli.clients import agent, home_of
 from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from federation.proto.v1 import agent_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Virtual machines of a cluster, with the agent on another machine.")
+vm_host.register(app)
 
 MAX_TTL_SECONDS = 900
 DEFAULT_STATE = "/var/lib/isthmus/{process}"

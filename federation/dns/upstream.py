@@ -117,7 +117,8 @@ class Upstream:
         if refusals:
             return next(iter(refusals.values()))
         reason = "; ".join(f"{server[0]}: {why}" for server, why in failures.items())
-        return UpstreamFailed(Ede.NO_REACHABLE_AUTHORITY, reason or "the upstream resolvers are too slow")
+        reason = reason or ("the upstream resolvers are too slow" if self.servers else "no upstream resolver is known")
+        return UpstreamFailed(Ede.NO_REACHABLE_AUTHORITY, reason)
 
     def _checked(self, answer: bytes, end: int) -> UpstreamAnswer:
         addresses = wire.answered_addresses(answer, end)

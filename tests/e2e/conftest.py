@@ -169,6 +169,11 @@ def east(federation: ProcessFederation) -> Caller:
 
 
 @pytest.fixture(scope="module")
+def west(federation: ProcessFederation) -> Caller:
+    return Caller(federation, "west")
+
+
+@pytest.fixture(scope="module")
 def findings(federation: ProcessFederation) -> Callable[[], list[Finding]]:
     """What `fedctl status` would complain of now."""
     return lambda: assess(asyncio.run(look(federation.home)))

@@ -46,7 +46,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
         "clusterset: {gateway_ports: [30000, 20000]}\n",
         "clusterset: {gateway_ports: [0, 20000]}\n",
         "identities: {0: [nothing]}\n",
-        "identities: {root: ['a/b']}\n",
+        'identities: {"1000": [a/b]}\n',
         "log: {level: loud}\n",
         "advertise: [10.0.0.1]\n",
         "advertise: ['10.0.0.1:0']\n",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import pwd
+
 import pytest
 
 from discovery.identity.allow import AllowTable
@@ -46,3 +49,19 @@ def test_what_is_no_pattern(text: str) -> None:
 def test_what_is_no_user(uid: int) -> None:
     with pytest.raises(InvalidSettings):
         AllowTable({uid: ["shop/echo"]})
+
+
+def test_a_user_may_be_named() -> None:
+    own, other = os.getuid(), next(p for p in pwd.getpwall() if p.pw_uid != os.getuid())
+    table = AllowTable({pwd.getpwuid(own).pw_name: ["shop/echo"], "nobody-yet": ["*/*"], other.pw_uid: ["shop/web"]})
+    assert table.admits(own, "shop", "echo")
+    assert not table.admits(own, "shop", "web")
+    assert table.admits(other.pw_uid, "shop", "web")
+    assert not table.admits(other.pw_uid, "shop", "echo")
+    assert not table.admits(2**32 - 2, "shop", "echo"), "a user id that nobody has"
+
+
+@pytest.mark.parametrize("user", ["", "1000", "a b", "-x", "x" * 33])
+def test_what_is_no_name_of_a_user(user: str) -> None:
+    with pytest.raises(InvalidSettings):
+        AllowTable({user: ["shop/echo"]})
