@@ -124,7 +124,8 @@ def registrations(documents: Iterable[Object]) -> list[Object]:
             "ID": f"{name}-{number}",
             "Name": name,
             "Address": endpoint["addresses"][0],
-            "Port": sliced["ports"][0]["port"],
+            # Named as in the Service: clusters that offer the same service have to agree on that.
+            "Ports": [{"Name": port["name"], "Port": sliced["ports"][0]["port"], "Default": True}],
             "Meta": meta,
             "Check": {
                 "CheckID": f"{name}-{number}-up",

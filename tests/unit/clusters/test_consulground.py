@@ -21,7 +21,8 @@ def test_each_endpoint_is_an_instance_with_a_check() -> None:
     copies = [COPY, manifests.Copy(address="127.20.0.2", port=8001, ready=False)]
     sliced: dict[str, Any] = manifests.slice_("shop", "stock", app="http", copies=copies)
     first, second = registrations([*DOCUMENTS[:2], sliced])
-    assert (first["Name"], first["ID"], first["Address"], first["Port"]) == ("stock", "stock-0", "127.20.0.1", 8001)
+    assert (first["Name"], first["ID"], first["Address"]) == ("stock", "stock-0", "127.20.0.1")
+    assert first["Ports"] == [{"Name": "http", "Port": 8001, "Default": True}]
     assert first["Meta"] == {"isthmus-export": "true", "isthmus-protocol": "http", "isthmus-service-port": "8080"}
     assert (first["Check"]["CheckID"], first["Check"]["Status"]) == ("stock-0-up", "passing")
     assert (second["ID"], second["Check"]["Status"]) == ("stock-1", "critical")
