@@ -41,9 +41,8 @@ class WithConsul:
         return self.base.addresses(rng)
 
     async def start(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self.base.start(), name="start the clusters")
-            group.create_task(start_all(self.datacenters.values()), name="start Consul")
+        # Not a TaskGroup: its callers know our errors, not groups of them. `stop` ends what has started.
+        await asyncio.gather(self.base.start(), start_all(self.datacenters.values()))
 
     async def write(self, cluster: str, *documents: Object) -> None:
         if cluster not in self.datacenters:
