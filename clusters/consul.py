@@ -27,7 +27,7 @@ from clusters.program import Program, last_line
 from clusters.testbed.components import require
 from clusters.waiting import DEADLINE, START, until
 from federation.aio.files import write_atomic
-from federation.errors import IsthmusError, NotFound, TimedOut, Unavailable
+from federation.errors import IsthmusError, TimedOut, Unavailable
 
 FIRST = "s1"
 """The server that is asked where nobody says which."""
@@ -57,7 +57,7 @@ class Datacenter:
         self.name, self.directory = name, directory
         self.guard = Guard(management=str(uuid.uuid4()) if acl else "", tls=tls)
         self._addresses = addresses or loopback_addresses(random.Random())
-        self._binary = program
+        self.program = program
         self.servers = tuple(self._site(f"s{number}") for number in range(1, servers + 1))
         self.sites = {site.name: site for site in self.servers}
         self.programs: dict[str, Program] = {}
@@ -105,7 +105,7 @@ class Datacenter:
             site, datacenter=self.name, servers=self.servers, guard=self.guard, agent_token=agent_token, meta=meta
         )
         write_atomic(site.directory / "agent.json", json.dumps(tree, indent=1).encode())
-        command = [*site.wrap, str(self._binary), "agent", f"-config-file={site.directory / 'agent.json'}"]
+        command = [*site.wrap, str(self.program), "agent", f"-config-file={site.directory / 'agent.json'}"]
         program = self.programs[site.name] = Program(f"{self.name}-{site.name}", command, self.log(site.name))
         program.start()
 
@@ -169,7 +169,7 @@ class Datacenter:
         """What `consul` with these words prints, run beside the agent `at`; raises Unavailable with what it says."""
         process = await asyncio.create_subprocess_exec(
             *self.sites[at].wrap,
-            self._binary,
+            self.program,
             *words,
             env={**os.environ, **self.environment(at, token=token)},
             stdin=asyncio.subprocess.DEVNULL,
@@ -358,10 +358,3 @@ async def running(
         yield those
     finally:
         stop_all(those, discard=True)
-
-
-def available() -> Path | None:
-    """The Consul of this machine, if it has one."""
-    with contextlib.suppress(NotFound):
-        return require("consul")["consul"]
-    return None

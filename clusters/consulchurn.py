@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -38,7 +39,10 @@ class Instance:
 
 
 class Churn:
-    """`instances` of `services` on `nodes`, and one change after another of them; `meta` is that of every instance."""
+    """`instances` of `services` on `nodes`, and one change after another of them; `meta` is that of every instance.
+
+    At most the share `away` of the instances fails at the same time, and as many are gone: then the oldest come back.
+    """
 
     def __init__(
         self,
@@ -47,9 +51,13 @@ class Churn:
         services: int,
         instances: int,
         nodes: int = 200,
+        away: float = 0.01,
         meta: Mapping[str, str] | None = None,
     ) -> None:
         self._rng, self._meta, self._nodes = rng, dict(meta or {}), nodes
+        self._most = max(1, round(away * instances))
+        self._failing: deque[Instance] = deque()
+        self._gone: deque[Instance] = deque()
         self.instances = [
             Instance(
                 service=f"s{number % services:05d}",
@@ -82,19 +90,35 @@ class Churn:
 
     def change(self) -> list[Object]:
         """One change as operations of a transaction: mostly of a check; an instance can also go, come or change."""
-        one, what = self._rng.choice(self.instances), self._rng.random()
-        if not one.here:
+        what = self._rng.random()
+        if what < 0.1:
+            if len(self._gone) < self._most:
+                one = self._any()
+                one.here = False
+                self._gone.append(one)
+                # Its check goes with it.
+                return [service(one.node, one.service, port=one.port, verb="delete", ID=one.id)]
+            one = self._gone.popleft()
             one.here = True
             return self._registration(one)
-        if what < 0.1:
-            one.here = False
-            # Its check goes with it.
-            return [service(one.node, one.service, port=one.port, verb="delete", ID=one.id)]
         if what < 0.2:
+            one = self._any()
             one.weight = 1 + one.weight % 5
             return self._registration(one)[:1]
-        one.status = "passing" if one.status == "critical" else "critical"
+        if len(self._failing) < self._most:
+            one = self._any()
+            one.status = "critical"
+            self._failing.append(one)
+        else:
+            one = self._failing.popleft()
+            one.status = "passing"
         return [check(one.node, one.id, one.status)]
+
+    def _any(self) -> Instance:
+        """One that is there and passes."""
+        while not ((one := self._rng.choice(self.instances)).here and one.status == "passing"):
+            pass
+        return one
 
     def expected(self) -> Seen:
         """Every instance that there is."""

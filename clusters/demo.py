@@ -24,13 +24,15 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.table import Table
 
-from clusters.ground import ApiServers
+from clusters.consulground import WithConsul
+from clusters.ground import ApiServers, Folders, Ground
 from clusters.load import Account
 from clusters.namespace import enter_own_network, in_own_network
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
-from clusters.scenario import CALLER, GLOBAL_NAME, Result, build, tell
-from clusters.topology import DEMO
-from federation.errors import IsthmusError, StorageFailed
+from clusters.scenario import CALLER, GLOBAL_NAME, STOCK_NAME, Result, build, tell
+from clusters.testbed.components import require
+from clusters.topology import DC1, DEMO, DEMO_WITH_CONSUL, STOCK, Topology
+from federation.errors import IsthmusError, NotFound, StorageFailed
 
 
 class Quiet:
@@ -121,7 +123,7 @@ class Show:
 
 def main() -> None:
     """Run the demo and exit."""
-    parser = argparse.ArgumentParser(prog="scripts/demo", description="Three clusters federated on this machine.")
+    parser = argparse.ArgumentParser(prog="scripts/demo", description="Clusters federated on this machine.")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     parser.add_argument("--keep", action="store_true", help="leave everything running until Ctrl-C")
     parser.add_argument("--changes", type=_count, default=40, help="endpoint changes to measure (default 40)")
@@ -159,8 +161,8 @@ async def _run(arguments: argparse.Namespace) -> int:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
-    ground = ApiServers(directory / "kube", DEMO.names) if arguments.clusters == "apiserver" else None
-    federation = ProcessFederation(DEMO, directory, ground=ground)
+    topology, left_out = choose()
+    federation = _federation(topology, directory, arguments.clusters)
     _on_interrupts(federation)
     done = False
     try:
@@ -170,7 +172,10 @@ async def _run(arguments: argparse.Namespace) -> int:
             with show.on_screen():
                 result = await _story(federation, show, arguments.changes)
         else:
+            for line in left_out:
+                print(line, file=sys.stderr, flush=True)
             result = await _story(federation, Quiet(), arguments.changes)
+        result.left_out = left_out
         result.seconds = time.monotonic() - began
         _print(result, arguments, console)
         if arguments.keep:
@@ -184,6 +189,28 @@ async def _run(arguments: argparse.Namespace) -> int:
             shutil.rmtree(directory, ignore_errors=True)
         elif not done:
             print(f"state and logs are kept in {directory}", file=sys.stderr)
+
+
+def choose() -> tuple[Topology, list[str]]:
+    """The clusters of the demo on this machine, and a line for what it cannot show. Raises InvalidInput."""
+    try:
+        require("consul")
+    except NotFound as error:
+        return DEMO, [f"{DC1.name}, the cluster with Consul, is left out: {error}"]
+    return DEMO_WITH_CONSUL, []
+
+
+def _federation(topology: Topology, directory: Path, kind: str) -> ProcessFederation:
+    """On folders or API servers, beside them the datacenters of the topology."""
+    ground: Ground
+    if kind == "apiserver":
+        ground = ApiServers(directory / "kube", [name for name in topology.names if name not in topology.datacenters])
+    else:
+        ground = Folders(lambda cluster: federation.places[cluster].manifests)
+    if topology.datacenters:
+        ground = WithConsul(ground, directory / "consul", topology.datacenters, namespace=NAMESPACE)
+    federation = ProcessFederation(topology, directory, ground=ground)
+    return federation
 
 
 def _on_interrupts(federation: ProcessFederation) -> None:
@@ -222,6 +249,8 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
     console.print(
         f"{sum(p.requests for p in result.phases)} requests, {result.failed} failed, {result.seconds:.0f} s in all."
     )
+    for line in result.left_out:
+        console.print(line)
     if not arguments.keep:
         console.print("To go on exploring: scripts/demo --keep")
 
@@ -230,7 +259,14 @@ def _print_commands(federation: ProcessFederation, file: Any) -> None:
     place = federation.places[CALLER]
     fedctl = Path(sys.executable).with_name("fedctl")
     print("\nEverything runs until Ctrl-C. Try, in another terminal:\n", file=file)
-    ground, kubectl = federation.ground, []
+    ground, kubectl, consul = federation.ground, [], []
+    if isinstance(ground, WithConsul):
+        datacenter, ground = ground.datacenters[DC1.name], ground.base
+        consul = [
+            f"export CONSUL_HTTP_ADDR={datacenter.url()}",
+            f"{datacenter.program} maint -enable -service={STOCK.name}-0",
+            f"{fedctl} resolve {STOCK_NAME} --from {CALLER}",
+        ]
     if isinstance(ground, ApiServers):
         config = ground.clusters[CALLER].kubeconfig
         kubectl = [f"kubectl --kubeconfig {config} get serviceimports,services,endpointslices -n {NAMESPACE}"]
@@ -244,6 +280,7 @@ def _print_commands(federation: ProcessFederation, file: Any) -> None:
         f"curl -s http://{GLOBAL_NAME}:{HTTP_PORT}/ --resolve {GLOBAL_NAME}:{HTTP_PORT}:"
         f"$(dig +short @{place.address} -p {place.dns_port} {GLOBAL_NAME})",
         *kubectl,
+        *consul,
         f"{fedctl} unlink {CALLER} west",
         f"ls {federation.directory}/logs",
     ):

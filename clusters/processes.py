@@ -27,15 +27,15 @@ from clusters.children import start_child
 from clusters.ground import Folders, Ground
 from clusters.network import free_port, loopback_addresses, virtual_ranges
 from clusters.program import last_line
-from clusters.topology import ClusterSpec, Topology
+from clusters.topology import ECHO, KV, ClusterSpec, Topology
 from clusters.waiting import START
 from discovery.settings import SETTINGS_FILE
 from federation.cli.home import Home
 from federation.errors import TimedOut, Unavailable
 
 NAMESPACE = "shop"
-HTTP_SERVICE, HTTP_PORT = "echo", 8080
-TCP_SERVICE, TCP_PORT = "kv", 9000
+HTTP_SERVICE, HTTP_PORT = ECHO.name, ECHO.port
+TCP_SERVICE, TCP_PORT = KV.name, KV.port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,14 +120,13 @@ class ProcessFederation:
     # --- building ----------------------------------------------------------------------------------------------------
 
     async def write_manifests(self, name: str) -> None:
-        """Describe the cluster's two exported services by ordinary manifests."""
+        """Describe what the cluster exports by ordinary manifests."""
         place = self.places[name]
-        for service, port, app, at in (
-            (HTTP_SERVICE, HTTP_PORT, "http", place.http_port),
-            (TCP_SERVICE, TCP_PORT, "tcp", place.tcp_port),
-        ):
+        for offer in place.spec.offers:
+            at = place.http_port if offer.app == "http" else place.tcp_port
             copy = manifests.Copy(address=place.address, port=at, zone=place.spec.locality.zone)
-            await self.ground.write(name, *manifests.exported(NAMESPACE, service, port=port, app=app, copy=copy))
+            described = manifests.exported(NAMESPACE, offer.name, port=offer.port, app=offer.app, copy=copy)
+            await self.ground.write(name, *described)
 
     def init_registry(self) -> None:
         """Make the registry's folder, and fedctl's contexts beside it."""

@@ -13,10 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from clusters.consulground import WithConsul
 from clusters.load import Account, HttpLoad, account
 from clusters.names import lookup
 from clusters.processes import HTTP_PORT, HTTP_SERVICE, NAMESPACE, TCP_PORT, TCP_SERVICE, ProcessFederation
 from clusters.propagation import Propagation, measure
+from clusters.topology import STOCK
 from clusters.waiting import ANSWER, DEADLINE, START
 from federation.cli.link import link_clusters
 from federation.cli.status import assess, look
@@ -28,6 +30,7 @@ CALLER, NEAREST, FARTHEST = "east", "west", "edge"
 GLOBAL_NAME = f"{HTTP_SERVICE}.{NAMESPACE}.global"
 CLUSTERSET_NAME = f"{HTTP_SERVICE}.{NAMESPACE}.svc.clusterset.local"
 TCP_NAME = f"{TCP_SERVICE}.{NAMESPACE}.global"
+STOCK_NAME = f"{STOCK.name}.{NAMESPACE}.global"
 
 
 class Teller(Protocol):
@@ -49,6 +52,8 @@ class Result:
     phases: list[Account] = field(default_factory=list)
     propagation: Propagation | None = None
     seconds: float = 0.0
+    left_out: list[str] = field(default_factory=list)
+    """What is not shown on this machine, each with what would bring it."""
 
     @property
     def failed(self) -> int:
@@ -63,6 +68,7 @@ class Result:
             "phases": [phase.as_dict() for phase in self.phases],
             "propagation_ms": self.propagation.as_dict() if self.propagation else None,
             "seconds": round(self.seconds, 1),
+            "left_out": self.left_out,
         }
 
 
@@ -72,9 +78,9 @@ async def build(federation: ProcessFederation, teller: Teller, *, timeout: float
     teller.step("starting the registry and the workloads")
     federation.init_registry()
     federation.start_registry()
-    for name in names:
-        for kind in ("http", "tcp"):
-            federation.start_workload(name, kind)
+    for spec in federation.topology.clusters:
+        for kind in dict.fromkeys(offer.app for offer in spec.offers):
+            federation.start_workload(spec.name, kind)
     await federation.ground.start()
     await asyncio.gather(*map(federation.write_manifests, names))
     await federation.wait_ready("registry", timeout=timeout)
@@ -109,24 +115,27 @@ async def tell(federation: ProcessFederation, teller: Teller, *, changes: int = 
         clusters=federation.topology.names,
         links=[list(link) for link in federation.topology.links],
     )
-    result.names = await _look_up(federation)
+    datacenters = federation.topology.datacenters
+    result.names = await _look_up(federation, (STOCK_NAME,) if datacenters else ())
     teller.names(result.names)
-    story = _Story(federation, teller, hold, virtual=result.names[GLOBAL_NAME][0])
-    try:
-        await story.run()
-    finally:
-        await asyncio.to_thread(story.load.stop)
-    story.account_for_rest()
-    result.phases = story.accounts
+    for name, story in ((GLOBAL_NAME, _failures), *((STOCK_NAME, _checks) for _ in datacenters)):
+        phases = _Phases(HttpLoad(result.names[name][0], HTTP_PORT, name), teller, hold)
+        phases.load.start()
+        try:
+            await story(federation, phases)
+        finally:
+            await asyncio.to_thread(phases.load.stop)
+        phases.close()
+        result.phases += phases.accounts
     teller.step(f"measuring {changes} endpoint changes from {NEAREST} to the Envoy of {CALLER}")
     result.propagation = await measure(federation, origin=NEAREST, consumer=CALLER, changes=changes)
     return result
 
 
-async def _look_up(federation: ProcessFederation) -> dict[str, list[str]]:
+async def _look_up(federation: ProcessFederation, more: tuple[str, ...]) -> dict[str, list[str]]:
     place = federation.places[CALLER]
     names: dict[str, list[str]] = {}
-    for name in (GLOBAL_NAME, CLUSTERSET_NAME, TCP_NAME):
+    for name in (GLOBAL_NAME, CLUSTERSET_NAME, TCP_NAME, *more):
         by_udp = await asyncio.to_thread(lookup, place.address, place.dns_port, name)
         by_tcp = await asyncio.to_thread(lookup, place.address, place.dns_port, name, tcp=True)
         if not by_udp or by_udp != by_tcp:
@@ -147,59 +156,91 @@ def greeting(address: str, port: int, *, timeout: float = ANSWER) -> str:
     return line
 
 
-class _Story:
-    """The five phases under one constant load."""
+async def _failures(federation: ProcessFederation, phases: _Phases) -> None:
+    """Five phases: what is killed, who takes over, and back."""
+    caller = federation.places[CALLER]
+    await phases.begin("steady", CALLER, f"{CALLER}'s own copy answers")
+    await phases.begin(
+        "workload_killed",
+        NEAREST,
+        f"{CALLER}'s workload was killed: {NEAREST}, in the same region, took over",
+        by=lambda: federation.kill(f"{CALLER}-http"),
+    )
+    await phases.begin(
+        "gateway_killed",
+        FARTHEST,
+        f"{NEAREST}'s gateway was killed with -9: {FARTHEST} took over",
+        by=lambda: federation.kill(f"{NEAREST}-gateway"),
+    )
+    await phases.begin(
+        "registry_down",
+        FARTHEST,
+        "the registry is gone: everybody serves on from what they hold",
+        by=lambda: federation.kill("registry"),
+        switches=False,
+    )
+    # A name of another cluster only, first looked up while the registry is away.
+    pinned = f"{TCP_SERVICE}.{NAMESPACE}.{FARTHEST}.global"
+    answers = await asyncio.to_thread(lookup, caller.address, caller.dns_port, pinned)
+    who = await asyncio.to_thread(greeting, answers[0], TCP_PORT)
+    if who != FARTHEST:
+        raise Unavailable(f"{pinned} was answered by {who}")
 
-    def __init__(self, federation: ProcessFederation, teller: Teller, hold: float, *, virtual: str) -> None:
-        self.federation, self.teller, self.hold = federation, teller, hold
-        self.load = HttpLoad(virtual, HTTP_PORT, GLOBAL_NAME)
+    def heal() -> float:
+        moment = time.monotonic()
+        for name in ("registry", f"{NEAREST}-gateway", f"{CALLER}-http"):
+            federation.restart(name)
+        return moment
+
+    await phases.begin("healed", CALLER, f"everything is back: {CALLER} answers itself again", by=heal)
+    await federation.wait_ready("registry", f"{NEAREST}-gateway")
+    await wait_whole(federation)
+
+
+async def _checks(federation: ProcessFederation, phases: _Phases) -> None:
+    """Three phases: a service of Consul is called, its check turns critical, and passes again."""
+    ground, (name, *_) = federation.ground, federation.topology.datacenters
+    assert isinstance(ground, WithConsul)  # noqa: S101 - what the topology of a demo with Consul is built on
+
+    def turned(status: str) -> Callable[[], float]:
+        # In a thread with a loop of its own: what begins a phase may wait.
+        return lambda: asyncio.run(ground.turn(name, STOCK.name, status))
+
+    await phases.begin("consul", name, f"{name} answers, whose copy Consul knows; {FARTHEST}, far away, has one, too")
+    await phases.begin(
+        "consul_critical",
+        FARTHEST,
+        f"its check in Consul turned critical: {FARTHEST} took over",
+        by=turned("critical"),
+    )
+    await phases.begin("consul_passing", name, f"the check passes: {name} answers again", by=turned("passing"))
+
+
+class _Phases:
+    """Phases under one constant load, accounted for one by one."""
+
+    def __init__(self, load: HttpLoad, teller: Teller, hold: float) -> None:
+        self.load, self.teller, self.hold = load, teller, hold
         self.accounts: list[Account] = []
         self._cut = 0
         self._open: tuple[str, float, str | None, str] | None = None
 
-    async def run(self) -> None:
-        caller = self.federation.places[CALLER]
-        self.load.start()
-        await self._phase("steady", lambda: time.monotonic(), CALLER, f"{CALLER}'s own copy answers")
-        await self._phase(
-            "workload_killed",
-            lambda: self.federation.kill(f"{CALLER}-http"),
-            NEAREST,
-            f"{CALLER}'s workload was killed: {NEAREST}, in the same region, took over",
-        )
-        await self._phase(
-            "gateway_killed",
-            lambda: self.federation.kill(f"{NEAREST}-gateway"),
-            FARTHEST,
-            f"{NEAREST}'s gateway was killed with -9: {FARTHEST} took over",
-        )
-        await self._phase(
-            "registry_down",
-            lambda: self.federation.kill("registry"),
-            FARTHEST,
-            "the registry is gone: everybody serves on from what they hold",
-        )
-        # A name of another cluster only, first looked up while the registry is away.
-        pinned = f"{TCP_SERVICE}.{NAMESPACE}.{FARTHEST}.global"
-        answers = await asyncio.to_thread(lookup, caller.address, caller.dns_port, pinned)
-        who = await asyncio.to_thread(greeting, answers[0], TCP_PORT)
-        if who != FARTHEST:
-            raise Unavailable(f"{pinned} was answered by {who}")
-        await self._phase("healed", self._heal, CALLER, f"everything is back: {CALLER} answers itself again")
-        await self.federation.wait_ready("registry", f"{NEAREST}-gateway")
-        await wait_whole(self.federation)
+    async def begin(
+        self,
+        name: str,
+        expect: str,
+        told: str,
+        *,
+        by: Callable[[], float] | None = None,
+        switches: bool = True,
+    ) -> None:
+        """End the phase before, begin this one, and hold it once the expected cluster answers.
 
-    def _heal(self) -> float:
-        moment = time.monotonic()
-        for name in ("registry", f"{NEAREST}-gateway", f"{CALLER}-http"):
-            self.federation.restart(name)
-        return moment
-
-    async def _phase(self, name: str, begin: Callable[[], float], expect: str, told: str) -> None:
-        """End the phase before, begin this one, and hold it once the expected cluster answers."""
-        self._close()
-        began = await asyncio.to_thread(begin)
-        self._open = (name, began, None if name in ("steady", "registry_down") else expect, told)
+        `by` makes it begin, in a thread, and says when that was (monotonic, s); `switches`: somebody else answers then.
+        """
+        self.close()
+        began = await asyncio.to_thread(by or time.monotonic)
+        self._open = (name, began, expect if by and switches else None, told)
         deadline = time.monotonic() + DEADLINE
         settled: float | None = None
         while settled is None or time.monotonic() < settled + self.hold:
@@ -211,11 +252,8 @@ class _Story:
             self.teller.live(name, len(outcomes), sum(1 for o in outcomes if o.error))
             await asyncio.sleep(0.05)
 
-    def account_for_rest(self) -> None:
-        """Account for the last phase, after the load has stopped."""
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Account for the phase that is open, if one is; the last one after the load has stopped."""
         if self._open is None:
             return
         name, began, expect, told = self._open

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from clusters.testbed.components import find
 from clusters.waiting import until_now
 from federation.errors import TimedOut
 
 pytestmark = pytest.mark.e2e
 
 PHASES = ["steady", "workload_killed", "gateway_killed", "registry_down", "healed"]
+CONSUL_PHASES = ["consul", "consul_critical", "consul_passing"]
 
 
 def processes_of(directory: Path) -> list[str]:
@@ -43,7 +45,10 @@ def short_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_story(short_dir: Path):
-    """1. build and link three clusters  2. look names up  3. kill and heal under load  4. nothing failed."""
+    """1. build and link the clusters  2. look names up  3. kill and heal under load  4. nothing failed.
+
+    Where there is a Consul, a datacenter is the fourth: its check turns, and the calls follow.
+    """
     check_story([sys.executable, "-m", "clusters.demo", "--json"], short_dir)
 
 
@@ -59,12 +64,14 @@ def check_story(command: list[Path | str], short_dir: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["clusters"] == ["east", "west", "edge"]
-    assert len(result["links"]) == 3
-    assert set(result["names"]) == {"echo.shop.global", "echo.shop.svc.clusterset.local", "kv.shop.global"}
+    consul = find("consul") is not None
+    assert result["clusters"] == ["east", "west", "edge", *(["dc1"] if consul else [])]
+    assert len(result["links"]) == (6 if consul else 3)
+    names = {"echo.shop.global", "echo.shop.svc.clusterset.local", "kv.shop.global"}
+    assert set(result["names"]) == names | ({"stock.shop.global"} if consul else set())
     assert result["names"]["echo.shop.global"] == result["names"]["echo.shop.svc.clusterset.local"]
     phases = {phase["name"]: phase for phase in result["phases"]}
-    assert list(phases) == PHASES
+    assert list(phases) == [*PHASES, *(CONSUL_PHASES if consul else [])]
     assert all(phase["failed"] == 0 and phase["requests"] > 0 for phase in phases.values())
     assert set(phases["steady"]["answered_by"]) == {"east"}
     assert "west" in phases["workload_killed"]["answered_by"]
@@ -72,18 +79,27 @@ def check_story(command: list[Path | str], short_dir: Path) -> None:
     assert set(phases["registry_down"]["answered_by"]) == {"edge"}
     assert "east" in phases["healed"]["answered_by"]
     assert all(phases[name]["switch_ms"] is not None for name in ("workload_killed", "gateway_killed", "healed"))
+    if consul:
+        assert set(phases["consul"]["answered_by"]) == {"dc1"}
+        assert "edge" in phases["consul_critical"]["answered_by"]
+        assert "dc1" in phases["consul_passing"]["answered_by"]
+        assert all(phases[name]["switch_ms"] is not None for name in CONSUL_PHASES[1:])
+        assert result["left_out"] == []
+    else:
+        assert "`scripts/testbed consul`" in result["left_out"][0]
     assert result["propagation_ms"]["n"] == 10
     assert 0 < result["propagation_ms"]["p50"] <= result["propagation_ms"]["p99"]
     assert processes_of(short_dir) == []
 
 
 @contextlib.contextmanager
-def demo(directory: Path, *, until: str) -> Iterator[subprocess.Popen[bytes]]:
+def demo(directory: Path, *, until: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
     """A demo that has come as far as the step `until`."""
     log = directory / "stderr"
     with log.open("wb") as stderr:
         running = subprocess.Popen(
             [sys.executable, "-m", "clusters.demo", "--json", f"--directory={directory}"],
+            env={**os.environ, **environment},
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
@@ -107,6 +123,28 @@ def test_an_interrupt_cleans_up_whatever_the_phase(short_dir: Path, until: str, 
         # One that comes when all is done ends the interpreter as usual.
         assert running.wait(timeout=60) in (130, -signal.SIGINT)
     assert processes_of(short_dir) == []
+
+
+def test_without_consul_the_demo_says_how_to_get_it(short_dir: Path):
+    path = [one for one in os.environ["PATH"].split(os.pathsep) if not os.path.exists(os.path.join(one, "consul"))]
+    environment = {"PATH": os.pathsep.join(path), "XDG_CACHE_HOME": str(short_dir / "cache"), "ISTHMUS_CONSUL": ""}
+    with demo(short_dir, until="joining", **environment):
+        lines = (short_dir / "stderr").read_text().splitlines()
+    assert lines[0].startswith("dc1, the cluster with Consul, is left out: consul is neither on PATH nor")
+    assert "`scripts/testbed consul`" in lines[0]
+    assert "… joining east, west, edge" in lines
+
+
+def test_a_consul_that_is_named_and_cannot_be_used_ends_it(short_dir: Path):
+    done = subprocess.run(
+        [sys.executable, "-m", "clusters.demo", "--json", f"--directory={short_dir}"],
+        env={**os.environ, "ISTHMUS_CONSUL": str(short_dir / "nothing")},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 2, done.stderr
+    assert json.loads(done.stderr.splitlines()[-1])["error"]["message"].startswith("ISTHMUS_CONSUL is ")
 
 
 def test_a_demo_that_is_killed_leaves_nothing_behind(short_dir: Path):

@@ -43,17 +43,25 @@ class Remembering(ConsulClient):
 
 
 async def test_what_is_expected_is_what_the_operations_come_to() -> None:
-    churn, catalog = Churn(random.Random(1), services=5, instances=20, nodes=3, meta={"a": "b"}), Remembering()
+    churn, catalog = (
+        Churn(random.Random(1), services=5, instances=20, nodes=3, away=0.1, meta={"a": "b"}),
+        Remembering(),
+    )
     await churn.fill(catalog)
     assert len(catalog.services) == 20
     first = catalog.seen()
     assert first == churn.expected()
     assert {len(copies) for copies in first.values()} == {4}
     assert all(told["Meta"] == {"a": "b"} for told in catalog.services.values())
+    counts = set()
     for _ in range(500):
         await catalog.transact(churn.change())
         assert catalog.seen() == churn.expected()
-    assert churn.expected() != first
+        failing = sum(status == "critical" for status in catalog.checks.values())
+        counts.add((20 - len(catalog.services), failing))
+    # Of 20, a tenth may be gone and a tenth may fail.
+    assert [max(column) for column in zip(*counts, strict=True)] == [2, 2]
+    assert {one.weight for one in churn.instances} > {1, 2}
 
 
 def test_imports_are_compared_by_what_can_be_called() -> None:
