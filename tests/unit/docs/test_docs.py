@@ -49,15 +49,16 @@ def fenced(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Lines of code, fenced or indented, that begin with fedctl; without prompts and comments."""
+    """Lines of code, fenced or indented, that begin with fedctl; without prompts, and without where a shell leads what
+    they print."""
     inside = False
-    for line in page.read_text().splitlines():
+    for line in page.read_text().replace("\\\n", " ").splitlines():
         if line.startswith("```"):
             inside = not inside
         elif inside or line.startswith("    "):
             text = line.strip().removeprefix("$ ")
             if text.startswith("fedctl "):
-                yield text
+                yield re.sub(r" > \S+$", "", text)
 
 
 def parse(words: list[str]) -> None:
