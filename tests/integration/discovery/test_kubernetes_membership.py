@@ -121,8 +121,11 @@ async def _is(found: Awaitable[Any], wanted: Any) -> bool:
     ("words", "said"),
     [
         (("--kubeconfig", "/nowhere/config"), "cannot be read"),
-        ((), "--manifests FOLDER, or --kubeconfig FILE"),
-        (("--manifests", "m", "--kubeconfig", "k"), "--manifests FOLDER, or --kubeconfig FILE"),
+        ((), "--manifests FOLDER, --kubeconfig FILE (or --in-cluster), or --consul URL"),
+        (
+            ("--manifests", "m", "--kubeconfig", "k"),
+            "--manifests FOLDER, --kubeconfig FILE (or --in-cluster), or --consul URL",
+        ),
         (("--context", "c"), "--context needs --kubeconfig"),
         (("--kubeconfig", "k", "--in-cluster"), "not both"),
     ],
