@@ -31,10 +31,20 @@ class WithConsul:
     Raises NotFound where there is no Consul.
     """
 
-    def __init__(self, base: Ground, directory: Path, names: Iterable[str], *, namespace: str) -> None:
-        """`namespace`: what the services of the datacenters have in the federation."""
+    def __init__(
+        self,
+        base: Ground,
+        directory: Path,
+        names: Iterable[str],
+        *,
+        namespace: str,
+        acl: bool = False,
+        addresses: Iterator[str] | None = None,
+    ) -> None:
+        """`namespace`: what the services of the datacenters have in the federation. `addresses`: those of its nodes."""
         self.base, self._namespace = base, namespace
-        self.datacenters: Mapping[str, Datacenter] = {one.name: one for one in datacenters(directory, names)}
+        made = datacenters(directory, names, acl=acl, addresses=addresses)
+        self.datacenters: Mapping[str, Datacenter] = {one.name: one for one in made}
         self._described: dict[tuple[str, str], list[Object]] = {}
 
     def addresses(self, rng: random.Random) -> Iterator[str]:

@@ -54,6 +54,14 @@ class NetworkNamespace:
         ):
             run(command)
 
+    def cut(self) -> None:
+        """Pull the cable of the uplink: packets are lost on the way, and no end of a connection is told."""
+        run(f"ip -n {self.name} link set {self._link}i down")
+
+    def mend(self) -> None:
+        """Undo `cut`."""
+        run(f"ip -n {self.name} link set {self._link}i up")
+
     def python(self, code: str, *arguments: str) -> str:
         """What `code` prints, run inside by this interpreter; raises Unavailable with what it says when it fails."""
         done = subprocess.run(

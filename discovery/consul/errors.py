@@ -18,6 +18,10 @@ class Forbidden(errors.Denied):
     code = "consul_forbidden"
 
 
+class TokenUnknown(Forbidden):
+    """Consul does not know the token: it was revoked, or is of another datacenter."""
+
+
 class TokenMissing(errors.Denied):
     """The token cannot be read."""
 
@@ -82,8 +86,8 @@ def translate(status: int, body: bytes, *, what: str, needs: str = "", secret: s
     if status == 403 or (status in (401, 500) and ("permission denied" in lower or "acl not found" in lower)):
         if "acl not found" in lower:
             message, hint = f"Consul does not know our token ({what})", "write one that is valid to consul.token_file"
-        else:
-            message, hint = f"our token may not do that ({what}): {said}", f"its policy lacks {needs}" if needs else ""
+            return TokenUnknown(message, hint=hint)
+        message, hint = f"our token may not do that ({what}): {said}", f"its policy lacks {needs}" if needs else ""
         return Forbidden(message, hint=hint)
     if status == 429:
         return TooMany(

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from discovery.consul.client import ConsulClient
-from discovery.consul.errors import Missing
+from discovery.consul.errors import Missing, TokenUnknown
 from discovery.consul.settings import ConsulSettings
 from discovery.kube.lease import Standing, Term
 from federation.aio.clock import Clock
@@ -145,6 +145,9 @@ class Lock:
             async with asyncio.timeout(self._settings.lock_ttl / 2):
                 held = await self._hold()
                 seen = await self._look()
+        except TokenUnknown as error:
+            # That is told by who reads, and another token will come; what this one could not do is no question.
+            return self._unknown(error, pause)
         except Denied as error:
             self._alone(error)
             return _DENIED_SECONDS

@@ -89,21 +89,16 @@ def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ProcessFede
 
 
 @pytest.fixture(scope="module")
-def kube_federation(
-    _kube_session: tuple[LocalCluster, LocalCluster],
-    kube_remove: Any,
-    topology: Topology,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[ProcessFederation]:
-    """The same two clusters on API servers, which all tests share, of which nothing runs yet."""
-    directory = tmp_path_factory.mktemp("k")
+def kube_ground(
+    _kube_session: tuple[LocalCluster, LocalCluster], kube_remove: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ApiServers]:
+    """The API servers of east and west, which all tests share; what a federation leaves on them is removed."""
     try:
-        ground = ApiServers(directory, (), clusters=_kube_session)
+        ground = ApiServers(tmp_path_factory.mktemp("g"), (), clusters=_kube_session)
     except Unavailable as error:
         pytest.skip(f"{error.message}: run scripts/test as root")
-    federation = ProcessFederation(topology, directory, ground=ground)
-    yield federation
-    federation.stop()
+    yield ground
+    ground.stop()
 
     async def clean() -> None:
         for cluster in _kube_session:
@@ -114,6 +109,16 @@ def kube_federation(
                     await client.delete("rbac.authorization.k8s.io/v1", kind, rbac.ACCOUNT)
 
     asyncio.run(clean())
+
+
+@pytest.fixture(scope="module")
+def kube_federation(
+    kube_ground: ApiServers, topology: Topology, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ProcessFederation]:
+    """The same two clusters on API servers, of which nothing runs yet."""
+    federation = ProcessFederation(topology, tmp_path_factory.mktemp("k"), ground=kube_ground)
+    yield federation
+    federation.stop()
 
 
 @pytest.fixture(scope="module")

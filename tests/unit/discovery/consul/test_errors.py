@@ -13,7 +13,7 @@ SECRET = "5f1c6c2e-0000-4000-8000-2b9a7d3c1f00"
 @pytest.mark.parametrize(
     ("status", "body", "kind", "code", "says"),
     [
-        (403, b"ACL not found", errors.Forbidden, "consul_forbidden", "does not know our token"),
+        (403, b"ACL not found", errors.TokenUnknown, "consul_forbidden", "does not know our token"),
         (
             403,
             b"Permission denied: token with AccessorID '00000000-0000-0000-0000-000000000002' lacks permission "

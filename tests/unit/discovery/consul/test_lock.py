@@ -1,11 +1,23 @@
-"""What the keys under the prefix say."""
+"""What the keys under the prefix say, and what a lock makes of a token that Consul refuses."""
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
+
 import msgspec
 import pytest
+from aiohttp import web
 
-from discovery.consul.lock import Holder, Seen, read_keys
+from clusters.waiting import until
+from discovery.consul.client import ConsulClient
+from discovery.consul.lock import Holder, Lock, Seen, read_keys
+from discovery.consul.settings import ConsulSettings
+from federation import log
+from federation.aio.tasks import cancel
+from federation.model.cluster import Problem
+
+from .conftest import QuickClock, Server
 
 KEY = "isthmus/dc1/leader"
 
@@ -30,3 +42,59 @@ def said(cluster: str, agent: str = "h/1") -> bytes:
 )
 def test_read_keys(found: list[dict[str, object]] | None, seen: Seen) -> None:
     assert read_keys(found, key=KEY) == seen
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told", "longest"),
+    [
+        # Another token will come, and who reads tells of it: the lock is tried again well before it runs out.
+        ("ACL not found", set(), 2.0),
+        ("Permission denied: token lacks permission 'session:write'", {"consul_no_lock"}, 60.0),
+    ],
+)
+async def test_a_token_that_is_refused_while_the_lock_is_held(
+    server: Server, connect: Callable[..., ConsulClient], refusal: str, told: set[str], longest: float
+) -> None:
+    """1. it is held  2. the token is refused: it reports on  3. the token is good again: so is the lock."""
+    refused = False
+
+    def answer(request: web.Request) -> web.Response:
+        if refused:
+            return web.Response(status=403, text=refusal)
+        if request.path == "/v1/session/create":
+            return web.json_response({"ID": "s"})
+        return web.json_response([] if request.method == "GET" else True, headers={"X-Consul-Index": "1"})
+
+    server.answer = answer
+    clock, problems, every = QuickClock(), list[Problem](), set[str]()
+
+    def tell(found: object) -> None:
+        problems[:] = list(found)  # type: ignore[call-overload]
+        every.update(p.code for p in problems)
+
+    lock = Lock(
+        connect(),
+        ConsulSettings(datacenters={"dc1": "shop"}),
+        "dc1",
+        cluster="dc1",
+        agent="h/1",
+        fallback=7,
+        on_problems=tell,
+        clock=clock,
+        log=log.get("test"),
+    )
+    running = asyncio.create_task(lock.run())
+    try:
+        await until(lambda: lock.session == "s", what="the lock")
+        epoch = await until(lambda: lock.reporting.value, what="who reports")
+        refused = True
+        before = len(clock.slept)
+        await until(lambda: len(clock.slept) > before + 3, what="attempts that are refused")
+        assert (lock.reporting.value, every) == (epoch, told)
+        assert max(clock.slept[before + 1 :]) == longest
+        refused = False
+        since = len(server.seen)
+        await until(lambda: len(server.seen) > since + 8 and not problems, what="the lock again")
+        assert lock.reporting.value is not None
+    finally:
+        await cancel(running)
