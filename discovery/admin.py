@@ -223,7 +223,7 @@ class _Servicer(rpc.AgentServicer):
             problems=problems,
             registry_detail=detail,
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
-            replica=_replica(agent.replicas.standing()) if agent.replicas is not None else None,
+            replica=_replica(agent.election.standing()) if agent.election is not None else None,
         )
 
 

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import socket
 from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from pathlib import Path
@@ -26,7 +25,7 @@ from google.protobuf.message import DecodeError
 from discovery import metrics
 from discovery.admin import AdminServer
 from discovery.consul.imports.writers import import_aliases, make_writers
-from discovery.consul.lock import Locks
+from discovery.consul.lock import Locks, make_locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
 from discovery.identity.allow import AllowTable
@@ -167,7 +166,7 @@ class Agent:
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
         self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
-        self.replicas: Replicas | Locks | None = self._locks() or make_replicas(
+        self.replicas: Replicas | None = make_replicas(
             settings,
             self._kubernetes or self.source,
             fallback=self.epoch,
@@ -180,6 +179,16 @@ class Agent:
             clock=self.clock,
             log=log,
         )
+        self.locks: Locks | None = make_locks(
+            settings,
+            elects=self.replicas is None,
+            fallback=self.epoch,
+            on_problems=lambda found: self.problems.set("locks", found),
+            clock=self.clock,
+            log=log,
+        )
+        self.election: Replicas | Locks | None = self.replicas or self.locks
+        """By what this agent knows whether it is the one that reports; None: it is the only one."""
         self.writer = make_writer(
             settings,
             self._kubernetes or self.source,
@@ -195,7 +204,7 @@ class Agent:
         self.consul = make_writers(
             settings,
             self.view,
-            self.replicas.by_datacenter if isinstance(self.replicas, Locks) else None,
+            self.locks.by_datacenter if self.locks is not None else None,
             gateways=self.consumers.gateways,
             source=self.source.state,
             on_problems=lambda found: self.problems.set("consul", found),
@@ -223,7 +232,7 @@ class Agent:
             self.report,
             cluster=settings.cluster,
             connect=self._connect,
-            reporting=self.replicas.reporting if self.replicas is not None else Latest(self.epoch),
+            reporting=self.election.reporting if self.election is not None else Latest(self.epoch),
             on_failed=self._publish_failed,
             on_acknowledged=self._acknowledged,
             on_problems=lambda found: self.problems.set("registry", found),
@@ -302,6 +311,7 @@ class Agent:
                 **({"writer": self.writer.run()} if self.writer is not None else {}),
                 **({"consul": self.consul.run()} if self.consul is not None else {}),
                 **({"replicas": self.replicas.run()} if self.replicas is not None else {}),
+                **({"locks": self.locks.run()} if self.locks is not None else {}),
                 **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
             }.items():
                 tasks.create_task(work, name=f"agent-{name}")
@@ -364,7 +374,7 @@ class Agent:
         A replica that has never heard of other clusters is not asked while another one may know better.
         """
         await self._reported.wait()
-        if isinstance(self.replicas, Replicas):
+        if self.replicas is not None:
             await self._told.wait()
         self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
         host, port = split_address(self.settings.listen, what="listen")
@@ -447,8 +457,8 @@ class Agent:
             self.consul.membership(False)
 
     def _publish_failed(self, error: IsthmusError) -> None:
-        if error.error_code == STALE_EPOCH and self.replicas is not None:
-            self.replicas.outbid()
+        if error.error_code == STALE_EPOCH and self.election is not None:
+            self.election.outbid()
         elif error.error_code == NO_MEMBER:
             self._refused()
 
@@ -581,21 +591,6 @@ class Agent:
         )
         load_or_none(self.path / WORKLOADS, made.load, self.log)
         return made
-
-    def _locks(self) -> Locks | None:
-        """For an agent that reads Consul and no API server: with them it knows whether it is the only one."""
-        consul = self.settings.consul
-        if consul is None or not consul.lock or self._kubernetes is not None:
-            return None
-        return Locks(
-            consul,
-            cluster=self.settings.cluster,
-            agent=f"{socket.gethostname()[:60]}/{os.getpid()}",
-            fallback=self.epoch,
-            on_problems=lambda found: self.problems.set("replicas", found),
-            clock=self.clock,
-            log=self.log,
-        )
 
     def _load_gateways(self) -> None:
         def load(data: bytes) -> None:

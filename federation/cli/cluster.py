@@ -228,7 +228,7 @@ def leave(
 ) -> None:
     """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere.
 
-    What its agents wrote in a Kubernetes cluster is removed, whether they run or not. Safe to repeat.
+    What its agents wrote in a Kubernetes cluster and in Consul is removed, whether they run or not. Safe to repeat.
     """
     parse_label(name, what="cluster")
     home = home_of(context)
