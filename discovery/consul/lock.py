@@ -28,6 +28,7 @@ from discovery.kube.lease import Standing, Term
 from discovery.settings import AgentSettings
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
+from federation.aio.tasks import first_of
 from federation.errors import Denied, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Problem
@@ -121,19 +122,9 @@ class Lock:
             while True:
                 delay = await self._turn()
                 self._wake.clear()
-                await self._wait(delay)
+                await first_of(self._wake.wait(), self._clock.sleep(delay))
         finally:
             await asyncio.shield(self._release())
-
-    async def _wait(self, seconds: float) -> None:
-        waking = asyncio.ensure_future(self._wake.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({waking, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (waking, sleeping):
-                task.cancel()
-            await asyncio.gather(waking, sleeping, return_exceptions=True)
 
     def outbid(self) -> None:
         """The registry has heard of a newer epoch. Who leads takes a newer one still."""

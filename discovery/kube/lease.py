@@ -35,6 +35,7 @@ from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.files import read_state, write_state
 from federation.aio.latest import Latest
+from federation.aio.tasks import first_of
 from federation.errors import AlreadyExists, CorruptState, IsthmusError, Unavailable
 from federation.log import Logger
 from federation.model.cluster import Problem
@@ -273,7 +274,7 @@ class Elector:
             while True:
                 at = await self._turn()
                 self._wake.clear()
-                await self._wait(at)
+                await first_of(self._wake.wait(), self._clock.sleep(max(0.0, at - self._clock.monotonic())))
         finally:
             await asyncio.shield(self._release())
 
@@ -312,17 +313,6 @@ class Elector:
             self._log.warning("nobody can say which replica leads: the registry decides", epoch=self._fallback)
             self.reporting.set(self._fallback)
         return at
-
-    async def _wait(self, at: float) -> None:
-        """Until `at`, or until the Lease has changed."""
-        waking = asyncio.ensure_future(self._wake.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(max(0.0, at - self._clock.monotonic())))
-        try:
-            await asyncio.wait({waking, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (waking, sleeping):
-                task.cancel()
-            await asyncio.gather(waking, sleeping, return_exceptions=True)
 
     # --- what the API server says ------------------------------------------------------------------------------------
 
