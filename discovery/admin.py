@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from discovery.consumers import Consumer
-from discovery.kube.lease import Standing
+from discovery.leading import Standing
 from discovery.names import check_callable, parse_global
 from discovery.sources.combined import whence
 from discovery.view import Neighbour

@@ -1,7 +1,7 @@
 """Who leads on a datacenter: a lock of Consul's, a key held by a session (`<prefix>/<cluster>/leader`).
 
 Who has it may write there. Two agents of one cluster are replicas, whose Lease in the API server says which one reports
-(discovery.kube.lease), or, without an API server, one agent whose state was copied: then the one that has the lock
+(discovery.kube.elector), or, without an API server, one agent whose state was copied: then the one that has the lock
 reports, the other serves and waits. Agents of two clusters on one datacenter both lead, and export the same services
 twice: the keys of the others under the prefix tell. Without the right to make sessions or keys, the agent goes on
 without a lock, and says so.
@@ -24,7 +24,7 @@ import msgspec
 from discovery.consul.client import ConsulClient
 from discovery.consul.errors import Missing, TokenUnknown
 from discovery.consul.settings import ConsulSettings
-from discovery.kube.lease import Standing, Term
+from discovery.leading import MOST_OUTBID, Standing, Term
 from discovery.settings import AgentSettings
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
@@ -35,7 +35,6 @@ from federation.model.cluster import Problem
 
 _DENIED_SECONDS = 60.0
 """Between two attempts while the token lacks the right."""
-_MOST_OUTBID = 2**40
 _LOCK_DELAY = 1
 """Seconds for which Consul keeps a lock from others after its session has ended without a word."""
 
@@ -130,7 +129,7 @@ class Lock:
         """The registry has heard of a newer epoch. Who leads takes a newer one still."""
         if self.leader.value is None:
             return
-        self._newest = self._epoch + min(2**self._outbids, _MOST_OUTBID) - 1
+        self._newest = self._epoch + min(2**self._outbids, MOST_OUTBID) - 1
         self._outbids += 1
         self._epoch = 0
         self._wake.set()

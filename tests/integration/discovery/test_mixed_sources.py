@@ -17,7 +17,7 @@ from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.lock import Locks
 from discovery.consul.settings import ConsulSettings
 from discovery.departure import retire
-from discovery.kube.lease import replica_identity
+from discovery.kube.elector import replica_identity
 from discovery.kube.replicas import REPLICA
 from discovery.settings import FilesSettings, VmsSettings
 from discovery.vms.names import key_label, vm_names
