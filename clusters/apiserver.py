@@ -28,6 +28,7 @@ from clusters.kubepki import Authority, Pair, kubeconfig, public_pem
 from clusters.network import free_port, loopback_addresses
 from clusters.program import Program, last_line
 from clusters.testbed.components import require
+from clusters.together import start_together
 from clusters.waiting import START
 from discovery.kube import crds
 from federation.aio.files import write_atomic
@@ -388,15 +389,8 @@ def local_clusters(
 async def start_all(clusters: Iterable[LocalCluster], *, install: Iterable[str] | None = None) -> None:
     """Start the clusters at the same time, with our CRDs unless told otherwise; when one fails, all are stopped."""
     clusters, manifests = tuple(clusters), tuple(crds.manifests() if install is None else install)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in clusters:
-                group.create_task(one.start(install=manifests), name=f"start {one.name}")
-    except BaseException as error:
-        stop_all(clusters)
-        if isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], IsthmusError):
-            raise error.exceptions[0] from error
-        raise
+    starts = {one.name: one.start(install=manifests) for one in clusters}
+    await start_together(starts, stop=lambda: stop_all(clusters))
 
 
 def stop_all(clusters: Iterable[LocalCluster], *, discard: bool = False) -> None:

@@ -25,6 +25,7 @@ from clusters.kubepki import Authority, Pair
 from clusters.network import loopback_addresses
 from clusters.program import Program, last_line
 from clusters.testbed.components import require
+from clusters.together import start_together
 from clusters.waiting import DEADLINE, START, until
 from federation.aio.files import write_atomic
 from federation.errors import IsthmusError, TimedOut, Unavailable
@@ -325,15 +326,7 @@ def datacenters(
 async def start_all(those: Iterable[Datacenter]) -> None:
     """Start the datacenters at the same time; when one fails, all are stopped."""
     those = tuple(those)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for one in those:
-                group.create_task(one.start(), name=f"start {one.name}")
-    except BaseException as error:
-        stop_all(those)
-        if isinstance(error, BaseExceptionGroup) and isinstance(error.exceptions[0], IsthmusError):
-            raise error.exceptions[0] from error
-        raise
+    await start_together({one.name: one.start() for one in those}, stop=lambda: stop_all(those))
 
 
 def stop_all(those: Iterable[Datacenter], *, discard: bool = False) -> None:

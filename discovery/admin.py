@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from discovery.consumers import Consumer
-from discovery.kube.lease import Standing
+from discovery.leading import Standing
 from discovery.names import check_callable, parse_global
 from discovery.sources.combined import whence
 from discovery.view import Neighbour
@@ -223,7 +223,7 @@ class _Servicer(rpc.AgentServicer):
             problems=problems,
             registry_detail=detail,
             exports_down=sum(not s.ready for s in agent.source.state.value.exports.values()),
-            replica=_replica(agent.replicas.standing()) if agent.replicas is not None else None,
+            replica=_replica(agent.election.standing()) if agent.election is not None else None,
         )
 
 

@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
-import socket
 from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
-from pathlib import Path
+from functools import partial
 
 import grpc
-import msgspec
-from google.protobuf.message import DecodeError
 
 from discovery import metrics
 from discovery.admin import AdminServer
 from discovery.consul.imports.writers import import_aliases, make_writers
-from discovery.consul.lock import Locks
+from discovery.consul.lock import Locks, make_locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
+from discovery.folder import StateFolder
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
-from discovery.join import EPOCH, KEYS, REGISTRY_BUNDLE
+from discovery.join import EPOCH, KEYS
 from discovery.kube.replicas import Replicas, make_replicas
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
@@ -46,7 +42,6 @@ from discovery.settings import AgentSettings, addresses
 from discovery.sources.base import Source, SourceState
 from discovery.sources.combined import Part, combine
 from discovery.sources.select import kubernetes_of, make_parts
-from discovery.state import Saver, load_or_none
 from discovery.view import ClusterView
 from discovery.vms.registration import Site
 from discovery.vms.server import VmServer
@@ -55,19 +50,17 @@ from discovery.vms.workloads import Workloads
 from federation import __version__
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
-from federation.aio.files import read_state, write_atomic
 from federation.aio.latest import Latest
 from federation.aio.tasks import wait_for_signal
 from federation.catalog.replica import Changes, Replica, Sink
-from federation.errors import Conflict, CorruptState, IsthmusError, NotFound, StorageFailed
+from federation.errors import IsthmusError
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
-from federation.model.cluster import Bundle, Cluster
+from federation.model.cluster import Cluster
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind
-from federation.model.wire import bundle_from_pb
-from federation.proto.v1 import catalog_pb2, records_pb2
+from federation.proto.v1 import catalog_pb2
 from federation.registry.client import CHANNEL_OPTIONS, WatchClient
 from federation.trust.authority import Authority
 from federation.trust.bundle import fingerprint
@@ -87,7 +80,6 @@ VIEW, GATEWAYS, ALLOCATIONS, PINS, WORKLOADS = (
     "pins.state",
     "vms.services",
 )
-PORTS = "ports.json"
 
 
 class Agent:
@@ -100,11 +92,11 @@ class Agent:
         (keys), StorageFailed."""
         self.settings, self.clock, self.log = settings, clock or SystemClock(), log
         self.path = settings.path
-        self._lock = _lock(self.path)
+        self.folder = StateFolder(self.path, clock=self.clock, log=log)
         self.started_ns = self.clock.wall_ns()
         self.authority = Authority.open(self.path / KEYS, trust_domain=settings.trust_domain, clock=self.clock)
         self.bundle = self.authority.bundle
-        self.registry_bundle = _registry_bundle(self.path / REGISTRY_BUNDLE, log)
+        self.registry_bundle = self.folder.registry_bundle()
         self.epoch = next_epoch(self.path / EPOCH, clock=self.clock, log=log)
         self.problems = ProblemBook(self.clock)
         self.renewer: Renewer[Svid] = Renewer(self._issue(), self._renew, clock=self.clock, log=log)
@@ -128,26 +120,20 @@ class Agent:
             lease=settings.gateway_lease, memory=settings.consumer_memory, clock=self.clock, log=log
         )
         self._load_gateways()
-        self._savers = {
-            name: Saver(
-                self.path / name,
-                dump,
-                # Gateways come and go seldom, and an agent that forgot one would withdraw it at its next start.
-                interval=min(settings.save, {GATEWAYS: 0.1, WORKLOADS: 1.0}.get(name, settings.save)),
-                clock=self.clock,
-                log=log,
-                on_problem=self._saved,
-            )
-            for name, dump in (
-                (VIEW, self.sink.replica.picture),
-                (GATEWAYS, self.consumers.dump),
-                (ALLOCATIONS, self.allocations.dump),
-                (SEEN, self.vms.dump_sights),
-                (WORKLOADS, self.workloads.dump),
-            )
-        }
-        self.vms.on_seen = self._savers[SEEN].touch
-        self.workloads.on_change = self._savers[WORKLOADS].touch
+        self.folder.keep(
+            {
+                VIEW: self.sink.replica.picture,
+                GATEWAYS: self.consumers.dump,
+                ALLOCATIONS: self.allocations.dump,
+                SEEN: self.vms.dump_sights,
+                WORKLOADS: self.workloads.dump,
+            },
+            # Gateways come and go seldom, and an agent that forgot one would withdraw it at its next start.
+            interval=lambda name: min(settings.save, {GATEWAYS: 0.1, WORKLOADS: 1.0}.get(name, settings.save)),
+            on_problem=lambda: self.problems.set("state", self.folder.problems()),
+        )
+        self.vms.on_seen = partial(self.folder.touch, SEEN)
+        self.workloads.on_change = partial(self.folder.touch, WORKLOADS)
         self.problems.set("vms", [self.vms.problem] if self.vms.problem is not None else [])
         self.view = ClusterView(
             cluster=settings.cluster,
@@ -167,7 +153,7 @@ class Agent:
         self.view.load(self.sink.replica)
         self.view.own_gateways(self.consumers.gateways.value)
         self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
-        self.replicas: Replicas | Locks | None = self._locks() or make_replicas(
+        self.replicas: Replicas | None = make_replicas(
             settings,
             self._kubernetes or self.source,
             fallback=self.epoch,
@@ -180,6 +166,16 @@ class Agent:
             clock=self.clock,
             log=log,
         )
+        self.locks: Locks | None = make_locks(
+            settings,
+            elects=self.replicas is None,
+            fallback=self.epoch,
+            on_problems=lambda found: self.problems.set("locks", found),
+            clock=self.clock,
+            log=log,
+        )
+        self.election: Replicas | Locks | None = self.replicas or self.locks
+        """By what this agent knows whether it is the one that reports; None: it is the only one."""
         self.writer = make_writer(
             settings,
             self._kubernetes or self.source,
@@ -195,7 +191,7 @@ class Agent:
         self.consul = make_writers(
             settings,
             self.view,
-            self.replicas.by_datacenter if isinstance(self.replicas, Locks) else None,
+            self.locks.by_datacenter if self.locks is not None else None,
             gateways=self.consumers.gateways,
             source=self.source.state,
             on_problems=lambda found: self.problems.set("consul", found),
@@ -223,7 +219,7 @@ class Agent:
             self.report,
             cluster=settings.cluster,
             connect=self._connect,
-            reporting=self.replicas.reporting if self.replicas is not None else Latest(self.epoch),
+            reporting=self.election.reporting if self.election is not None else Latest(self.epoch),
             on_failed=self._publish_failed,
             on_acknowledged=self._acknowledged,
             on_problems=lambda found: self.problems.set("registry", found),
@@ -262,7 +258,6 @@ class Agent:
         self.turned = self.clock.monotonic()
         """When the event loop last turned."""
         self._reported = asyncio.Event()
-        self._ports: dict[str, int] = {}
 
     def addresses(self) -> tuple[str, ...]:
         """host:port, at least one, at which gateways and sidecars dial this agent."""
@@ -302,7 +297,8 @@ class Agent:
                 **({"writer": self.writer.run()} if self.writer is not None else {}),
                 **({"consul": self.consul.run()} if self.consul is not None else {}),
                 **({"replicas": self.replicas.run()} if self.replicas is not None else {}),
-                **{f"save-{n}": saver.run() for n, saver in self._savers.items()},
+                **({"locks": self.locks.run()} if self.locks is not None else {}),
+                **self.folder.saving(),
             }.items():
                 tasks.create_task(work, name=f"agent-{name}")
 
@@ -314,10 +310,10 @@ class Agent:
             await self.admin.start()
             if self.vm_server is not None:
                 await self.vm_server.start()
-                self._write_ports(vms=self.vm_server.port)
+                self.folder.write_ports(vms=self.vm_server.port)
             if self.settings.metrics:
                 measured = metrics.serve(self)
-                self._write_ports(metrics=measured.port)
+                self.folder.write_ports(metrics=measured.port)
             yield
         finally:
             if self.dns is not None:
@@ -327,18 +323,10 @@ class Agent:
                 await self.vm_server.close()
             await self.admin.close()
             await self.identity.close()
-            for saver in self._savers.values():
-                await saver.flush()
+            await self.folder.flush()
             if measured is not None:
                 await asyncio.to_thread(measured.close)
-            os.close(self._lock)
-
-    def _write_ports(self, **ports: int) -> None:
-        self._ports.update(ports)
-        try:
-            write_atomic(self.path / PORTS, msgspec.json.encode(self._ports) + b"\n", mode=0o644)
-        except StorageFailed as error:
-            self.log.error("ports not written", error=str(error))
+            self.folder.close()
 
     # --- the source --------------------------------------------------------------------------------------------------
 
@@ -364,7 +352,7 @@ class Agent:
         A replica that has never heard of other clusters is not asked while another one may know better.
         """
         await self._reported.wait()
-        if isinstance(self.replicas, Replicas):
+        if self.replicas is not None:
             await self._told.wait()
         self.allocations.end_unused(self.view.imports, now_ns=self.clock.wall_ns())
         host, port = split_address(self.settings.listen, what="listen")
@@ -372,7 +360,7 @@ class Agent:
         if self.dns is not None:
             await self.dns.start()
         self.serving = True
-        self._write_ports(listen=self.server.port, **({"dns": self.dns.port} if self.dns is not None else {}))
+        self.folder.write_ports(listen=self.server.port, **({"dns": self.dns.port} if self.dns is not None else {}))
         self.log.info(
             "serving",
             address=self.addresses()[0],
@@ -393,7 +381,7 @@ class Agent:
             version, gateways = await self.consumers.gateways.newer(version)
             self.report.gateways(gateways)
             self.view.own_gateways(gateways)
-            self._savers[GATEWAYS].touch()
+            self.folder.touch(GATEWAYS)
 
     async def _expire(self) -> None:
         """Leases of gateways, memories of consumers, addresses of ended imports."""
@@ -402,7 +390,7 @@ class Agent:
             self.consumers.expire()
             self.allocations.expire(now_ns=self.clock.wall_ns())
             if self.allocations.changed:
-                self._savers[ALLOCATIONS].touch()
+                self.folder.touch(ALLOCATIONS)
             deadline = self.consumers.next_deadline()
             delay = 1.0 if deadline is None else deadline - self.clock.monotonic()
             await self.clock.sleep(min(max(delay, 0.01), 1.0))
@@ -425,7 +413,7 @@ class Agent:
         if changes.revision:
             self._registry_told()
         if changes or changes.complete:  # a revision alone is not worth a write: it costs the next start a resume
-            self._savers[VIEW].touch()
+            self.folder.touch(VIEW)
 
     def _registry_told(self) -> None:
         """The view says all there is: by the registry itself, or by what it said before the start."""
@@ -447,8 +435,8 @@ class Agent:
             self.consul.membership(False)
 
     def _publish_failed(self, error: IsthmusError) -> None:
-        if error.error_code == STALE_EPOCH and self.replicas is not None:
-            self.replicas.outbid()
+        if error.error_code == STALE_EPOCH and self.election is not None:
+            self.election.outbid()
         elif error.error_code == NO_MEMBER:
             self._refused()
 
@@ -465,10 +453,7 @@ class Agent:
     def _view_changed(self) -> None:
         self.problems.set("view", self.view.problems())
         if self.allocations.changed:
-            self._savers[ALLOCATIONS].touch()
-
-    def _saved(self) -> None:
-        self.problems.set("state", [s.problem for s in self._savers.values() if s.problem is not None])
+            self.folder.touch(ALLOCATIONS)
 
     async def _follow_membership(self) -> None:
         version = -1
@@ -535,7 +520,7 @@ class Agent:
     # --- state -------------------------------------------------------------------------------------------------------
 
     def _replica(self) -> Replica:
-        return load_or_none(self.path / VIEW, Replica.load, self.log) or Replica()
+        return self.folder.load(VIEW, Replica.load) or Replica()
 
     def _allocations(self) -> Allocator:
         wanted = self.settings.clusterset
@@ -546,7 +531,7 @@ class Agent:
             allocations = Allocations(
                 v4=wanted.v4, v6=wanted.v6, gateway_ports=wanted.gateway_ports, release_seconds=wanted.release
             )
-        load_or_none(self.path / ALLOCATIONS, allocations.load, self.log)
+        self.folder.load(ALLOCATIONS, allocations.load)
         return allocations
 
     def _dns(self) -> ClusterDns:
@@ -579,56 +564,14 @@ class Agent:
             clock=self.clock,
             log=self.log,
         )
-        load_or_none(self.path / WORKLOADS, made.load, self.log)
+        self.folder.load(WORKLOADS, made.load)
         return made
-
-    def _locks(self) -> Locks | None:
-        """For an agent that reads Consul and no API server: with them it knows whether it is the only one."""
-        consul = self.settings.consul
-        if consul is None or not consul.lock or self._kubernetes is not None:
-            return None
-        return Locks(
-            consul,
-            cluster=self.settings.cluster,
-            agent=f"{socket.gethostname()[:60]}/{os.getpid()}",
-            fallback=self.epoch,
-            on_problems=lambda found: self.problems.set("replicas", found),
-            clock=self.clock,
-            log=self.log,
-        )
 
     def _load_gateways(self) -> None:
         def load(data: bytes) -> None:
             self.consumers.load(data, grace=self.settings.gateway_grace)
 
-        load_or_none(self.path / GATEWAYS, load, self.log)
-
-
-def _lock(path: Path) -> int:
-    """One agent at a time; held by the descriptor that is returned."""
-    if not (path / KEYS).is_dir():
-        raise NotFound(f"{path} holds no cluster that has joined", hint="run: fedctl cluster join", code="not_joined")
-    try:
-        descriptor = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise StorageFailed(f"cannot use the state directory {path}: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        os.close(descriptor)
-        raise Conflict(f"another agent uses {path}", code="state_directory_in_use") from error
-    return descriptor
-
-
-def _registry_bundle(path: Path, log: Logger) -> Bundle:
-    """Without it the registry cannot be proven; unlike a view, it cannot be rebuilt from elsewhere."""
-    data = read_state(path)
-    if data is None:
-        raise NotFound(f"{path} is missing", hint="join again in a new directory", code="not_joined")
-    try:
-        return bundle_from_pb(records_pb2.Bundle.FromString(data))
-    except DecodeError as error:
-        raise CorruptState(f"{path} holds no bundle", hint="join again in a new directory") from error
+        self.folder.load(GATEWAYS, load)
 
 
 async def serve(settings: AgentSettings, log: Logger) -> None:

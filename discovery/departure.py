@@ -137,17 +137,28 @@ async def retire(
     dry_run: bool = False,
     clock: Clock | None = None,
 ) -> Departure:
-    """Remove what a cluster that has left keeps in its API server or its Consul, whether its agents run or not. Safe to
-    repeat.
+    """Remove what a cluster that has left keeps in its API server and its Consul, whether its agents run or not. Safe
+    to repeat.
 
     `other`: a connection with more rights than the agent's. What is refused is in the answer. Raises Conflict where
     another identity has joined from the cluster since, and the errors of discovery.kube.errors where the server cannot
     be asked for that.
     """
     clock = clock or SystemClock()
+    # The API server first: where another identity has joined from there, nothing may be removed.
+    departed = await _retire_from_kubernetes(settings, other, keep_imports=keep_imports, dry_run=dry_run, clock=clock)
+    if settings.consul is None:
+        return departed
+    catalog = await _retire_from_consul(settings, settings.consul, dry_run=dry_run, clock=clock)
+    return Departure(
+        removed=departed.removed + catalog.removed, kept=departed.kept, failed=departed.failed + catalog.failed
+    )
+
+
+async def _retire_from_kubernetes(
+    settings: AgentSettings, other: KubernetesSettings | None, *, keep_imports: bool, dry_run: bool, clock: Clock
+) -> Departure:
     kubernetes, pem = settings.kubernetes, root_of(settings.path)
-    if settings.consul is not None:
-        return await _retire_from_consul(settings, settings.consul, dry_run=dry_run, clock=clock)
     if kubernetes is None or pem is None:
         return Departure()
     root = fingerprint(Authority.open(settings.path / KEYS, trust_domain=settings.trust_domain, clock=clock).bundle)

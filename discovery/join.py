@@ -6,6 +6,7 @@ A cluster whose services are in an API server keeps its identity there, too; `re
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import shutil
 from dataclasses import dataclass
@@ -27,12 +28,13 @@ from discovery.settings import (
     AgentSettings,
     ClusterSetSettings,
     FilesSettings,
+    VmsSettings,
 )
 from federation import log
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.files import write_atomic, write_state
 from federation.errors import AlreadyExists, Conflict, CorruptState, Denied, InvalidInput, StorageFailed
-from federation.model.address import join_address
+from federation.model.address import join_address, split_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.model.wire import bundle_to_pb
@@ -68,6 +70,7 @@ async def join(
     consul: ConsulSettings | None = None,
     listen: str | tuple[str, int] = DEFAULT_LISTEN,
     advertise: str = "",
+    vms: str = "",
     locality: Locality | None = None,
     metrics: str = "",
     metrics_port: int = 0,
@@ -79,9 +82,10 @@ async def join(
     """Join `cluster` and write `directory`/settings.yaml, with which `python -m discovery` starts.
 
     Services come from `manifests`, from `consul` or from `kubernetes`, which also keeps the identity for replicas.
-    `identities` defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a
-    failure: the root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, what
-    `registry.join` raises and, with `kubernetes`, the errors of discovery.kube.errors.
+    `vms`: see `let_in`; empty: no virtual machine is. `identities` defaults to: the processes of this user may be the
+    gateway and any workload. Safe to repeat after a failure: the root is made once; a refusal leaves nothing. Raises
+    AlreadyExists where an agent's settings are, what `registry.join` raises and, with `kubernetes`, the errors of
+    discovery.kube.errors.
     """
     clock = clock or SystemClock()
     parse_label(cluster, what="cluster")
@@ -108,6 +112,7 @@ async def join(
             directory=str(directory),
             listen=listen if isinstance(listen, str) else join_address(*listen),
             advertise=advertise,
+            vms=let_in(vms) if vms else VmsSettings(),
             metrics=metrics or f"127.0.0.1:{metrics_port}",
             locality=LocalitySettings(region=place.region, zone=place.zone),
             clusterset=clusterset or ClusterSetSettings(),
@@ -151,11 +156,13 @@ async def replicate(
     kubernetes: KubernetesSettings,
     listen: str = DEFAULT_LISTEN,
     advertise: str = "",
+    vms: str = "",
     metrics: str = "127.0.0.1:0",
     clock: Clock | None = None,
 ) -> Joined:
     """Make another agent of the cluster whose identity is in the API server, in the new folder `directory`.
 
+    It lets virtual machines in at `vms` (see `let_in`) and not where the first one does, which is another machine's.
     Raises AlreadyExists where an agent's settings are, CorruptState, and the errors of discovery.kube.errors (NotFound
     where no cluster has joined).
     """
@@ -184,6 +191,7 @@ async def replicate(
             directory=str(directory),
             listen=listen,
             advertise=advertise,
+            vms=msgspec.structs.replace(let_in(vms) if vms else VmsSettings(), services=first.vms.services),
             metrics=metrics,
             identities=_own_processes(),
         )
@@ -201,6 +209,23 @@ async def replicate(
         fingerprint=fingerprint(authority.bundle),
         settings=path,
     )
+
+
+def let_in(address: str) -> VmsSettings:
+    """Virtual machines join where they dial HOST:PORT: an address of this machine, or a name that leads to it.
+
+    Raises InvalidInput where nobody can dial it.
+    """
+    host, port = split_address(address, what="the address for virtual machines")
+    try:
+        own = ipaddress.ip_address(host)
+    except ValueError:
+        return VmsSettings(listen=join_address("0.0.0.0", port), advertise=address)
+    if own.is_unspecified:
+        raise InvalidInput(
+            f"virtual machines cannot dial {address}", hint="give the address, or a name, at which they reach this one"
+        )
+    return VmsSettings(listen=address)
 
 
 async def _redeem(

@@ -79,8 +79,8 @@ def serve(agent: Agent) -> MetricsServer:
 
 
 def _leads(agent: Agent) -> bool:
-    """An agent that reads files has no replicas."""
-    return agent.replicas is None or agent.replicas.leader.value is not None
+    """An agent that reads files alone is the only one."""
+    return agent.election is None or agent.election.leader.value is not None
 
 
 def _gauge(registry: CollectorRegistry, name: str, text: str, value: Callable[[], float]) -> None:

@@ -1,8 +1,10 @@
 """Who leads on a datacenter: a lock of Consul's, a key held by a session (`<prefix>/<cluster>/leader`).
 
-Two agents of one cluster are one agent whose state was copied: the one that has the lock reports, the other serves and
-waits. Agents of two clusters on one datacenter both lead, and export the same services twice: the keys of the others
-under the prefix tell. Without the right to make sessions or keys, the agent goes on as the only one, and says so.
+Who has it may write there. Two agents of one cluster are replicas, whose Lease in the API server says which one reports
+(discovery.kube.elector), or, without an API server, one agent whose state was copied: then the one that has the lock
+reports, the other serves and waits. Agents of two clusters on one datacenter both lead, and export the same services
+twice: the keys of the others under the prefix tell. Without the right to make sessions or keys, the agent goes on
+without a lock, and says so.
 
     session ─ acquire ─┬─ held: renew, look for other clusters
                        └─ not held: whose is it? wait, stand by
@@ -11,6 +13,8 @@ under the prefix tell. Without the right to make sessions or keys, the agent goe
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +24,17 @@ import msgspec
 from discovery.consul.client import ConsulClient
 from discovery.consul.errors import Missing, TokenUnknown
 from discovery.consul.settings import ConsulSettings
-from discovery.kube.lease import Standing, Term
+from discovery.leading import MOST_OUTBID, Standing, Term
+from discovery.settings import AgentSettings
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
+from federation.aio.tasks import first_of
 from federation.errors import Denied, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Problem
 
 _DENIED_SECONDS = 60.0
 """Between two attempts while the token lacks the right."""
-_MOST_OUTBID = 2**40
 _LOCK_DELAY = 1
 """Seconds for which Consul keeps a lock from others after its session has ended without a word."""
 
@@ -78,17 +83,19 @@ class Lock:
         *,
         cluster: str,
         agent: str,
+        elects: bool,
         fallback: int,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
     ) -> None:
-        """`agent`: the name of this one. `fallback`: the epoch to report with where nobody can say who leads."""
+        """`agent`: the name of this one. `elects`: who has the lock reports, as nothing else says who does. `fallback`:
+        the epoch to report with where nobody can say who leads."""
         self.leader = Term(clock)
         self.reporting: Latest[int | None] = Latest(None)
         self.holder = ""
         self._client, self._settings, self.datacenter = client, settings, datacenter
-        self._cluster, self._agent, self._fallback = cluster, agent, fallback
+        self._cluster, self._agent, self._elects, self._fallback = cluster, agent, elects, fallback
         self._on_problems, self._clock, self._log = on_problems, clock, log.bind(datacenter=datacenter)
         self._key = f"{settings.lock_prefix}/{cluster}/leader"
         self._session = ""
@@ -114,25 +121,15 @@ class Lock:
             while True:
                 delay = await self._turn()
                 self._wake.clear()
-                await self._wait(delay)
+                await first_of(self._wake.wait(), self._clock.sleep(delay))
         finally:
             await asyncio.shield(self._release())
-
-    async def _wait(self, seconds: float) -> None:
-        waking = asyncio.ensure_future(self._wake.wait())
-        sleeping = asyncio.ensure_future(self._clock.sleep(seconds))
-        try:
-            await asyncio.wait({waking, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (waking, sleeping):
-                task.cancel()
-            await asyncio.gather(waking, sleeping, return_exceptions=True)
 
     def outbid(self) -> None:
         """The registry has heard of a newer epoch. Who leads takes a newer one still."""
         if self.leader.value is None:
             return
-        self._newest = self._epoch + min(2**self._outbids, _MOST_OUTBID) - 1
+        self._newest = self._epoch + min(2**self._outbids, MOST_OUTBID) - 1
         self._outbids += 1
         self._epoch = 0
         self._wake.set()
@@ -163,7 +160,7 @@ class Lock:
             self.holder = seen.holder.agent
             self._newest = max(self._newest, seen.holder.epoch)
             self.leader.end()
-            if self.reporting.value is not None or self._clock.monotonic() - self._started < pause:
+            if self._elects and (self.reporting.value is not None or self._clock.monotonic() - self._started < pause):
                 self._log.warning("another agent of this cluster leads", holder=self.holder)
             if self.reporting.value is not None:
                 self.reporting.set(None)
@@ -206,7 +203,7 @@ class Lock:
     def _tell(self, held: bool, seen: Seen) -> None:
         found = []
         where = f"Consul {self.datacenter}"
-        if not held and seen.holder is not None:
+        if self._elects and not held and seen.holder is not None:
             detail = (
                 f"another agent of {self._cluster} leads ({seen.holder.agent}); this one serves and does not report. "
                 "Is its state directory a copy?"
@@ -220,10 +217,10 @@ class Lock:
     def _alone(self, error: IsthmusError) -> None:
         """Without the right to lock, nobody else is noticed."""
         if self.reporting.value is None:
-            self._log.warning("no lock: going on as the only agent", error=str(error))
+            self._log.warning("no lock: going on without", error=str(error))
             self.reporting.set(max(self._fallback, self._epoch))
         detail = (
-            f"no lock, so a second agent would not be noticed: {error.message}. Grant session_prefix and key_prefix "
+            f"no lock, so another agent would not be noticed: {error.message}. Grant session_prefix and key_prefix "
             f'"{self._settings.lock_prefix}/" with write, or set consul.lock to false'
         )
         self._on_problems([Problem("consul_no_lock", f"Consul {self.datacenter}", detail)])
@@ -234,7 +231,7 @@ class Lock:
         self._log.info("lock not renewed", error=str(error))
         if self.leader.value is None:
             self.leader.end()
-        never = self.reporting.value is None and not self.holder
+        never = self._elects and self.reporting.value is None and not self.holder
         if never and self._clock.monotonic() >= self._started + self._settings.lock_ttl:
             self._log.warning("nobody can say which agent leads: the registry decides", epoch=self._fallback)
             self.reporting.set(self._fallback)
@@ -263,6 +260,7 @@ class Locks:
         *,
         cluster: str,
         agent: str,
+        elects: bool = True,
         fallback: int,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
@@ -278,6 +276,7 @@ class Locks:
                 name,
                 cluster=cluster,
                 agent=agent,
+                elects=elects,
                 fallback=fallback,
                 on_problems=lambda found, name=name: self._show(name, found),  # type: ignore[misc]
                 clock=clock,
@@ -321,9 +320,6 @@ class Locks:
         """The registry wants a newer epoch than that of the report."""
         self._locks[0].outbid()
 
-    async def share_pins(self) -> None:
-        """Agents on Consul share no pins."""
-
     async def run(self) -> None:
         """Hold the locks until cancelled."""
         try:
@@ -336,3 +332,27 @@ class Locks:
     def _show(self, name: str, found: Iterable[Problem]) -> None:
         self._problems[name] = tuple(found)
         self._on_problems([p for group in self._problems.values() for p in group])
+
+
+def make_locks(
+    settings: AgentSettings,
+    *,
+    elects: bool,
+    fallback: int,
+    on_problems: Callable[[Iterable[Problem]], None],
+    clock: Clock,
+    log: Logger,
+) -> Locks | None:
+    """For an agent that reads Consul; None for others, and where none are wanted. `elects`, `fallback`: see Lock."""
+    if settings.consul is None or not settings.consul.lock:
+        return None
+    return Locks(
+        settings.consul,
+        cluster=settings.cluster,
+        agent=f"{socket.gethostname()[:60]}/{os.getpid()}",
+        elects=elects,
+        fallback=fallback,
+        on_problems=on_problems,
+        clock=clock,
+        log=log,
+    )

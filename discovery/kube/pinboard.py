@@ -12,18 +12,17 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import ClassVar
 
 import msgspec
 
+from discovery.kube.board import Board
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import Conflict, NotFound
 from discovery.kube.resources import CONFIG_MAPS
-from discovery.kube.types import MANAGER, ConfigMap
-from discovery.kube.watch import Key, Store
+from discovery.kube.types import ConfigMap
+from discovery.kube.watch import Store
 from discovery.pins import Pin, Pins
-from discovery.sources.manifests import MANAGED_BY
-from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.errors import AlreadyExists, IsthmusError, TimedOut, Unavailable
@@ -32,7 +31,6 @@ from federation.model.cluster import Problem
 
 NAME = "isthmus-pins"
 """Of the ConfigMap."""
-_KEY = "pins.json"
 WRITTEN = "isthmus.io/written-ns"
 """Annotation: when it was last written (ns since 1970), so that a replica knows what it has not told yet."""
 
@@ -61,8 +59,12 @@ def _age(pin: Pin) -> tuple[int, int]:
     return pin.pinned_ns, pin.sequence
 
 
-class Pinboard:
+class Pinboard(Board):
     """`run` until cancelled. `on_changed` gets the peers whose pin another replica changed."""
+
+    name: ClassVar[str] = NAME
+    key: ClassVar[str] = "pins.json"
+    what: ClassVar[str] = "pins"
 
     def __init__(
         self,
@@ -78,14 +80,12 @@ class Pinboard:
         log: Logger,
         rng: random.Random,
     ) -> None:
-        self._client, self._store, self._synced, self._pins = client, store, synced, pins
-        self._namespace, self._on_changed, self._on_problem = namespace, on_changed, on_problem
-        self._clock, self._log = clock, log
-        self._backoff = Backoff(base=0.1, cap=10.0, uniform=rng.uniform)
+        super().__init__(
+            client, store, synced, namespace=namespace, on_problem=on_problem, clock=clock, log=log, rng=rng
+        )
+        self._pins, self._on_changed = pins, on_changed
         self._pending: dict[str, Change] = {}
-        self._wake = asyncio.Event()
         self._settled: Latest[bool] = Latest(False)
-        store.listen(self._told)
         pins.on_change = self._changed
 
     async def share(self, *, seconds: float = 5.0) -> None:
@@ -103,25 +103,6 @@ class Pinboard:
                 hint="it is told as soon as the API server can be reached; see `fedctl status`",
             ) from None
 
-    async def run(self) -> None:
-        """Bring pins and ConfigMap together, whenever either has changed."""
-        version = -1
-        while not self._synced.value:
-            version, _ = await self._synced.newer(version)
-        self._begin()
-        while True:
-            self._wake.clear()
-            try:
-                await self._turn()
-            except IsthmusError as error:
-                self._failed(error)
-                await self._clock.sleep(self._backoff.next())
-                continue
-            self._backoff.reset()
-            self._on_problem(None)
-            self._settled.set(True)
-            await self._wake.wait()
-
     def _begin(self) -> None:
         """What was changed here while there was no way to tell."""
         held = self._held()
@@ -130,12 +111,8 @@ class Pinboard:
             if pin.pinned_ns > written:
                 self._pending.setdefault(name, Change(pin, pin.pinned_ns))
 
-    def _held(self) -> ConfigMap | None:
-        return self._store.objects.get((self._namespace, NAME))
-
-    def _told(self, keys: Collection[Key]) -> None:
-        if (self._namespace, NAME) in keys:
-            self._wake.set()
+    def _settle(self) -> None:
+        self._settled.set(True)
 
     def _changed(self, name: str, pin: Pin | None) -> None:
         self._pending[name] = Change(pin, self._clock.wall_ns())
@@ -161,7 +138,7 @@ class Pinboard:
     def _decode(self, held: ConfigMap) -> Mapping[str, Pin]:
         """Raises Unreadable: what is here stays."""
         try:
-            return msgspec.json.decode((held.data or {}).get(_KEY, ""), type=dict[str, Pin])
+            return msgspec.json.decode((held.data or {}).get(self.key, ""), type=dict[str, Pin])
         except msgspec.MsgspecError as error:
             raise Unreadable(
                 f"the ConfigMap {self._namespace}/{NAME} cannot be read: {error}",
@@ -169,40 +146,21 @@ class Pinboard:
             ) from error
 
     async def _write(self, pins: Mapping[str, Pin], held: ConfigMap | None) -> None:
-        metadata: dict[str, Any] = {
-            "name": NAME,
-            "namespace": self._namespace,
-            "labels": {MANAGED_BY: MANAGER},
-            "annotations": {WRITTEN: str(self._clock.wall_ns())},
-        }
-        if held is not None:
-            metadata |= {"resourceVersion": held.metadata.resource_version, "uid": held.metadata.uid}
-        tree = {
-            "apiVersion": "v1",
-            "kind": "ConfigMap",
-            "metadata": metadata,
-            "data": {_KEY: msgspec.json.encode(dict(sorted(pins.items()))).decode()},
-        }
-        body = msgspec.json.encode(tree)
+        content = msgspec.json.encode(dict(sorted(pins.items())))
+        body = self._body(content, basis=held, notes={WRITTEN: str(self._clock.wall_ns())})
         try:
             if held is None:
                 data = await self._client.create(CONFIG_MAPS, self._namespace, body)
             else:
                 data = await self._client.update(CONFIG_MAPS, self._namespace, NAME, body)
         except (Conflict, AlreadyExists):
-            data = await self._client.get(CONFIG_MAPS, self._namespace, NAME)
-            self._store.put(msgspec.json.decode(data, type=ConfigMap))
+            self._take(await self._client.get(CONFIG_MAPS, self._namespace, NAME))
             raise Unavailable("another replica has changed the pins") from None
         except NotFound:
             if held is not None:
                 self._store.delete(self._namespace, NAME)
             raise
-        self._store.put(msgspec.json.decode(data, type=ConfigMap))
-
-    def _failed(self, error: IsthmusError) -> None:
-        self._log.warning("pins not shared", code=error.error_code, error=error.message)
-        if not isinstance(error, Unavailable):
-            self._on_problem(Problem(error.error_code, f"ConfigMap {self._namespace}/{NAME}", str(error)))
+        self._take(data)
 
 
 class Unreadable(IsthmusError):

@@ -15,13 +15,15 @@ import msgspec
 from discovery.consumers import Consumers
 from discovery.kube.about import About, wanted
 from discovery.kube.client import KubeClient
-from discovery.kube.lease import Elector, Rules, Standing, replica_identity
+from discovery.kube.elector import Elector, replica_identity
+from discovery.kube.lease import Rules
 from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
 from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
 from discovery.kube.vmboard import VmBoard
 from discovery.kube.watch import Decoder, Handler, Reflector, Store
+from discovery.leading import Standing
 from discovery.membership import Membership
 from discovery.pins import Pins
 from discovery.settings import AgentSettings

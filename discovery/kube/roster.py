@@ -27,6 +27,7 @@ from discovery.sources.manifests import MANAGED_BY
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
+from federation.aio.tasks import first_of
 from federation.errors import AlreadyExists, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Gateway
@@ -104,14 +105,7 @@ class Roster:
             while True:
                 self._wake.clear()
                 delay = await self._turn()
-                waking = asyncio.ensure_future(self._wake.wait())
-                sleeping = asyncio.ensure_future(self._clock.sleep(delay))
-                try:
-                    await asyncio.wait({waking, sleeping}, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    for task in (waking, sleeping):
-                        task.cancel()
-                    await asyncio.gather(waking, sleeping, return_exceptions=True)
+                await first_of(self._wake.wait(), self._clock.sleep(delay))
         finally:
             following.cancel()
             await asyncio.gather(following, return_exceptions=True)

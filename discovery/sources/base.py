@@ -37,6 +37,33 @@ class SourceState:
     changed: frozenset[ServiceName] | None = None
 
 
+def successor(
+    last: SourceState,
+    *,
+    exports: Mapping[ServiceName, Service],
+    services: Collection[ServiceName],
+    problems: tuple[Problem, ...],
+    complete: bool,
+    changed: frozenset[ServiceName],
+) -> SourceState | None:
+    """The state after `last`, None where it would say the same. `changed`: the names that were built anew.
+
+    What was complete stays so: a place that is away has not lost what was read.
+    """
+    complete = last.complete or complete
+    same = all(exports.get(name) is last.exports.get(name) for name in changed)
+    if same and services is last.services and problems == last.problems and complete == last.complete:
+        return None
+    return SourceState(
+        exports=exports,
+        services=services,
+        problems=problems,
+        complete=complete,
+        number=last.number + 1,
+        changed=changed,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
     """What `export` or `unexport` would do, and what of the service would be offered then.

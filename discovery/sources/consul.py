@@ -23,7 +23,7 @@ from discovery.consul.exports import FORGET_NS, Context, Exports, Key, Memory
 from discovery.consul.instances import Reading
 from discovery.consul.rulefile import RuleFile
 from discovery.consul.settings import ConsulSettings
-from discovery.sources.base import Preview, SourceState, no_service, not_offered
+from discovery.sources.base import Preview, SourceState, no_service, not_offered, successor
 from discovery.state import Saver, load_or_none
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
@@ -289,23 +289,17 @@ class ConsulSource:
 
     def _publish(self) -> None:
         """Set the state when it differs from the last one."""
-        last, exports = self.state.value, self._exports
-        problems = self._problems()
-        complete = last.complete or self.live.value or self._from_cache
         changed, self._changed = frozenset(self._changed), set()
-        same = all(exports.claims.get(name) is last.exports.get(name) for name in changed)
-        if same and exports.names is last.services and problems == last.problems and complete == last.complete:
-            return
-        self.state.set(
-            SourceState(
-                exports=exports.claims,
-                services=exports.names,
-                problems=problems,
-                complete=complete,
-                number=last.number + 1,
-                changed=changed,
-            )
+        state = successor(
+            self.state.value,
+            exports=self._exports.claims,
+            services=self._exports.names,
+            problems=self._problems(),
+            complete=self.live.value or self._from_cache,
+            changed=changed,
         )
+        if state is not None:
+            self.state.set(state)
 
     def _problems(self) -> tuple[Problem, ...]:
         found = [p for datacenter in self._datacenters.values() for p in datacenter.problems()]

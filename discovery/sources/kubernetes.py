@@ -48,7 +48,7 @@ from discovery.kube.types import (
     SliceDecoder,
 )
 from discovery.kube.watch import Decoder, Handler, Key, Reflector, Store
-from discovery.sources.base import Preview, SourceState
+from discovery.sources.base import Preview, SourceState, successor
 from discovery.sources.manifests import MANAGED_BY
 from discovery.state import Saver, load_or_none
 from federation.aio.clock import Clock
@@ -314,23 +314,17 @@ class KubernetesSource:
 
     def _publish(self) -> None:
         """Set the state when it differs from the last one."""
-        last, claims = self.state.value, self._claims
-        problems = self._problems()
-        complete = last.complete or self.live.value or self._from_cache
         changed, self._changed = frozenset(self._changed), set()
-        same = all(claims.claims.get(name) is last.exports.get(name) for name in changed)
-        if same and claims.names is last.services and problems == last.problems and complete == last.complete:
-            return
-        self.state.set(
-            SourceState(
-                exports=claims.claims,
-                services=claims.names,
-                problems=problems,
-                complete=complete,
-                number=last.number + 1,
-                changed=changed,
-            )
+        state = successor(
+            self.state.value,
+            exports=self._claims.claims,
+            services=self._claims.names,
+            problems=self._problems(),
+            complete=self.live.value or self._from_cache,
+            changed=changed,
         )
+        if state is not None:
+            self.state.set(state)
 
     def _problems(self) -> tuple[Problem, ...]:
         told = [r.problem.value for r in self._reflectors if r.problem.value is not None]

@@ -14,6 +14,7 @@ from typing import TypeAlias
 from msgspec import Struct, field
 
 from federation.errors import IsthmusError
+from federation.lines import Step
 from federation.model.consumers import consumers as consumers
 from federation.model.consumers import grants as grants
 from federation.model.ids import ServiceName, parse_label, parse_port
@@ -23,8 +24,6 @@ CONSUMERS = "isthmus.io/consumers"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 SERVICE_NAME = "kubernetes.io/service-name"
 REGION, ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
-
-Step: TypeAlias = str | int
 
 
 class Metadata(Struct, frozen=True, rename="camel", omit_defaults=True):

@@ -14,14 +14,13 @@ from typing import Any
 import msgspec
 import yaml
 
-from discovery.sources.manifests import VERSIONS, Invalid, Manifest, Placed, Step, check, identity
+from discovery.sources.manifests import VERSIONS, Invalid, Manifest, Placed, check, identity
 from discovery.sources.quick import Unusual, plain, trees
+from federation.lines import Step, line_of, shown, steps
 
 MAX_DEPTH = 200
 _MAX_MERGED = 10_000
 _NESTED = re.compile(rb"(?:[-?:] +){50}")
-_PATH = re.compile(r" - at `(?:key in )?\$(.*)`\Z")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _BYTE = re.compile(r"\(byte (\d+)\)")
 
 
@@ -97,7 +96,7 @@ def _json_line(data: bytes, path: tuple[Step, ...]) -> int:
         first = next(iter(_nodes(data)), None)
     except (yaml.YAMLError, ManifestError):
         return 1
-    return 1 if first is None else _line(first[0], path)
+    return 1 if first is None else line_of(first[0], path)
 
 
 def _yaml(data: bytes) -> Parsed:
@@ -132,11 +131,11 @@ def _thoroughly(data: bytes) -> Parsed:
                 try:
                     manifest = _manifest(value)
                 except Invalid as error:
-                    raise ManifestError(_line(node, (*path, *error.path)), error.code, error.detail) from error
+                    raise ManifestError(line_of(node, (*path, *error.path)), error.code, error.detail) from error
                 if manifest is None:
                     ignored += 1
                 else:
-                    manifests.append(Placed(_line(node, path), manifest))
+                    manifests.append(Placed(line_of(node, path), manifest))
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = mark.line + 1 if mark is not None else 1
@@ -205,11 +204,8 @@ def _manifest(value: Any) -> Manifest | None:
     try:
         manifest: Manifest = msgspec.convert(value, kind, strict=True)
     except msgspec.ValidationError as error:
-        text = str(error)
-        at = _PATH.search(text)
-        path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[1]) if m[1] or m[2]) if at else ()
-        where = f" at {at[1].lstrip('.')}" if at and at[1] else ""
-        raise Invalid(path, (text[: at.start()] if at else text) + where) from error
+        path, detail = steps(error)
+        raise Invalid(path, f"{detail} at {shown(path)}" if path else detail) from error
     check(manifest)
     return manifest
 
@@ -223,21 +219,3 @@ def _distinct(manifests: list[Placed], ignored: int) -> Parsed:
             raise ManifestError(placed.line, "duplicate_object", detail)
         seen[key] = placed.line
     return Parsed(tuple(manifests), ignored)
-
-
-def _line(node: yaml.Node, path: tuple[Step, ...]) -> int:
-    """The line of the value that `path` leads to, or of the nearest thing around it that exists."""
-    line: int = node.start_mark.line + 1
-    for step in path:
-        found: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == step:
-                    found, line = value, key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = node.value[step]
-            line = found.start_mark.line + 1
-        if found is None:
-            break
-        node = found
-    return line

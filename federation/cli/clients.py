@@ -5,17 +5,23 @@ The clients are imported when they are used, because gRPC costs more to import t
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
 from federation.cli.home import Home
+from federation.errors import IsthmusError
 
 if TYPE_CHECKING:
     from discovery.client import AgentClient
+    from federation.cli.output import Printer
     from federation.registry.operator import OperatorClient
+
+
+T = TypeVar("T")
 
 
 def home_of(context: typer.Context | Home) -> Home:
@@ -41,3 +47,23 @@ async def agent(context: typer.Context | Home, cluster: str, *, timeout: float =
 
     async with AgentClient.open(directory, timeout=timeout) as client:
         yield client
+
+
+def from_agents(home: Home, cluster: str, ask: Callable[[str], Awaitable[list[T]]], printer: Printer) -> list[T]:
+    """What `ask` finds at the agent of `cluster`, or of every cluster on this machine ("").
+
+    One of many that does not answer is a note; the only one that was wanted raises.
+    """
+    found: list[T] = []
+
+    async def add(name: str) -> None:
+        found.extend(await ask(name))
+
+    for name in [cluster] if cluster else sorted(home.clusters):
+        try:
+            asyncio.run(add(name))
+        except IsthmusError as error:
+            if cluster:
+                raise
+            printer.note(f"{name}: {error.message}")
+    return found

@@ -31,6 +31,14 @@ ContextOption = Annotated[
 NamespaceOption = Annotated[
     str, typer.Option(help="Where agents keep what they share: Leases, pins, the cluster's identity.")
 ]
+VmsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="HOST:PORT",
+        help="Where virtual machines dial the agent to join; default: none may.",
+        show_default=False,
+    ),
+]
 InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
 
 _SHOWN = 10
@@ -121,6 +129,7 @@ def join(
     listen: Annotated[
         str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
     ] = "127.0.0.1:7445",
+    vms: VmsOption = "",
     region: Annotated[str, typer.Option(help="Region of the cluster.")] = "",
     zone: Annotated[str, typer.Option(help="Zone of the cluster.")] = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
@@ -157,6 +166,7 @@ def join(
             kubernetes=kubernetes,
             consul=catalog,
             listen=listen,
+            vms=vms,
             locality=Locality(region, zone),
             metrics=metrics,
             identities=processes_of(user) if user else None,
@@ -188,6 +198,7 @@ def replica(
         str,
         typer.Option(metavar="HOST:PORT", help="How they dial it, where that differs, as a Service."),
     ] = "",
+    vms: VmsOption = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
     output: OutputOption = Format.TABLE,
@@ -198,7 +209,9 @@ def replica(
     kubernetes = _kubernetes(kubeconfig, kube_context, in_cluster, namespace)
     if kubernetes is None:
         raise InvalidInput("say where the cluster's identity is: --kubeconfig FILE, or --in-cluster in a pod")
-    made = asyncio.run(replicate(directory, kubernetes=kubernetes, listen=listen, advertise=advertise, metrics=metrics))
+    made = asyncio.run(
+        replicate(directory, kubernetes=kubernetes, listen=listen, advertise=advertise, vms=vms, metrics=metrics)
+    )
     printer = Printer(output)
     printer.item(
         {"cluster": made.cluster, "trust_domain": made.trust_domain, "fingerprint": made.fingerprint},
@@ -228,7 +241,7 @@ def leave(
 ) -> None:
     """Take a cluster out of the federation: its links, its exports and the trust in it end everywhere.
 
-    What its agents wrote in a Kubernetes cluster is removed, whether they run or not. Safe to repeat.
+    What its agents wrote in a Kubernetes cluster and in Consul is removed, whether they run or not. Safe to repeat.
     """
     parse_label(name, what="cluster")
     home = home_of(context)

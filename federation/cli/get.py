@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.clients import agent, home_of, operator
+from federation.cli.clients import agent, from_agents, home_of, operator
 from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import age, timestamp
-from federation.errors import IsthmusError
 from federation.model import wire
 from federation.model.address import join_address
 from federation.model.service import Import, Port
@@ -164,14 +163,7 @@ def endpoints(
         }
         return [row for i in reply.imports for row in _endpoints(name, wire.import_from_pb(i), sources)]
 
-    rows: list[dict[str, Any]] = []
-    for name in [seen_from] if seen_from else sorted(home.clusters):
-        try:
-            rows += asyncio.run(ask(name))
-        except IsthmusError as error:
-            if seen_from:
-                raise
-            printer.note(f"{name}: {error.message}")
+    rows = from_agents(home, seen_from, ask, printer)
     printer.rows(
         ("from", "service", "cluster", "source", "zone", "address", "ready", "identity"),
         [r for r in rows if not service or r["service"] == service],

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from federation.cli import bundle, vm_host
-from federation.cli.clients import agent, home_of
+from federation.cli.clients import agent, from_agents, home_of
 from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.text import age, timestamp
-from federation.errors import InvalidInput, IsthmusError, StorageFailed
+from federation.errors import InvalidInput, StorageFailed
 from federation.model.address import split_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 
@@ -167,14 +167,7 @@ def list_(
         async with agent(home, name) as client:
             return [_row(name, vm, output) for vm in await client.vms()]
 
-    rows: list[dict[str, Any]] = []
-    for name in [cluster] if cluster else sorted(home.clusters):
-        try:
-            rows += asyncio.run(ask(name))
-        except IsthmusError as error:
-            if cluster:
-                raise
-            printer.note(f"{name}: {error.message}")
+    rows = from_agents(home, cluster, ask, printer)
     printer.rows(
         ("name", "cluster", "identity", "services", "state", "address", "version", "seen", "problems"),
         rows,

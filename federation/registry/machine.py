@@ -29,7 +29,7 @@ from federation.trust.apart import Outcome, dump, failure
 from federation.trust.bundle import root_fingerprint
 from federation.trust.channels import anonymous_channel_credentials, channel_options
 from federation.trust.enrolment import AGENT, PinnedServer, fetch_pinned
-from federation.trust.framing import MAX_FRAME
+from federation.trust.framing import frame_from
 from federation.trust.keys import PrivateKey, chain_from_pem, key_from_pem, key_to_pem, new_key, public_der
 from federation.trust.keystore import read_secret, write_secret
 from federation.trust.petition import Petition
@@ -213,9 +213,8 @@ def _key(path: Path) -> tuple[PrivateKey, bool]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read one Job, write the Outcome; ends without a word when the caller has gone."""
     into, out = sys.stdin.buffer, sys.stdout.buffer
-    size = int.from_bytes(into.read(4), "big")
-    data = into.read(min(size, MAX_FRAME))
-    if not data or len(data) != size:
+    data = frame_from(into)
+    if not data:
         return
     try:
         job = msgspec.msgpack.decode(data, type=Job)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import BinaryIO
 
 MAX_FRAME = 64 * 1024
 
@@ -17,6 +18,13 @@ async def read_frame(reader: asyncio.StreamReader) -> bytes:
     if not 0 < size <= MAX_FRAME:
         raise FrameError(f"a frame of {size} bytes; 1 to {MAX_FRAME} are allowed")
     return await reader.readexactly(size)
+
+
+def frame_from(pipe: BinaryIO) -> bytes:
+    """One frame of a pipe, for a process with nothing else to do; empty when the other end has gone."""
+    size = int.from_bytes(pipe.read(4), "big")
+    data = pipe.read(min(size, MAX_FRAME))
+    return data if len(data) == size else b""
 
 
 async def write_frame(writer: asyncio.StreamWriter, data: bytes) -> None:

@@ -18,7 +18,7 @@ from federation.proto.v1 import identity_pb2 as pb
 from federation.trust.apart import Outcome, dump, failure
 from federation.trust.bundle import check_bundle
 from federation.trust.csr import make_csr
-from federation.trust.framing import MAX_FRAME
+from federation.trust.framing import frame_from
 from federation.trust.keys import certificate_from_der, check_public_key, key_to_pem, new_key, public_der
 from federation.trust.svid import Svid, utc
 from federation.trust.verify import verify_chain
@@ -79,9 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     petition = Petition(namespace, account, clock=SystemClock())
     out.write(len(petition.request).to_bytes(4, "big") + petition.request)
     out.flush()
-    size = int.from_bytes(into.read(4), "big")
-    reply = into.read(min(size, MAX_FRAME))
-    if not reply or len(reply) != size:
+    reply = frame_from(into)
+    if not reply:
         return
     try:
         outcome = Outcome(grant=petition.check(reply))

@@ -8,12 +8,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeVar
 
 import msgspec
 import yaml
 
 from federation.errors import InvalidInput, IsthmusError
+from federation.lines import Step, line_of, shown, steps
 from federation.model.consumers import grants
 from federation.model.ids import ServiceName, parse_label, parse_port
 from federation.model.service import AppProtocol, Grant, Port, Protocol
@@ -29,14 +30,11 @@ _MOST = 100
 
 _DECLARED = {"tcp": "", "http": "http", "h2c": "kubernetes.io/h2c", "grpc": "grpc"}
 """app → the appProtocol that a Service of Kubernetes would have."""
-_PATH = re.compile(r" - at `(?:key in )?\$(.*)`\Z")
-_STEP = re.compile(r"\.([^.\[\]]+)|\[(\d+)\]|\[\.\.\.\]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")  # RFC 9110, 5.6.2
 _TARGET = re.compile(r"/[!-~]*\Z")
 _RANGE = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?\Z")
 
 T = TypeVar("T")
-Step: TypeAlias = str | int
 
 
 class ServicesError(InvalidInput):
@@ -130,9 +128,8 @@ def parse(data: bytes) -> tuple[Definition, ...]:
     try:
         return _definitions(_convert(tree))
     except _Wrong as error:
-        where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in error.path).lstrip(".")
-        text = f"{where}: {error.detail}" if where else error.detail
-        raise ServicesError(_line(root, error.path), text) from error
+        text = f"{shown(error.path)}: {error.detail}" if error.path else error.detail
+        raise ServicesError(line_of(root, error.path), text) from error
 
 
 def _yaml(data: bytes) -> tuple[yaml.Node, object]:
@@ -174,30 +171,9 @@ def _convert(tree: object) -> _File:
     try:
         return msgspec.convert(tree, _File, strict=True)
     except msgspec.ValidationError as error:
-        text = str(error)
-        at = _PATH.search(text)
-        path = tuple(int(m[2]) if m[2] else m[1] for m in _STEP.finditer(at[1]) if m[1] or m[2]) if at else ()
-        detail = text[: at.start()] if at else text
+        path, detail = steps(error)
         unknown = re.search(r"unknown field `(.+)`", detail)
         raise _Wrong((*path, unknown[1]) if unknown else path, detail) from error
-
-
-def _line(node: yaml.Node, path: tuple[Step, ...]) -> int:
-    """The line of what `path` leads to, or of the nearest thing around it."""
-    line: int = node.start_mark.line + 1
-    for step in path:
-        found: yaml.Node | None = None
-        if isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                if key.value == step:
-                    found, line = value, key.start_mark.line + 1
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            found = node.value[step]
-            line = found.start_mark.line + 1
-        if found is None:
-            break
-        node = found
-    return line
 
 
 # --- from one to the other -------------------------------------------------------------------------------------------

@@ -381,6 +381,8 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     )
     assert "serviceexport.shop.echo.yaml" in host("ls", "/var/lib/isthmus/manifests")
     reaches(host, "a call of the host's own service")
+    invited = host("fedctl", "vm", "bootstrap", "vm-2", "--cluster", "east", "--namespace", "shop", "--account", "web")
+    assert f"{host.address}:7446" in invited, "where it was told to let machines in"
     units = [f"isthmus-{kind}.service" for kind in ("registry", "agent", "gateway", "sidecar")]
     for unit in units:
         host("sh", "-c", f"kill -9 $(systemctl show -p MainPID --value {unit})")

@@ -25,7 +25,7 @@ from discovery.view import ClusterView
 from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
-from federation.aio.tasks import cancel
+from federation.aio.tasks import cancel, first_of
 from federation.errors import Denied, IsthmusError
 from federation.log import Logger
 from federation.model.cluster import Gateway, Problem
@@ -179,7 +179,7 @@ class Writers:
                     withdrawing = asyncio.create_task(
                         self._withdraw(place, fence), name=f"consul-withdraw-{place.datacenter}"
                     )
-                await _newer(place.lock.leader, versions[0], self._member, versions[1])
+                await first_of(place.lock.leader.newer(versions[0]), self._member.newer(versions[1]))
         finally:
             await cancel(withdrawing)
 
@@ -253,17 +253,3 @@ def import_aliases(settings: AgentSettings) -> Callable[[Import], tuple[str, ...
         return tuple(dict.fromkeys(host for names in found for host in names))
 
     return aliases
-
-
-async def _newer(first: Latest[Fence | None], seen: int, second: Latest[bool], seen_too: int) -> None:
-    """Either of them is newer."""
-    waits = [
-        asyncio.ensure_future(first.newer(seen)),
-        asyncio.ensure_future(second.newer(seen_too)),
-    ]
-    try:
-        await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for one in waits:
-            one.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)

@@ -1,4 +1,4 @@
-"""One service with instances in Kubernetes, in manifests and on VMs: real API servers, a registry, real streams."""
+"""Kubernetes, Consul, manifests and VMs in one cluster: real API servers, a real Consul, a registry, real streams."""
 
 from __future__ import annotations
 
@@ -13,9 +13,18 @@ import pytest
 
 from clusters.network import free_port
 from discovery.client import AgentClient
+from discovery.consul.imports.settings import WriteSettings
+from discovery.consul.lock import Locks
+from discovery.consul.settings import ConsulSettings
+from discovery.departure import retire
+from discovery.kube.elector import replica_identity
+from discovery.kube.replicas import REPLICA
 from discovery.settings import FilesSettings, VmsSettings
 from discovery.vms.names import key_label, vm_names
 from discovery.vms.plans import Invitation, Invited
+from federation import log
+from federation.aio.clock import SystemClock
+from federation.aio.tasks import cancel
 from federation.catalog.replica import Sink
 from federation.cli.resolve import by_origin, shares
 from federation.errors import Conflict
@@ -155,3 +164,78 @@ async def test_kubernetes_and_manifests_are_one_cluster(sides: Any, manifest: An
     assert [p.port for p in west.running.seen(name).ports] == [80, 81]
     (folder / "echo.yaml").unlink()
     await until(lambda: west.running.seen(name) is None)
+
+
+async def test_an_api_server_and_a_consul_in_one_agent(
+    sides: Any, start_consul: Any, federation: Any, until: Until
+) -> None:
+    """1. services of both are exported, imports are written to both  2. who reports is said by the Lease, and another
+    cluster on the datacenter is noticed all the same  3. the cluster leaves: nothing of it stays in either"""
+    east, west = sides["east"], sides["west"]
+    (dc1,) = await start_consul("dc1")
+    settings = ConsulSettings(
+        address=dc1.url(),
+        datacenters={"dc1": east.namespace},
+        lock_ttl=10.0,
+        write=WriteSettings(enabled=True, ttl=10.0),
+    )
+    await east.running.stop()
+    await east.start(consul=settings)
+    agent = east.running.agent
+
+    async def in_consul() -> list[tuple[str, int]]:
+        async with dc1.connect() as client:
+            found = await client.get("/v1/health/service/echo", passing="")
+        return [(one["Service"]["Address"], one["Service"]["Port"]) for one in found]
+
+    async with dc1.connect() as client:
+        await client.register("db", port=5432, Address="10.0.9.1", Meta={"isthmus-export": "true"})
+    await until(lambda: west.running.clusters(f"{east.namespace}/db") == {"east": 1})
+    await west.service()
+    await west.export()
+    await until(east.ready)
+    imported = await until(lambda: agent.view.imports.get(ServiceName(east.namespace, "echo")))
+    assert await until(in_consul) == [("10.1.0.1", imported.gateway_ports[80])]
+
+    async with AgentClient.open(east.running.state) as status:
+        replica = (await status.status()).replica
+    assert replica.leading
+    assert replica.identity == replica_identity(east.running.state / REPLICA), "the standing of the Lease"
+    second = Locks(
+        settings,
+        cluster="east",
+        agent="second/1",
+        elects=False,
+        fallback=1,
+        on_problems=lambda found: told.update(p.code for p in found),
+        clock=SystemClock(),
+        log=log.get("second"),
+    )
+    told: set[str] = set()
+    foreign = Locks(
+        settings,
+        cluster="dc1",
+        agent="foreign/1",
+        fallback=1,
+        on_problems=lambda _: None,
+        clock=SystemClock(),
+        log=log.get("foreign"),
+    )
+    running = [asyncio.create_task(locks.run(), name="locks") for locks in (second, foreign)]
+    try:
+        await until(lambda: "consul_shared" in east.running.codes() and "consul_shared" in told)
+        assert second.holder != "second/1"
+        assert "consul_standby" not in told, "a second replica is no copy of a state folder"
+    finally:
+        for task in running:
+            await cancel(task)
+
+    await east.running.stop()  # or the agent, too, would remove what it hears is not wanted any more
+    async with federation.operator() as registry:
+        await registry.leave("east")
+    departed = await retire(agent.settings)
+    assert departed.failed == ()
+    assert "Consul dc1: node isthmus-east" in departed.removed
+    assert f"ServiceImport {east.namespace}/echo" in departed.removed
+    assert await in_consul() == []
+    assert await east.imported() == {}

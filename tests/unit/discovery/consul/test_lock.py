@@ -1,9 +1,11 @@
-"""What the keys under the prefix say, and what a lock makes of a token that Consul refuses."""
+"""What the keys under the prefix say, and what an agent makes of it, or of a token that Consul refuses."""
 
 from __future__ import annotations
 
 import asyncio
+import base64
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -11,9 +13,10 @@ from aiohttp import web
 
 from clusters.waiting import until
 from discovery.consul.client import ConsulClient
-from discovery.consul.lock import Holder, Lock, Seen, read_keys
+from discovery.consul.lock import Holder, Lock, Locks, Seen, read_keys
 from discovery.consul.settings import ConsulSettings
 from federation import log
+from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
 from federation.model.cluster import Problem
 
@@ -78,6 +81,7 @@ async def test_a_token_that_is_refused_while_the_lock_is_held(
         "dc1",
         cluster="dc1",
         agent="h/1",
+        elects=True,
         fallback=7,
         on_problems=tell,
         clock=clock,
@@ -98,3 +102,51 @@ async def test_a_token_that_is_refused_while_the_lock_is_held(
         assert lock.reporting.value is not None
     finally:
         await cancel(running)
+
+
+def of_another(request: web.Request) -> web.Response:
+    """Another agent of dc1 has the lock, and east exports from the datacenter, too."""
+    if request.path == "/v1/session/create":
+        return web.json_response({"ID": "mine"})
+    if request.method == "PUT":
+        return web.json_response(data=False)
+    held = {KEY: said("dc1", "h/2"), "isthmus/east/leader": said("east")}
+    keys = [key(name, b"") | {"Value": base64.b64encode(value).decode()} for name, value in held.items()]
+    return web.json_response(keys, headers={"X-Consul-Index": "7", "X-Consul-KnownLeader": "true"})
+
+
+def denied(request: web.Request) -> web.Response:
+    return web.Response(status=403, text="Permission denied: token with AccessorID 'x' lacks permission")
+
+
+@pytest.mark.parametrize(
+    ("answer", "elects", "codes"),
+    [
+        (of_another, True, {"consul_standby", "consul_shared"}),
+        (of_another, False, {"consul_shared"}),  # a replica: who reports is said by the Lease
+        (denied, True, {"consul_no_lock"}),
+        (denied, False, {"consul_no_lock"}),
+    ],
+)
+async def test_what_is_told_without_the_lock(server: Any, answer: Any, elects: bool, codes: set[str]) -> None:
+    server.answer = answer
+    told: set[str] = set()
+    locks = Locks(
+        ConsulSettings(address=server.address, datacenters={"dc1": "shop"}),
+        cluster="dc1",
+        agent="h/1",
+        elects=elects,
+        fallback=5,
+        on_problems=lambda found: told.update(p.code for p in found),
+        clock=SystemClock(),
+        log=log.get("test"),
+    )
+    task = asyncio.create_task(locks.run(), name="locks")
+    try:
+        await until(lambda: told)
+        assert told == codes
+        assert locks.leader.value is None
+        assert locks.by_datacenter["dc1"].leader.value is None
+        assert locks.standing().leader == ("h/2" if answer is of_another else "")
+    finally:
+        await cancel(task)

@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from federation.aio import tasks
-from federation.aio.tasks import cancel, on_signals, run, wait_for_signal
+from federation.aio.tasks import cancel, first_of, on_signals, run, wait_for_signal
 
 
 async def test_cancel_waits_for_the_end():
@@ -34,6 +34,32 @@ async def test_cancel_raises_what_had_failed():
     await asyncio.sleep(0)
     with pytest.raises(RuntimeError, match="lost"):
         await cancel(task)
+
+
+async def test_the_first_of_several_ends_the_others():
+    event, ended = asyncio.Event(), []
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.append("work")
+
+    async def raise_it() -> None:
+        await event.wait()
+
+    waiting = asyncio.ensure_future(first_of(raise_it(), work()))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    event.set()
+    await waiting
+    assert ended == ["work"]
+
+    event.clear()
+    waiting = asyncio.ensure_future(first_of(raise_it(), work()))
+    await asyncio.sleep(0)
+    await cancel(waiting)
+    assert ended == ["work", "work"], "nor do they outlive who waits"
 
 
 def test_sigterm_ends_a_process_in_order():
