@@ -26,6 +26,7 @@ from discovery.settings import (
     DEFAULT_LISTEN,
     SETTINGS_FILE,
     AgentSettings,
+    ClusterDnsSettings,
     ClusterSetSettings,
     FilesSettings,
     VmsSettings,
@@ -71,6 +72,7 @@ async def join(
     listen: str | tuple[str, int] = DEFAULT_LISTEN,
     advertise: str = "",
     vms: str = "",
+    dns: str = "",
     locality: Locality | None = None,
     metrics: str = "",
     metrics_port: int = 0,
@@ -82,10 +84,10 @@ async def join(
     """Join `cluster` and write `directory`/settings.yaml, with which `python -m discovery` starts.
 
     Services come from `manifests`, from `consul` or from `kubernetes`, which also keeps the identity for replicas.
-    `vms`: see `let_in`; empty: no virtual machine is. `identities` defaults to: the processes of this user may be the
-    gateway and any workload. Safe to repeat after a failure: the root is made once; a refusal leaves nothing. Raises
-    AlreadyExists where an agent's settings are, what `registry.join` raises and, with `kubernetes`, the errors of
-    discovery.kube.errors.
+    `vms`: see `let_in`; empty: no virtual machine is. `dns`: where the agent answers global names; empty: nowhere.
+    `identities` defaults to: the processes of this user may be the gateway and any workload. Safe to repeat after a
+    failure: the root is made once; a refusal leaves nothing. Raises AlreadyExists where an agent's settings are, what
+    `registry.join` raises and, with `kubernetes`, the errors of discovery.kube.errors.
     """
     clock = clock or SystemClock()
     parse_label(cluster, what="cluster")
@@ -113,6 +115,7 @@ async def join(
             listen=listen if isinstance(listen, str) else join_address(*listen),
             advertise=advertise,
             vms=let_in(vms) if vms else VmsSettings(),
+            dns=ClusterDnsSettings(listen=dns),
             metrics=metrics or f"127.0.0.1:{metrics_port}",
             locality=LocalitySettings(region=place.region, zone=place.zone),
             clusterset=clusterset or ClusterSetSettings(),
@@ -157,12 +160,14 @@ async def replicate(
     listen: str = DEFAULT_LISTEN,
     advertise: str = "",
     vms: str = "",
+    dns: str = "",
     metrics: str = "127.0.0.1:0",
     clock: Clock | None = None,
 ) -> Joined:
     """Make another agent of the cluster whose identity is in the API server, in the new folder `directory`.
 
-    It lets virtual machines in at `vms` (see `let_in`) and not where the first one does, which is another machine's.
+    It lets virtual machines in at `vms` (see `let_in`) and answers global names at `dns`, not where the first one does,
+    which is another machine's.
     Raises AlreadyExists where an agent's settings are, CorruptState, and the errors of discovery.kube.errors (NotFound
     where no cluster has joined).
     """
@@ -192,6 +197,7 @@ async def replicate(
             listen=listen,
             advertise=advertise,
             vms=msgspec.structs.replace(let_in(vms) if vms else VmsSettings(), services=first.vms.services),
+            dns=msgspec.structs.replace(first.dns, listen=dns),
             metrics=metrics,
             identities=_own_processes(),
         )

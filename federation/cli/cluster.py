@@ -39,6 +39,14 @@ VmsOption = Annotated[
         show_default=False,
     ),
 ]
+DnsOption = Annotated[
+    str,
+    typer.Option(
+        metavar="ADDRESS:PORT",
+        help="Where the agent answers global names for workloads without a sidecar; default: nowhere.",
+        show_default=False,
+    ),
+]
 InClusterOption = Annotated[bool, typer.Option("--in-cluster", help="The agent runs in a pod of the cluster.")]
 
 _SHOWN = 10
@@ -130,6 +138,7 @@ def join(
         str, typer.Option(metavar="HOST:PORT", help="Where the agent serves its gateways and sidecars.")
     ] = "127.0.0.1:7445",
     vms: VmsOption = "",
+    dns: DnsOption = "",
     region: Annotated[str, typer.Option(help="Region of the cluster.")] = "",
     zone: Annotated[str, typer.Option(help="Zone of the cluster.")] = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
@@ -167,6 +176,7 @@ def join(
             consul=catalog,
             listen=listen,
             vms=vms,
+            dns=dns,
             locality=Locality(region, zone),
             metrics=metrics,
             identities=processes_of(user) if user else None,
@@ -199,6 +209,7 @@ def replica(
         typer.Option(metavar="HOST:PORT", help="How they dial it, where that differs, as a Service."),
     ] = "",
     vms: VmsOption = "",
+    dns: DnsOption = "",
     metrics: Annotated[str, typer.Option(metavar="HOST:PORT", help="Where /metrics is.")] = "127.0.0.1:0",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
     output: OutputOption = Format.TABLE,
@@ -210,7 +221,9 @@ def replica(
     if kubernetes is None:
         raise InvalidInput("say where the cluster's identity is: --kubeconfig FILE, or --in-cluster in a pod")
     made = asyncio.run(
-        replicate(directory, kubernetes=kubernetes, listen=listen, advertise=advertise, vms=vms, metrics=metrics)
+        replicate(
+            directory, kubernetes=kubernetes, listen=listen, advertise=advertise, vms=vms, dns=dns, metrics=metrics
+        )
     )
     printer = Printer(output)
     printer.item(

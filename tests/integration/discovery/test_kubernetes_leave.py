@@ -112,8 +112,9 @@ class Member:
         found = await self.objects()
         kinds = {what.partition(" ")[0] for what in found if "isthmus" in what or "clusterset" in what}
         wanted = {"Service", "EndpointSlice", "Lease", "ConfigMap", "Secret", "ClusterProperty"}
-        imported = f"ServiceImport {self.namespace}/echo" in found
-        return imported and kinds >= wanted and await self.conditions() >= {"Valid", "Ready", "Conflict"}
+        each = {f"ServiceImport {self.namespace}/{name}" for name in ("api", "echo")}
+        each |= {f"ClusterProperty {name}" for name in (CLUSTER, CLUSTERSET)}
+        return found.keys() >= each and kinds >= wanted and await self.conditions() >= {"Valid", "Ready", "Conflict"}
 
     async def strangers(self) -> set[str]:
         """Objects of others that look like ours in one way or another; what is in them besides."""

@@ -29,6 +29,7 @@ from discovery.mcs.apply import Applier, resource_of
 from discovery.mcs.held import EPOCH
 from discovery.mcs.held import Kind as ObjectKind
 from discovery.mcs.plan import Verb, Write
+from discovery.settings import load
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
@@ -236,7 +237,8 @@ async def world(
     async with federation.operator() as operator:
         token = (await operator.issue_token("east")).token
     one = tmp_path / "one" / "state"
-    await join(one, token=token, cluster="east", kubernetes=kubernetes, listen=f"127.0.0.1:{free_port()}")
+    dns = f"127.0.0.1:{free_port()}"
+    await join(one, token=token, cluster="east", kubernetes=kubernetes, listen=f"127.0.0.1:{free_port()}", dns=dns)
     async with cluster.connect() as client:
         made = World(federation, west, cluster, client, kube_namespace)
         two = tmp_path / "two" / "state"
@@ -301,6 +303,9 @@ async def test_a_replica_has_the_identity_and_the_pins_of_the_first(world: World
         await b.pin("west", "west.fed.example", fingerprint)
         await until(lambda: _states(a, ["live", "no gateway"]))
     assert one.identity != two.identity
+    # the address at which the first answers names is of its own machine
+    assert load(one.state / "settings.yaml").dns.listen
+    assert not load(two.state / "settings.yaml").dns.listen
     with pytest.raises(AlreadyExists):
         await replicate(two.state, kubernetes=KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig)))
     with pytest.raises(NotFound, match="no agent has joined"):
