@@ -87,7 +87,12 @@ class Board:
         return self._store.objects.get((self._namespace, self.name))
 
     def _body(
-        self, content: bytes, *, basis: ConfigMap | str | None = None, notes: dict[str, str] | None = None
+        self,
+        content: bytes,
+        *,
+        besides: dict[str, str] | None = None,
+        basis: ConfigMap | str | None = None,
+        notes: dict[str, str] | None = None,
     ) -> bytes:
         """The ConfigMap with this content, in the place of `basis`: what was seen, or its resourceVersion."""
         metadata: dict[str, Any] = {"name": self.name, "namespace": self._namespace, "labels": {MANAGED_BY: MANAGER}}
@@ -97,7 +102,7 @@ class Board:
             metadata |= {"resourceVersion": basis.metadata.resource_version, "uid": basis.metadata.uid}
         elif basis:
             metadata["resourceVersion"] = basis
-        data = {self.key: content.decode()}
+        data = {self.key: content.decode(), **(besides or {})}
         return msgspec.json.encode({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data})
 
     def _take(self, data: bytes) -> ConfigMap:

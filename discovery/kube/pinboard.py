@@ -35,6 +35,12 @@ WRITTEN = "isthmus.io/written-ns"
 """Annotation: when it was last written (ns since 1970), so that a replica knows what it has not told yet."""
 
 
+_DROPPED = "dropped.json"
+"""Beside the pins in its data."""
+MAX_DROPPED = 1000
+"""So many peers are remembered as dropped, those dropped last."""
+
+
 class Change(msgspec.Struct, frozen=True):
     """What was done here to the pin of a peer, and when (ns since 1970). `pin` None: dropped."""
 
@@ -42,17 +48,33 @@ class Change(msgspec.Struct, frozen=True):
     at_ns: int
 
 
-def merge(shared: Mapping[str, Pin], pending: Mapping[str, Change]) -> dict[str, Pin]:
+class Shared(msgspec.Struct, frozen=True):
+    """What the ConfigMap says: the pins, and when a peer that has none lost it (ns since 1970).
+
+    Without the latter a replica that follows a peer's bundle while another one drops the peer would bring it back.
+    """
+
+    pins: Mapping[str, Pin] = {}
+    dropped: Mapping[str, int] = {}
+
+
+def merge(shared: Shared, pending: Mapping[str, Change]) -> Shared:
     """`shared` with the changes that are newer: by the operator's last word on a peer, then by its bundle."""
-    merged = dict(shared)
+    pins, dropped = dict(shared.pins), dict(shared.dropped)
     for name, change in pending.items():
-        held = merged.get(name)
+        held = pins.get(name)
         if change.pin is None:
-            if held is not None and held.pinned_ns <= change.at_ns:
-                del merged[name]
-        elif held is None or _age(held) <= _age(change.pin):
-            merged[name] = change.pin
-    return merged
+            if held is None or held.pinned_ns <= change.at_ns:
+                pins.pop(name, None)
+                dropped[name] = max(change.at_ns, dropped.get(name, 0))
+        elif held is None:
+            if dropped.get(name, -1) < change.pin.pinned_ns:
+                pins[name] = change.pin
+                dropped.pop(name, None)
+        elif _age(held) <= _age(change.pin):
+            pins[name] = change.pin
+    newest = sorted(dropped, key=lambda name: (dropped[name], name))[-MAX_DROPPED:]
+    return Shared(pins, {name: dropped[name] for name in newest})
 
 
 def _age(pin: Pin) -> tuple[int, int]:
@@ -123,31 +145,39 @@ class Pinboard(Board):
         if held is None and not self._pins.all() and not self._pending:
             return
         pending = dict(self._pending)
-        shared = self._decode(held) if held is not None else self._pins.all()  # it was deleted, or never was
+        # It was deleted, or never was: what is here counts.
+        shared = self._decode(held) if held is not None else Shared(self._pins.all())
         merged = merge(shared, pending)
         if merged != shared or held is None:
             await self._write(merged, held)
         for name, change in pending.items():
             if self._pending.get(name) is change:
                 del self._pending[name]
-        changed = self._pins.adopt(merge(merged, self._pending))
+        changed = self._pins.adopt(merge(merged, self._pending).pins)
         if changed:
             self._log.info("pins of another replica", peers=sorted(changed))
             self._on_changed(changed)
 
-    def _decode(self, held: ConfigMap) -> Mapping[str, Pin]:
+    def _decode(self, held: ConfigMap) -> Shared:
         """Raises Unreadable: what is here stays."""
+        data = held.data or {}
         try:
-            return msgspec.json.decode((held.data or {}).get(self.key, ""), type=dict[str, Pin])
+            pins = msgspec.json.decode(data.get(self.key, ""), type=dict[str, Pin])
+            return Shared(pins, msgspec.json.decode(data.get(_DROPPED, "{}"), type=dict[str, int]))
         except msgspec.MsgspecError as error:
             raise Unreadable(
                 f"the ConfigMap {self._namespace}/{NAME} cannot be read: {error}",
                 hint="delete it: the agent writes it again with the pins that it has",
             ) from error
 
-    async def _write(self, pins: Mapping[str, Pin], held: ConfigMap | None) -> None:
-        content = msgspec.json.encode(dict(sorted(pins.items())))
-        body = self._body(content, basis=held, notes={WRITTEN: str(self._clock.wall_ns())})
+    async def _write(self, shared: Shared, held: ConfigMap | None) -> None:
+        content, dropped = (msgspec.json.encode(dict(sorted(part.items()))) for part in (shared.pins, shared.dropped))
+        body = self._body(
+            content,
+            besides={_DROPPED: dropped.decode()} if shared.dropped else None,
+            basis=held,
+            notes={WRITTEN: str(self._clock.wall_ns())},
+        )
         try:
             if held is None:
                 data = await self._client.create(CONFIG_MAPS, self._namespace, body)

@@ -14,8 +14,8 @@ import pytest
 from clusters.waiting import until
 from discovery.consumers import Consumers, Role
 from discovery.kube.errors import Conflict, NotFound, Unreachable
+from discovery.kube.pinboard import MAX_DROPPED, Change, Pinboard, Shared, merge
 from discovery.kube.pinboard import NAME as PINS
-from discovery.kube.pinboard import Change, Pinboard, merge
 from discovery.kube.roster import DURATION, PREFIX, RENEW, Roster
 from discovery.kube.types import ConfigMap, LeaseObject
 from discovery.kube.vmboard import NAME as VMS
@@ -324,21 +324,48 @@ def pin(at: int, fingerprint: str = ROOT, sequence: int = 0) -> Pin:
 
 
 @pytest.mark.parametrize(
-    ("shared", "change", "merged"),
+    ("shared", "dropped", "change", "merged", "left"),
     [
-        (None, Change(pin(5), 5), pin(5)),
-        (pin(5), Change(pin(7, OTHER), 7), pin(7, OTHER)),
-        (pin(9), Change(pin(7, OTHER), 7), pin(9)),  # the operator's last word
-        (pin(5, sequence=1), Change(pin(5, sequence=2), 8), pin(5, sequence=2)),
-        (pin(5, sequence=3), Change(pin(5, sequence=2), 8), pin(5, sequence=3)),
-        (pin(5), Change(None, 6), None),
-        (pin(7), Change(None, 6), pin(7)),  # pinned again since
-        (None, Change(None, 6), None),
+        (None, None, Change(pin(5), 5), pin(5), None),
+        (pin(5), None, Change(pin(7, OTHER), 7), pin(7, OTHER), None),
+        (pin(9), None, Change(pin(7, OTHER), 7), pin(9), None),  # the operator's last word
+        (pin(5, sequence=1), None, Change(pin(5, sequence=2), 8), pin(5, sequence=2), None),
+        (pin(5, sequence=3), None, Change(pin(5, sequence=2), 8), pin(5, sequence=3), None),
+        (pin(5), None, Change(None, 6), None, 6),
+        (pin(7), None, Change(None, 6), pin(7), None),  # pinned again since
+        (None, None, Change(None, 6), None, 6),
+        (None, 6, Change(pin(5, sequence=2), 8), None, 6),  # its bundle moved on, its pin was dropped meanwhile
+        (None, 6, Change(pin(7), 7), pin(7), None),
+        (None, 9, Change(None, 6), None, 9),
     ],
 )
-def test_of_two_changes_the_newer_counts(shared: Pin | None, change: Change, merged: Pin | None) -> None:
-    before = {} if shared is None else {"west": shared}
-    assert merge(before, {"west": change}) == ({} if merged is None else {"west": merged})
+def test_of_two_changes_the_newer_counts(
+    shared: Pin | None, dropped: int | None, change: Change, merged: Pin | None, left: int | None
+) -> None:
+    before = Shared({} if shared is None else {"west": shared}, {} if dropped is None else {"west": dropped})
+    after = Shared({} if merged is None else {"west": merged}, {} if left is None else {"west": left})
+    assert merge(before, {"west": change}) == after
+
+
+def test_what_was_dropped_is_remembered_of_so_many() -> None:
+    shared = merge(Shared(), {f"c{n}": Change(None, n) for n in range(MAX_DROPPED + 3)})
+    assert min(shared.dropped.values()) == 3
+
+
+async def test_who_follows_a_bundle_does_not_bring_back_a_peer_that_was_dropped_meanwhile(world: World) -> None:
+    one, two = world.replica("one"), world.replica("two")
+    one.pins.pin("west", "west.fed", ROOT)
+    await world.after(1)
+    held = two.pins.get("west")
+    assert held is not None
+    two.pins.unpin("west")
+    one.pins.on_change("west", msgspec.structs.replace(held, sequence=2))  # as Pins.accept tells
+    await world.after(1)
+    assert one.pins.get("west") is None
+    assert two.pins.get("west") is None
+    two.pins.pin("west", "west.fed", OTHER)
+    await world.after(1)
+    assert one.pins.get("west") == two.pins.get("west") is not None
 
 
 async def test_what_is_pinned_at_one_replica_is_pinned_at_the_other_and_what_is_dropped_too(world: World) -> None:
