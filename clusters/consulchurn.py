@@ -20,8 +20,8 @@ BATCH = 32
 """Instances that are registered in one transaction: two operations each."""
 
 
-Seen = dict[str, set[tuple[str, int, bool]]]
-"""Of each service that has an instance: address, port, and whether it may be called."""
+Seen = dict[str, set[tuple[str, int, int]]]
+"""Of each service that has an instance: address, port, and its weight, which is 0 where it may not be called."""
 
 
 @dataclass(slots=True)
@@ -125,7 +125,8 @@ class Churn:
         found: Seen = {}
         for one in self.instances:
             if one.here:
-                found.setdefault(one.service, set()).add((one.address, one.port, one.status == "passing"))
+                weight = one.weight if one.status == "passing" else 0
+                found.setdefault(one.service, set()).add((one.address, one.port, weight))
         return found
 
     def _registration(self, one: Instance) -> list[Object]:
@@ -145,6 +146,6 @@ def imported(imports: Iterable[Import], cluster: str) -> Seen:
     for one in imports:
         for backend in one.backends:
             if backend.cluster == cluster and backend.endpoints:
-                copies = {(e.address, at, e.ready) for e in backend.endpoints for at in e.ports.values()}
+                copies = {(e.address, at, e.weight * e.ready) for e in backend.endpoints for at in e.ports.values()}
                 found[one.name.name] = copies
     return found

@@ -304,6 +304,7 @@ def _endpoints(
                 terminating=one.state is State.MAINTENANCE,
                 locality=place,
                 ports=targets,
+                weight=one.weight,
             )
             known = found.get(key)
             if known is not None:

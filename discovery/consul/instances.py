@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from discovery.consul.types import Check, Entry, Instance, State
 from federation.errors import InvalidInput
+from federation.model.service import MAX_WEIGHT
 from federation.registry.addresses import check_gateway_address
 
 REGION, ZONE = "isthmus-region", "isthmus-zone"
@@ -24,7 +25,6 @@ _OUR_VALUE_BYTES = 4096
 _LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z", re.ASCII)
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?\Z", re.ASCII)
 _NODE_MAINTENANCE, _SERVICE_MAINTENANCE = "_node_maintenance", "_service_maintenance"
-MAX_WEIGHT = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -207,4 +207,8 @@ def _sorted(endpoints: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
     keys = [(e.address, e.hostname) for e in endpoints]
     if all(map(lt, keys, keys[1:])):
         return endpoints
-    return tuple(sorted(endpoints, key=lambda e: (e.address, e.hostname, sorted(e.ports.items()), e.identity)))
+    return tuple(sorted(endpoints, key=_by_address))
+
+
+def _by_address(endpoint: Endpoint) -> tuple[str, str, list[tuple[int, int]], str, int]:
+    return endpoint.address, endpoint.hostname, sorted(endpoint.ports.items()), endpoint.identity, endpoint.weight

@@ -34,7 +34,9 @@ def _endpoint(value: Endpoint) -> bytes:
         made += b"\x2a" + sized(value.hostname.encode())
     if value.ports:
         made += _ports(tuple(value.ports.items()))
-    return made + b"\x3a" + sized(value.identity.encode()) if value.identity else made
+    if value.identity:
+        made += b"\x3a" + sized(value.identity.encode())
+    return made + b"\x40" + _varint(value.weight) if value.weight != 1 else made
 
 
 @lru_cache(maxsize=4096)

@@ -57,12 +57,17 @@ class Readiness:
     ready: int
 
 
+MAX_WEIGHT = 65_535
+"""Of an endpoint: that of Consul. Envoy adds the weights of a set up in 32 bits."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
     """One copy of a service. `ports`: service port → port at this address.
 
     `identity`: the SPIFFE ID that it proves itself with, in its own cluster's trust domain; such an endpoint is reached
-    by mutual TLS alone (docs/trust.md). Empty: plain text.
+    by mutual TLS alone (docs/trust.md). Empty: plain text. `weight`: its share of the calls among the endpoints of its
+    own cluster, 1 to MAX_WEIGHT; to other clusters every ready endpoint counts the same.
     """
 
     address: str
@@ -72,6 +77,7 @@ class Endpoint:
     hostname: str = ""
     ports: Mapping[int, int] = field(default_factory=dict)
     identity: str = ""
+    weight: int = 1
 
 
 @dataclass(frozen=True, slots=True)

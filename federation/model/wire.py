@@ -16,6 +16,7 @@ from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, 
 from federation.model.endpointwire import encoded, sized
 from federation.model.ids import ServiceName, SpiffeId, parse_label, parse_port
 from federation.model.service import (
+    MAX_WEIGHT,
     AppProtocol,
     Backend,
     Endpoint,
@@ -101,6 +102,7 @@ def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:
         hostname=value.hostname,
         ports=dict(value.ports),
         identity=value.identity,
+        weight=value.weight if value.weight != 1 else 0,
     )
 
 
@@ -116,6 +118,7 @@ def _endpoint_from_pb(message: pb.Endpoint) -> Endpoint:
             for k, v in sorted(message.ports.items())
         },
         identity=str(SpiffeId.parse(message.identity)) if message.identity else "",
+        weight=max(1, min(message.weight, MAX_WEIGHT)),
     )
 
 

@@ -121,7 +121,7 @@ def _distinct(tiers: Mapping[int, list[Host]]) -> Placement:
 
 
 def _host(endpoint: Endpoint, port: int) -> Host:
-    return Host(endpoint.address, endpoint.ports[port], identity=endpoint.identity)
+    return Host(endpoint.address, endpoint.ports[port], weight=endpoint.weight, identity=endpoint.identity)
 
 
 def _usable(endpoint: Endpoint, port: int, own: Peer | None) -> bool:

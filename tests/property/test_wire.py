@@ -15,6 +15,7 @@ from federation.model import wire
 from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
 from federation.model.ids import ServiceName, SpiffeId
 from federation.model.service import (
+    MAX_WEIGHT,
     AppProtocol,
     Backend,
     Endpoint,
@@ -54,6 +55,7 @@ endpoint = st.builds(
     hostname=text,
     ports=st.dictionaries(port_number, port_number, max_size=3),
     identity=st.one_of(st.just(""), st.builds(lambda d, n, a: str(SpiffeId.workload(d, n, a)), label, label, label)),
+    weight=st.integers(1, MAX_WEIGHT),
 )
 grant = st.builds(Grant, st.one_of(st.just("*"), label), st.lists(port_number, max_size=3).map(tuple))
 bundle = st.builds(
@@ -201,7 +203,7 @@ def test_no_field_is_forgotten_by_hand():
         for m in (pb.Endpoint, pb.Backend, pb.Export, pb.Import)
     }
     assert fields == {
-        "Endpoint": [1, 2, 3, 4, 5, 6, 7],
+        "Endpoint": [1, 2, 3, 4, 5, 6, 7, 8],
         "Backend": [1, 2, 3, 4, 5, 6],
         "Export": [1, 2, 3, 4, 5],
         "Import": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 14, 16],

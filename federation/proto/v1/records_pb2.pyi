@@ -58,7 +58,7 @@ class Readiness(_message.Message):
     def __init__(self, locality: _Optional[_Union[Locality, _Mapping]] = ..., ready: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
-    __slots__ = ("address", "ready", "terminating", "locality", "hostname", "ports", "identity")
+    __slots__ = ("address", "ready", "terminating", "locality", "hostname", "ports", "identity", "weight")
     class PortsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -73,6 +73,7 @@ class Endpoint(_message.Message):
     HOSTNAME_FIELD_NUMBER: _ClassVar[int]
     PORTS_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     address: str
     ready: bool
     terminating: bool
@@ -80,7 +81,8 @@ class Endpoint(_message.Message):
     hostname: str
     ports: _containers.ScalarMap[int, int]
     identity: str
-    def __init__(self, address: _Optional[str] = ..., ready: _Optional[bool] = ..., terminating: _Optional[bool] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Mapping[int, int]] = ..., identity: _Optional[str] = ...) -> None: ...
+    weight: int
+    def __init__(self, address: _Optional[str] = ..., ready: _Optional[bool] = ..., terminating: _Optional[bool] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., hostname: _Optional[str] = ..., ports: _Optional[_Mapping[int, int]] = ..., identity: _Optional[str] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Grant(_message.Message):
     __slots__ = ("consumer", "ports")

@@ -29,11 +29,12 @@ async def test_a_service_is_exported_and_follows_its_checks(start_consul: Start,
         assert running.state.exports == {}
         check = {"CheckID": "up", "TTL": "1h", "Status": "passing"}
         instance: dict[str, Any] = {"ID": "db-1", "Address": "10.0.0.1", "Check": check}
+        instance["Weights"] = {"Passing": 4, "Warning": 2}
         await consul.register("db", port=5432, **instance, Meta={**EXPORT, "version": "1.2"}, Tags=["primary"])
         claim = await running.exported("db")
         assert [(p.name, p.port, p.app) for p in claim.ports] == [("", 5432, AppProtocol.OPAQUE)]
-        assert [(e.address, e.ports, e.ready, e.locality) for e in claim.endpoints] == [
-            ("10.0.0.1", {5432: 5432}, True, HOME)
+        assert [(e.address, e.ports, e.ready, e.locality, e.weight) for e in claim.endpoints] == [
+            ("10.0.0.1", {5432: 5432}, True, HOME, 4)
         ]
         assert claim.readiness == (Readiness(HOME, 1),)
         assert claim.labels == {"version": "1.2", "tag.isthmus.io/primary": "true"}
@@ -42,7 +43,7 @@ async def test_a_service_is_exported_and_follows_its_checks(start_consul: Start,
         await consul.set_check("up", "critical")
         await running.exported("db", lambda s: not s.endpoints[0].ready and not s.endpoints[0].terminating)
         await consul.set_check("up", "warning")
-        await running.exported("db", lambda s: s.endpoints[0].ready)
+        await running.exported("db", lambda s: s.endpoints[0].ready and s.endpoints[0].weight == 2)
         await consul.put("/v1/agent/service/maintenance/db-1", enable="true", reason="disk")
         await running.exported("db", lambda s: s.endpoints[0].terminating and not s.endpoints[0].ready)
         await consul.put("/v1/agent/service/maintenance/db-1", enable="false")

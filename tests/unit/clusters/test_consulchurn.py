@@ -37,7 +37,8 @@ class Remembering(ConsulClient):
     def seen(self) -> Seen:
         found: Seen = {}
         for key, told in self.services.items():
-            one = (told["Address"], told["Port"], self.checks[key] == "passing")
+            weight = told["Weights"]["Passing"] if self.checks[key] == "passing" else 0
+            one = (told["Address"], told["Port"], weight)
             found.setdefault(told["Service"], set()).add(one)
         return found
 
@@ -66,13 +67,13 @@ async def test_what_is_expected_is_what_the_operations_come_to() -> None:
 
 def test_imports_are_compared_by_what_can_be_called() -> None:
     copies = (
-        Endpoint(address="10.0.0.1", ports={80: 20001}),
+        Endpoint(address="10.0.0.1", ports={80: 20001}, weight=3),
         Endpoint(address="10.0.0.2", ports={80: 20002}, ready=False),
     )
     mine = Backend(cluster="dc1", local=True, endpoints=copies)
     other = Backend(cluster="east", readiness=())
     found = imported([Import(name=ServiceName("shop", "s1"), backends=(mine, other))], "dc1")
-    assert found == {"s1": {("10.0.0.1", 20001, True), ("10.0.0.2", 20002, False)}}
+    assert found == {"s1": {("10.0.0.1", 20001, 3), ("10.0.0.2", 20002, 0)}}
 
 
 async def test_changes_are_counted() -> None:

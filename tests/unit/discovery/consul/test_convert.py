@@ -79,6 +79,12 @@ def test_states_become_conditions() -> None:
     assert service.ready == 2
 
 
+def test_weights_are_those_of_the_instances() -> None:
+    service = made(one(1, weight=3), one(2), one(3, weight=7, state=State.CRITICAL))
+    assert [e.weight for e in service.endpoints] == [3, 1, 7]
+    assert service.readiness == (Readiness(HOME, 2),)
+
+
 def test_instances_of_one_machine_with_ports_of_their_own() -> None:
     service = made(
         one(1, addresses=("10.0.0.1",), ports=(("", 8001),), meta={**EXPORT, "isthmus-service-port": "80"}),

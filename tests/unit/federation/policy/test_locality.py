@@ -114,6 +114,16 @@ def test_local_endpoints_must_be_ready_not_leaving_and_have_the_port() -> None:
     assert placed(service(local(*endpoints))) == (expected,)
 
 
+def test_local_endpoints_have_their_own_weights() -> None:
+    endpoints = (
+        Endpoint(address="10.1.0.1", ports={80: 8080}, weight=5),
+        Endpoint(address="10.1.0.2", ports={80: 8080}),
+    )
+    expected = (Host("10.1.0.1", 8080, weight=5), Host("10.1.0.2", 8080))
+    assert ready_hosts(endpoints, 80) == expected
+    assert placed(service(local(*endpoints))) == (expected,)
+
+
 def test_an_endpoint_with_an_identity_counts_only_where_that_can_be_proven() -> None:
     here, elsewhere = "spiffe://here.example.org/ns/shop/sa/db", "spiffe://west.example.org/ns/shop/sa/db"
     plain = Endpoint(address="10.1.0.1", ports={80: 8080})
