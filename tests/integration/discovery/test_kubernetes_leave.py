@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -166,6 +167,7 @@ async def member(
     cluster = kube_clusters[0]
     async with cluster.connect() as client:
         made = Member(federation, cluster, client, kube_namespace, tmp_path)
+        await _without_properties(client)  # the cluster may have been a member of another test's federation
         await made.join()
         api = {"name": "api", "namespace": kube_namespace}
         await client.apply(
@@ -184,11 +186,13 @@ async def member(
         finally:
             await made.stop()
             del federation.agents["east"]
-            for name in (CLUSTER, CLUSTERSET):
-                try:
-                    await client.delete(ABOUT, "ClusterProperty", name)
-                except NotFound:
-                    continue
+            await _without_properties(client)
+
+
+async def _without_properties(client: Any) -> None:
+    for name in (CLUSTER, CLUSTERSET):
+        with contextlib.suppress(NotFound):
+            await client.delete(ABOUT, "ClusterProperty", name)
 
 
 async def test_all_that_is_ours_goes_while_the_agent_runs_and_is_not_written_again(
