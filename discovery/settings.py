@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -142,9 +143,10 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
         return Locality(self.locality.region, self.locality.zone)
 
 
-def load(path: Path) -> AgentSettings:
-    """Read and check the settings at `path`; raises InvalidSettings or InvalidName naming the key."""
-    settings = files.load(path, AgentSettings)
+def load(path: Path, changes: Sequence[str] = ()) -> AgentSettings:
+    """Read and check the settings at `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
+    InvalidName naming the key."""
+    settings = files.load(path, AgentSettings, changes)
     here = path.resolve().parent
     settings = msgspec.structs.replace(settings, directory=str(here / settings.directory))
     if settings.files is not None:

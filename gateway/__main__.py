@@ -1,4 +1,4 @@
-"""`python -m gateway --settings FILE`; docs/settings.md describes the file."""
+"""`python -m gateway --settings FILE [--set KEY=VALUE]…`; docs/settings.md describes the file."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from federation.errors import InvalidSettings
@@ -74,8 +75,9 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"refused_limit {self.refused_limit} is not 1 to 1000000")
 
 
-def read(path: Path) -> GatewaySettings:
-    """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = placed(load(path, GatewaySettings), path)
+def read(path: Path, changes: Sequence[str] = ()) -> GatewaySettings:
+    """The checked settings in `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
+    InvalidName."""
+    settings = placed(load(path, GatewaySettings, changes), path)
     settings.check()
     return settings

@@ -1,4 +1,4 @@
-"""`python -m sidecar --settings FILE`; docs/settings.md describes the file."""
+"""`python -m sidecar --settings FILE [--set KEY=VALUE]…`; docs/settings.md describes the file."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -118,9 +119,10 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"dns.ttl {self.dns.ttl} is not 0 to 3600")
 
 
-def read(path: Path) -> SidecarSettings:
-    """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = placed(load(path, SidecarSettings), path)
+def read(path: Path, changes: Sequence[str] = ()) -> SidecarSettings:
+    """The checked settings in `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
+    InvalidName."""
+    settings = placed(load(path, SidecarSettings, changes), path)
     if settings.services:
         settings = msgspec.structs.replace(settings, services=str(path.resolve().parent / settings.services))
     settings.check()

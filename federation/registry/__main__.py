@@ -1,4 +1,4 @@
-"""`python -m federation.registry --settings FILE`: serve a registry until SIGTERM or SIGINT."""
+"""`python -m federation.registry --settings FILE [--set KEY=VALUE]…`: serve a registry until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from federation.aio import tasks
 from federation.errors import IsthmusError
 from federation.registry import settings as files
 from federation.registry.settings import RegistrySettings
+from federation.settings import add_set
 
 
 async def serve(settings: RegistrySettings) -> None:
@@ -36,10 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """The command; ends with the exit status of the error's class."""
     parser = argparse.ArgumentParser(prog="isthmus-registry", description="Serves an Isthmus registry.")
     parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help="made by `fedctl registry init`")
+    add_set(parser)
     options = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
-        settings = files.load(options.settings)
+        settings = files.load(options.settings, options.changes)
         log.configure(
             level=settings.log.level, json=settings.log.json, process="registry", federation=settings.federation
         )

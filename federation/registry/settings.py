@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -70,9 +71,10 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
         return Path(self.directory)
 
 
-def load(path: Path) -> RegistrySettings:
-    """Read and check the settings at `path`; raises InvalidSettings or InvalidInput naming the key."""
-    settings = files.load(path, RegistrySettings)
+def load(path: Path, changes: Sequence[str] = ()) -> RegistrySettings:
+    """Read and check the settings at `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
+    InvalidInput naming the key."""
+    settings = files.load(path, RegistrySettings, changes)
     if not Path(settings.directory).is_absolute():
         settings = msgspec.structs.replace(settings, directory=str((path.parent / settings.directory).resolve()))
     return check(settings)

@@ -13,6 +13,7 @@ from federation import log
 from federation.aio import tasks
 from federation.errors import IsthmusError
 from federation.registry.edge.settings import EdgeSettings
+from federation.settings import add_set
 
 S = TypeVar("S", bound=EdgeSettings)
 
@@ -21,7 +22,7 @@ def main(
     process: str,
     arguments: Sequence[str] | None,
     *,
-    read: Callable[[Path], S],
+    read: Callable[[Path, Sequence[str]], S],
     serve: Callable[[S], Coroutine[Any, Any, None]],
 ) -> int:
     """Run `serve` with the settings of the command line; returns the exit status (of the error's class).
@@ -34,9 +35,10 @@ def main(
         prog=f"python -m {process}", description=f"Isthmus {process}; see docs/settings.md"
     )
     parser.add_argument("--settings", type=Path, required=True, metavar="FILE")
+    add_set(parser)
     options = parser.parse_args(arguments)
     try:
-        settings = read(options.settings)
+        settings = read(options.settings, options.changes)
         log.configure(level=settings.log.level, json=settings.log.json, process=process, name=settings.name)
         tasks.run(serve(settings))
     except IsthmusError as error:

@@ -54,6 +54,23 @@ def test_wrong_settings_give_one_line(short_root: Path, changes: dict[str, Any],
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize("module", ["federation.registry", "discovery", "gateway", "sidecar"])
+def test_every_program_takes_keys_from_its_command_line(short_root: Path, module: str) -> None:
+    """What none of them can use is told, so the option is known and its value is the one that counts."""
+    path = short_root / "settings.yaml"
+    path.write_text("log: {level: info}\n")
+    for change, told in (("log.json=5", "--set log.json=5: Expected `bool | null`"), ("log.lvl=x", "no key log.lvl")):
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--settings", str(path), "--set", change],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert told in done.stderr
+
+
 def test_a_missing_settings_file_and_broken_yaml_give_one_line(short_root: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "sidecar", "--settings", str(short_root / "none")],
