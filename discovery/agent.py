@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from datetime import timedelta
 from functools import partial
 
@@ -24,16 +24,19 @@ from discovery.consul.imports.writers import import_aliases, make_writers
 from discovery.consul.lock import Locks, make_locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
+from discovery.enrolment import Door, Signer
 from discovery.folder import StateFolder
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS
 from discovery.kube.replicas import Replicas, make_replicas
+from discovery.kube.tokens import TokenReviews
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
 from discovery.membership import LEFT, Membership
 from discovery.pins import Pins
+from discovery.pods.server import PodServer
 from discovery.problems import ProblemBook
 from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
@@ -252,7 +255,8 @@ class Agent:
             log=log,
             ttl=timedelta(seconds=settings.svid_ttl),
         )
-        self.vm_server = self._vm_server() if settings.vms.listen else None
+        self.vm_server = self._vm_server()
+        self.pod_server = self._pod_server()
         self.admin = AdminServer(self)
         self.serving = False
         self.turned = self.clock.monotonic()
@@ -268,13 +272,17 @@ class Agent:
         """host:port at which virtual machines are let in; none where they are not."""
         if self.vm_server is None:
             return ()
-        host, port = split_address(self.settings.vms.listen, what="vms.listen")
-        return addresses(self.settings.vms.advertise) or (join_address(host, self.vm_server.port or port),)
+        return self.vm_server.door.addresses(addresses(self.settings.vms.advertise))
 
     @property
     def vm_calls(self) -> tuple[int, int]:
         """How many virtual machines were given an identity, and how many were turned away."""
-        return (0, 0) if self.vm_server is None else (self.vm_server.issued, self.vm_server.refused)
+        return (0, 0) if self.vm_server is None else (self.vm_server.door.issued, self.vm_server.door.refused)
+
+    @property
+    def pod_calls(self) -> tuple[int, int]:
+        """The same for pods."""
+        return (0, 0) if self.pod_server is None else (self.pod_server.door.issued, self.pod_server.door.refused)
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -310,7 +318,10 @@ class Agent:
             await self.admin.start()
             if self.vm_server is not None:
                 await self.vm_server.start()
-                self.folder.write_ports(vms=self.vm_server.port)
+                self.folder.write_ports(vms=self.vm_server.door.port)
+            if self.pod_server is not None:
+                await self.pod_server.start()
+                self.folder.write_ports(pods=self.pod_server.door.port)
             if self.settings.metrics:
                 measured = metrics.serve(self)
                 self.folder.write_ports(metrics=measured.port)
@@ -321,6 +332,8 @@ class Agent:
             await self.server.close()
             if self.vm_server is not None:
                 await self.vm_server.close()
+            if self.pod_server is not None:
+                await self.pod_server.close()
             await self.admin.close()
             await self.identity.close()
             await self.folder.flush()
@@ -492,19 +505,45 @@ class Agent:
             dns_names=[agent_server_name(self.settings.trust_domain)],
         )
 
-    def _vm_server(self) -> VmServer:
-        return VmServer(
-            self.settings.vms.listen,
-            self.vms,
+    def _door(self, listen: str, *, setting: str, who: str) -> Door:
+        return Door(
+            listen,
             self.authority,
+            setting=setting,
+            who=who,
             svid=lambda: self.renewer.current,
+            clock=self.clock,
+            log=self.log,
+        )
+
+    def _signer(self, enrolment_addresses: Callable[[], Sequence[str]]) -> Signer:
+        return Signer(
+            authority=self.authority,
             federation=self.settings.federation,
             cluster=self.settings.cluster,
             agent_addresses=self.addresses,
-            enrolment_addresses=self.enrolment_addresses,
-            clock=self.clock,
-            log=self.log,
+            enrolment_addresses=enrolment_addresses,
             ttl=timedelta(seconds=self.settings.svid_ttl),
+        )
+
+    def _vm_server(self) -> VmServer | None:
+        if not self.settings.vms.listen:
+            return None
+        door = self._door(self.settings.vms.listen, setting="vms.listen", who="vm")
+        return VmServer(door, self.vms, self._signer(self.enrolment_addresses), log=self.log)
+
+    def _pod_server(self) -> PodServer | None:
+        wanted = self.settings.pods
+        if not wanted.listen or self._kubernetes is None:
+            return None
+        door = self._door(wanted.listen, setting="pods.listen", who="pod")
+        return PodServer(
+            door,
+            TokenReviews(self._kubernetes.client),
+            self._signer(lambda: door.addresses(addresses(wanted.advertise))),
+            accounts=wanted.accounts,
+            on_problems=lambda found: self.problems.set("pods", found),
+            log=self.log,
         )
 
     async def _renew(self) -> Svid:

@@ -52,6 +52,8 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_vms", "Virtual machines, invited or joined", lambda: len(agent.vms.vms)),
         ("isthmus_agent_vm_identities_issued", "Identities given to virtual machines", lambda: agent.vm_calls[0]),
         ("isthmus_agent_vm_identities_refused", "Virtual machines turned away", lambda: agent.vm_calls[1]),
+        ("isthmus_agent_pod_identities_issued", "Identities given to pods", lambda: agent.pod_calls[0]),
+        ("isthmus_agent_pod_identities_refused", "Pods turned away", lambda: agent.pod_calls[1]),
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)

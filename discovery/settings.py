@@ -15,12 +15,14 @@ from federation import settings as files
 from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings
 from federation.model.address import split_address
-from federation.model.ids import parse_domain, parse_label, trust_domain_of
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId, parse_domain, parse_label, trust_domain_of
 from federation.model.service import Locality
 from federation.settings import LocalitySettings, LogSettings
 
 DEFAULT_LISTEN = "127.0.0.1:7445"
 SETTINGS_FILE = "settings.yaml"
+_RESERVED = frozenset({"agent", "registry"})
+_WHO = {"vms": "VM", "pods": "pod"}
 _SOCKET_PATH_LIMIT = 107 - len("/identity.sock")
 
 
@@ -84,6 +86,17 @@ class VmsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     services: VmServicesSettings = VmServicesSettings()
 
 
+class PodsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where Pods get and renew their identities, over TLS, by tokens that the API server of `kubernetes` reviews."""
+
+    listen: str = ""
+    """Port 0 picks a free one; empty: Pods get none."""
+    advertise: str | tuple[str, ...] = ""
+    """How Pods dial `listen`, where that differs."""
+    accounts: tuple[str, ...] = ("gateway", "injector")
+    """Service accounts of isthmus-system whose Pods may have an identity. Those of other namespaces all may."""
+
+
 class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Durations are seconds; addresses are host:port."""
 
@@ -102,6 +115,7 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     advertise: str | tuple[str, ...] = ""
     """How they dial `listen`, where that differs; several are tried in turn."""
     vms: VmsSettings = VmsSettings()
+    pods: PodsSettings = PodsSettings()
     metrics: str = "127.0.0.1:0"
     """/metrics, /healthz, /readyz; empty: not served."""
     suffix: str = "global"
@@ -184,6 +198,7 @@ def check(settings: AgentSettings) -> AgentSettings:
     _check_clusterset(settings.clusterset)
     _check_dns(settings.dns)
     _check_vms(settings)
+    _check_pods(settings)
     if len(settings.directory.encode()) > _SOCKET_PATH_LIMIT:
         raise InvalidSettings(
             f"directory {settings.directory} is too long for the UNIX sockets in it",
@@ -221,32 +236,55 @@ def _check_dns(settings: ClusterDnsSettings) -> None:
 
 
 def _check_vms(settings: AgentSettings) -> None:
-    """What machines are told must lead here from where they are."""
     vms = settings.vms
     for key in ("grace", "forget"):
         if not getattr(vms.services, key) > 0:
             raise InvalidSettings(f"vms.services.{key} must be above 0 seconds")
-    told = addresses(vms.advertise)
-    if vms.listen:
-        split_address(vms.listen, what="vms.listen")
+    _check_enrolment(settings, "vms", vms.listen, addresses(vms.advertise))
+
+
+def _check_pods(settings: AgentSettings) -> None:
+    pods = settings.pods
+    for account in pods.accounts:
+        if account in _RESERVED:
+            raise InvalidSettings(
+                f"pods.accounts: {account!r} is the identity of the {account} itself",
+                hint="no pod gets that one; name other service accounts",
+            )
+        SpiffeId.workload("check", SYSTEM_NAMESPACE, account)
+    if pods.listen and settings.kubernetes is None:
+        raise InvalidSettings(
+            "pods.listen is set and kubernetes is not", hint="the API server says whose token a pod shows: set both"
+        )
+    _check_enrolment(settings, "pods", pods.listen, addresses(pods.advertise))
+
+
+def _check_enrolment(settings: AgentSettings, block: str, listen: str, told: tuple[str, ...]) -> None:
+    """What those who come for an identity are told must lead here from where they are."""
+    if listen:
+        split_address(listen, what=f"{block}.listen")
     for text in told:
-        split_address(text, what="vms.advertise", zero=False)
-    if not vms.listen:
+        split_address(text, what=f"{block}.advertise", zero=False)
+    if not listen:
         if told:
-            raise InvalidSettings("vms.advertise is set and vms.listen is not", hint="set vms.listen, or neither")
+            raise InvalidSettings(
+                f"{block}.advertise is set and {block}.listen is not", hint=f"set {block}.listen, or neither"
+            )
         return
-    host, _ = split_address(vms.listen, what="vms.listen")
+    who = _WHO[block]
+    host, _ = split_address(listen, what=f"{block}.listen")
     if not told and _unspecified(host):
         raise InvalidSettings(
-            f"vms.listen {vms.listen} is no address that a VM can dial", hint="set vms.advertise to one that it can"
+            f"{block}.listen {listen} is no address that a {who} can dial",
+            hint=f"set {block}.advertise to one that it can",
         )
     catalog = addresses(settings.advertise) or (settings.listen,)
     for text in catalog:
         at, _ = split_address(text, what="listen")
         if _unspecified(at) or (_loopback(at) and not _loopback(host)):
             raise InvalidSettings(
-                f"VMs are let in at {vms.listen} and cannot dial the agent at {text}",
-                hint="set listen, and advertise where it differs, to what VMs can reach",
+                f"{who}s are let in at {listen} and cannot dial the agent at {text}",
+                hint=f"set listen, and advertise where it differs, to what {who}s can reach",
             )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from federation.errors import InvalidSettings
 from federation.model.cluster import Gateway
-from federation.model.ids import SYSTEM_NAMESPACE
+from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
 from federation.settings import load
@@ -56,6 +56,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     def check(self) -> None:
         """Raises InvalidSettings or InvalidName, naming the key."""
         EdgeSettings.check(self)
+        parse_label(self.name, what="name")
         check_port(self.port, key="port")
         check_port(self.bind_port, key="bind_port", zero=True)
         check_address(self.bind, key="bind")

@@ -1,7 +1,8 @@
 """A virtual machine at the door of its cluster's agent: proves the agent, then itself, and gets an SVID.
 
 Arrives: a Job of federation.registry.edge.afar. Leaves: a Grant. Run as a program it does so in a process that lives
-only for that: a gateway or a sidecar would carry the libraries all the time. The other end is discovery.vms.server.
+only for that (federation.registry.door): a gateway or a sidecar would carry the libraries all the time. The other end
+is discovery.vms.server.
 
 The machine's own key is made once and is on the disk before the agent hears of it: whatever is lost on the way, the
 machine comes again with the same key and is known.
@@ -9,33 +10,29 @@ machine comes again with the same key and is known.
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
-import msgspec
 
-from federation.aio.clock import Clock, SystemClock
-from federation.errors import Denied, InvalidInput, IsthmusError, QuotaExceeded, StorageFailed, TimedOut, Unavailable
+from federation.aio.clock import Clock
+from federation.errors import Denied, InvalidInput, StorageFailed, Unavailable
 from federation.proto.v1 import vms_pb2 as pb
 from federation.proto.v1 import vms_pb2_grpc as rpc
+from federation.registry import door
 from federation.registry.edge.afar import Job
 from federation.registry.status import from_rpc_error
 from federation.trust import possession
-from federation.trust.apart import Outcome, dump, failure
 from federation.trust.bundle import root_fingerprint
 from federation.trust.channels import anonymous_channel_credentials, channel_options
-from federation.trust.enrolment import AGENT, PinnedServer, fetch_pinned
-from federation.trust.framing import frame_from
-from federation.trust.keys import PrivateKey, chain_from_pem, key_from_pem, key_to_pem, new_key, public_der
+from federation.trust.enrolment import PinnedServer
+from federation.trust.keys import PrivateKey, key_from_pem, key_to_pem, new_key, public_der
 from federation.trust.keystore import read_secret, write_secret
 from federation.trust.petition import Petition
 from federation.trust.token import VmToken
 from federation.trust.workload import Grant
 
+_ANCHORS = "use the file as `fedctl vm bootstrap` wrote it"
 _NOT_ENROLLED = {"vm_unknown", "vm_removed", "vm_not_joined", "vm_key_foreign"}
 """What an agent says of a key that it does not know for this machine: a token may help."""
 
@@ -70,7 +67,7 @@ async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
     (token_missing, token_malformed, token_foreign, anchors), Unavailable, TimedOut, CorruptState, StorageFailed.
     """
     key, known = _key(Path(job.key_file))
-    prints = tuple(dict.fromkeys(map(root_fingerprint, (*_anchors(job), *job.roots))))
+    prints = tuple(dict.fromkeys(map(root_fingerprint, door.anchors(job.anchors, job.roots, hint=_ANCHORS))))
     machine = _Machine(job=job, key=key, known=known, prints=prints)
     token = None if known else machine.token()
     if not known and token is None:
@@ -79,26 +76,13 @@ async def enrol(job: Job, *, clock: Clock, timeout: float = 10.0) -> Grant:
             hint="ask the operator for a bundle: fedctl vm bootstrap",
             code="token_missing",
         )
-    failures: list[IsthmusError] = []
-    for address in job.enrolment:
-        try:
-            server = await fetch_pinned(address, *machine.prints, clock=clock, timeout=timeout, party=AGENT)
-            if server.spiffe_id.trust_domain != job.trust_domain:
-                raise Denied(
-                    f"the agent at {address} is of {server.spiffe_id.trust_domain}, not of {job.trust_domain}",
-                    code="agent_foreign",
-                )
-        except (Unavailable, TimedOut, Denied) as error:
-            failures.append(error)  # nothing was sent; the next address may be the right one
-            continue
-        try:
-            grant = await _by_key_or_token(address, server, machine, token, clock=clock, timeout=timeout)
-        except (Unavailable, TimedOut, QuotaExceeded) as error:
-            failures.append(error)
-            continue
-        others = (a for a in grant.enrolment_addresses if a != address)
-        return replace(grant, enrolment_addresses=(address, *others))
-    raise next((e for e in failures if isinstance(e, Denied)), failures[0])
+
+    async def ask(address: str, server: PinnedServer) -> Grant:
+        return await _by_key_or_token(address, server, machine, token, clock=clock, timeout=timeout)
+
+    return await door.ask_in_turn(
+        job.enrolment, prints, ask, trust_domain=job.trust_domain, clock=clock, timeout=timeout
+    )
 
 
 async def _by_key_or_token(
@@ -186,19 +170,6 @@ def _token(job: Job) -> VmToken | None:
     return token
 
 
-def _anchors(job: Job) -> tuple[bytes, ...]:
-    """What the bundle says; where that is gone, what was believed since is enough."""
-    hint = "use the file as `fedctl vm bootstrap` wrote it"
-    try:
-        return chain_from_pem(Path(job.anchors).read_bytes())
-    except (OSError, InvalidInput) as error:
-        if job.roots:
-            return ()
-        why = f"cannot read {job.anchors}: {error.strerror}" if isinstance(error, OSError) else ""
-        text = why or f"{job.anchors} holds no certificate"
-        raise InvalidInput(text, hint=hint, code="anchors_invalid") from error
-
-
 def _key(path: Path) -> tuple[PrivateKey, bool]:
     """The machine's own key, and whether it was there before."""
     hint = "move it away, and ask the operator to remove this VM and bootstrap it anew"
@@ -210,19 +181,9 @@ def _key(path: Path) -> tuple[PrivateKey, bool]:
     return key, False
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Read one Job, write the Outcome; ends without a word when the caller has gone."""
-    into, out = sys.stdin.buffer, sys.stdout.buffer
-    data = frame_from(into)
-    if not data:
-        return
-    try:
-        job = msgspec.msgpack.decode(data, type=Job)
-        outcome = Outcome(grant=asyncio.run(enrol(job, clock=SystemClock())))
-    except IsthmusError as error:
-        outcome = failure(error)
-    out.write(dump(outcome))
-    out.flush()
+def main() -> None:
+    """See federation.registry.door.answer."""
+    door.answer(Job, lambda job, clock: enrol(job, clock=clock))
 
 
 if __name__ == "__main__":

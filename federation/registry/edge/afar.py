@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import msgspec
@@ -58,7 +58,7 @@ class AfarIdentity:
         Nothing is started while nobody listens at any address.
         """
         learnt = held.enrolment_addresses if held is not None else ()
-        addresses = await _living(dict.fromkeys((*learnt, *self._settings.enrolment)))
+        addresses = await living(dict.fromkeys((*learnt, *self._settings.enrolment)), setting="vms.listen")
         job = Job(
             vm=self._vm,
             namespace=self._namespace,
@@ -71,15 +71,21 @@ class AfarIdentity:
             key_file=str(self._key_file),
             version=__version__,
         )
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                return await apart.ask(PROGRAM, msgspec.msgpack.encode(job))
-        except TimeoutError as error:
-            raise TimedOut(f"no agent gave an identity within {TIMEOUT:g} s") from error
+        return await ask(PROGRAM, job)
 
 
-async def _living(addresses: Iterable[str]) -> tuple[str, ...]:
-    """`addresses` from the first one on at which somebody listens, then those before it. Raises Unavailable."""
+async def ask(program: Sequence[str], job: msgspec.Struct) -> Grant:
+    """What `program` makes of the job, in a process of its own. Raises TimedOut, and as apart.ask."""
+    try:
+        async with asyncio.timeout(TIMEOUT):
+            return await apart.ask(program, msgspec.msgpack.encode(job))
+    except TimeoutError as error:
+        raise TimedOut(f"no agent gave an identity within {TIMEOUT:g} s") from error
+
+
+async def living(addresses: Iterable[str], *, setting: str) -> tuple[str, ...]:
+    """`addresses` from the first one on at which somebody listens, then those before it. Raises Unavailable, naming the
+    agent's `setting`."""
     candidates, reason = tuple(addresses), ""
     for number, address in enumerate(candidates):
         host, port = split_address(address, what="agent.enrolment", zero=False)
@@ -95,6 +101,6 @@ async def _living(addresses: Iterable[str]) -> tuple[str, ...]:
             return (*candidates[number:], *candidates[:number])
     raise Unavailable(
         f"no agent answers at {', '.join(candidates)}: {reason}",
-        hint="is the agent running, is its vms.listen set, and is the port open from here?",
+        hint=f"is the agent running, is its {setting} set, and is the port open from here?",
         code="agent_unreachable",
     )

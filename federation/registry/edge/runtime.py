@@ -35,6 +35,7 @@ from federation.registry.edge.envoy import make_envoy
 from federation.registry.edge.health import readiness
 from federation.registry.edge.keys import Addresses, BesideIdentity, Giver, Keys, agent_channel
 from federation.registry.edge.measures import gauge
+from federation.registry.edge.pod import PodIdentity
 from federation.registry.edge.problems import Problems
 from federation.registry.edge.publisher import Built, Publisher
 from federation.registry.edge.settings import EdgeSettings
@@ -376,6 +377,8 @@ def _giver(settings: EdgeSettings, state: StateDirectory, clock: Clock) -> Giver
     namespace, account = settings.namespace, settings.account
     if settings.agent is None:
         return BesideIdentity(settings.identity_socket, namespace, account, clock=clock)
+    if settings.in_pod:
+        return PodIdentity(settings.agent, namespace=namespace, account=account)
     return AfarIdentity(
         settings.agent, vm=settings.name, namespace=namespace, account=account, key_file=state.machine_key
     )

@@ -38,26 +38,37 @@ class EnvoySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
 
 class RemoteAgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """An agent on another machine, for a virtual machine; as `fedctl vm bootstrap` writes it.
+    """An agent on another machine, for a virtual machine, as `fedctl vm bootstrap` writes it; or, with a
+    `service_account_token`, for a process in a Pod.
 
     Several addresses are tried in turn, and besides them those that the agent told last.
     """
 
-    trust_domain: str
+    trust_domain: str = ""
+    """May be empty in a Pod: whatever the anchors vouch for."""
     enrolment: tuple[str, ...]
-    """host:port where the agent lets machines in (its `vms.listen`)."""
+    """host:port where the agent lets machines in (its `vms.listen`), or Pods (its `pods.listen`)."""
     addresses: tuple[str, ...] = ()
     """host:port of its Catalog service; it tells them itself at the first contact."""
     anchors: str
     """A PEM file of the roots that it may prove itself by. Relative paths start at the settings file."""
     token_file: str = ""
     """The join token; needed until the machine has joined."""
+    service_account_token: str = ""
+    """A projected token of the Pod's service account, for the audience `isthmus`; read anew at each renewal."""
 
     def check(self) -> None:
         """Raises InvalidSettings, InvalidName or InvalidInput, naming the key."""
-        parse_domain(self.trust_domain, what="agent.trust_domain")
+        if self.service_account_token and self.token_file:
+            raise InvalidSettings(
+                "agent.service_account_token and agent.token_file are both set",
+                hint="the one is a pod's, the other a virtual machine's",
+            )
+        if self.trust_domain or not self.service_account_token:
+            parse_domain(self.trust_domain, what="agent.trust_domain")
         if not self.enrolment:
-            raise InvalidSettings("agent.enrolment is empty", hint="name the agent's vms.listen, HOST:PORT")
+            where = "pods.listen" if self.service_account_token else "vms.listen"
+            raise InvalidSettings("agent.enrolment is empty", hint=f"name the agent's {where}, HOST:PORT")
         for key in ("enrolment", "addresses"):
             for text in getattr(self, key):
                 split_address(text, what=f"agent.{key}", zero=False)
@@ -66,8 +77,9 @@ class RemoteAgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkn
 
     def below(self, folder: Path) -> RemoteAgentSettings:
         """With absolute paths; relative ones start at `folder`."""
-        anchors, token = (str(folder / path) if path else "" for path in (self.anchors, self.token_file))
-        return msgspec.structs.replace(self, anchors=anchors, token_file=token)
+        keys = ("anchors", "token_file", "service_account_token")
+        paths = {key: str(folder / path) for key in keys if (path := getattr(self, key))}
+        return msgspec.structs.replace(self, **paths)
 
 
 class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -91,12 +103,20 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         return Path(self.state_directory)
 
     @property
+    def in_pod(self) -> bool:
+        """Whether it proves itself by a service account token."""
+        return self.agent is not None and bool(self.agent.service_account_token)
+
+    @property
     def identity_socket(self) -> Path:
         return Path(self.agent_directory) / "identity.sock"
 
     def check(self) -> None:
         """Raises InvalidSettings or InvalidName, naming the key."""
-        parse_label(self.name, what="name")
+        if self.in_pod:
+            parse_domain(self.name, what="name")  # a Pod may be called so
+        else:
+            parse_label(self.name, what="name")
         SpiffeId.workload("check", self.namespace, self.account)
         parse_domain(self.suffix, what="suffix")
         self.log.check()

@@ -15,7 +15,8 @@ import structlog
 
 from clusters.network import free_port
 from clusters.waiting import until
-from discovery.vms import server as servers
+from discovery import enrolment
+from discovery.enrolment import Door, Signer
 from discovery.vms import table as tables
 from discovery.vms.names import key_label, speaker_of
 from discovery.vms.plans import Invitation, Invited
@@ -54,26 +55,34 @@ class Cluster:
         self.table = VmTable(root, clock=CLOCK, log=structlog.get_logger())
         self.servers: list[VmServer] = []
 
-    async def open(self, *, names: tuple[str, ...] = (), **changes: Any) -> str:
+    async def open(self, *, names: tuple[str, ...] = (), address: str = "", **changes: Any) -> str:
         """Another door; its address."""
         svid = self.authority.issue_with_key(
             spiffe_id=SpiffeId.workload(self.trust_domain, SYSTEM_NAMESPACE, "agent"),
             dns_names=names or [agent_server_name(self.trust_domain)],
         )
-        address = f"127.0.0.1:{free_port()}"
+        address = address or f"127.0.0.1:{free_port()}"
         made = VmServer(
-            address,
+            Door(
+                address,
+                self.authority,
+                setting="vms.listen",
+                who="vm",
+                svid=lambda: svid,
+                clock=CLOCK,
+                log=structlog.get_logger(),
+                **changes,
+            ),
             self.table,
-            self.authority,
-            svid=lambda: svid,
-            federation="fed.test",
-            cluster="dc1",
-            agent_addresses=lambda: ["192.0.2.1:7445", "192.0.2.2:7445"],
-            enrolment_addresses=lambda: ["192.0.2.1:7446", address],
-            clock=CLOCK,
+            Signer(
+                authority=self.authority,
+                federation="fed.test",
+                cluster="dc1",
+                agent_addresses=lambda: ["192.0.2.1:7445", "192.0.2.2:7445"],
+                enrolment_addresses=lambda: ["192.0.2.1:7446", address],
+                ttl=timedelta(minutes=10),
+            ),
             log=structlog.get_logger(),
-            ttl=timedelta(minutes=10),
-            **changes,
         )
         await made.start()
         self.servers.append(made)
@@ -169,7 +178,7 @@ async def test_a_token_once_and_the_key_ever_after(cluster: Cluster) -> None:
     again = await enrol(job)
     assert again.svid.key_pem != grant.svid.key_pem, "each certificate has a key of its own"
     assert cluster.table.vms[VM].key == print_
-    assert (cluster.servers[0].issued, cluster.servers[0].refused) == (2, 0)
+    assert (cluster.servers[0].door.issued, cluster.servers[0].door.refused) == (2, 0)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +376,7 @@ async def test_requests_that_no_machine_makes(cluster: Cluster, changes: dict[st
         **{"vm": VM, "key": public_der(key.public_key()), "csr": make_csr(key), "proof": b"made up", **changes}
     )
     assert await call(cluster, address, request) == code
-    assert cluster.servers[0].refused == 1
+    assert cluster.servers[0].door.refused == 1
 
 
 async def test_who_says_nothing_is_sent_away(cluster: Cluster) -> None:
@@ -376,15 +385,15 @@ async def test_who_says_nothing_is_sent_away(cluster: Cluster) -> None:
 
 
 async def test_one_address_does_not_take_all_there_is(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(servers, "MAX_CALLS_PER_HOST", 2)
+    monkeypatch.setattr(enrolment, "MAX_CALLS_PER_HOST", 2)
     address = await cluster.open(timeout=30.0)
     silent = [asyncio.create_task(call(cluster, address, None)) for _ in range(2)]
-    await until(lambda: sum(cluster.servers[0]._calls.values()) == 2)
+    await until(lambda: sum(cluster.servers[0].door.calls.values()) == 2)
     assert await call(cluster, address, None) == "too_many_calls"
     for task in silent:
         task.cancel()
     await asyncio.wait(silent)
-    await until(lambda: not cluster.servers[0]._calls)
+    await until(lambda: not cluster.servers[0].door.calls)
     await enrol(cluster.job(address, token=await cluster.invite(address)))
 
 
@@ -400,22 +409,7 @@ async def test_who_calls_without_end_is_slowed_down(cluster: Cluster) -> None:
 
 async def test_a_port_that_is_taken_is_told(cluster: Cluster) -> None:
     address = await cluster.open()
-    other = VmServer(
-        address,
-        cluster.table,
-        cluster.authority,
-        svid=lambda: cluster.authority.issue_with_key(
-            spiffe_id=SpiffeId.workload(TD, SYSTEM_NAMESPACE, "agent"), dns_names=[agent_server_name(TD)]
-        ),
-        federation="fed.test",
-        cluster="dc1",
-        agent_addresses=list,
-        enrolment_addresses=list,
-        clock=CLOCK,
-        log=structlog.get_logger(),
-        ttl=timedelta(minutes=10),
-    )
     with pytest.raises(IsthmusError) as caught:
-        await other.start()
+        await cluster.open(address=address)
     assert caught.value.error_code == "port_taken"
     assert "vms.listen" in caught.value.hint
