@@ -219,9 +219,14 @@ class KubeClient:
                 path = f"/apis/{spec['group']}/{version['name']}/{spec['names']['plural']}"
                 await self.until(partial(self.request, "GET", path, query={"limit": 1}))
 
-    async def token(self, namespace: str, account: str, *, seconds: int = 3600, audiences: Iterable[str] = ()) -> str:
-        """A bound token of a service account (TokenRequest)."""
-        spec = {"expirationSeconds": seconds, "audiences": list(audiences)}
+    async def token(
+        self, namespace: str, account: str, *, seconds: int = 3600, audiences: Iterable[str] = (), pod: str = ""
+    ) -> str:
+        """A token of a service account (TokenRequest), bound to its Pod `pod` if that is named."""
+        spec: dict[str, Any] = {"expirationSeconds": seconds, "audiences": list(audiences)}
+        if pod:
+            uid = (await self.get("v1", "Pod", pod, namespace))["metadata"]["uid"]
+            spec["boundObjectRef"] = {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
         body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
         path = f"/api/v1/namespaces/{quote(namespace)}/serviceaccounts/{quote(account)}/token"
         token: str = (await self.request("POST", path, body))["status"]["token"]
