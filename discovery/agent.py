@@ -73,6 +73,7 @@ from federation.trust.grpc_credentials import (
     channel_options,
     registry_server_name,
 )
+from federation.trust.pem import armour
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
@@ -165,6 +166,7 @@ class Agent:
             on_pins=self._repinned,
             membership=self.membership,
             vms=self.vms,
+            anchor=armour(self.bundle.roots),
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,
             log=log,

@@ -18,7 +18,7 @@ import msgspec
 from discovery.consul.imports.retire import retire_all
 from discovery.consul.settings import ConsulSettings
 from discovery.join import KEYS, root_of
-from discovery.kube import about, lease, pinboard, roster, shared, vmboard
+from discovery.kube import about, lease, pinboard, roster, shared, trustboard, vmboard
 from discovery.kube.client import FIELD_MANAGER, KubeClient
 from discovery.kube.errors import Conflict, NotFound, ServerFailed
 from discovery.kube.resources import (
@@ -291,7 +291,7 @@ class _Leaving:
         except IsthmusError as error:
             found.failed.append(Failure(what="ClusterProperties", error=error))
         await self._list(found, LEASES, is_gateway, selector=_OURS, namespace=self._namespace)
-        for name in (pinboard.NAME, vmboard.NAME):
+        for name in (pinboard.NAME, vmboard.NAME, trustboard.NAME):
             await self._get(found, CONFIG_MAPS, name)
 
     async def _find_last(self, found: _Found, *, keep_lease: bool = False) -> None:

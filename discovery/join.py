@@ -119,7 +119,7 @@ async def join(
             metrics=metrics or f"127.0.0.1:{metrics_port}",
             locality=LocalitySettings(region=place.region, zone=place.zone),
             clusterset=clusterset or ClusterSetSettings(),
-            identities=identities if identities is not None else _own_processes(),
+            identities=identities if identities is not None else own_processes(),
         )
     )
     client = KubeClient(kubernetes, log=log.get("join"), clock=clock) if kubernetes is not None else None
@@ -133,7 +133,7 @@ async def join(
         settings = msgspec.structs.replace(
             settings, registry=joined.registry_address or settings.registry, single_machine=joined.single_machine
         )
-        text = _render(settings)
+        text = render(settings)
         if client is not None and kubernetes is not None:
             identity = shared.Identity(
                 settings=text, root=root_of(directory) or b"", registry=bundle, epoch=joined.epoch_floor
@@ -199,15 +199,12 @@ async def replicate(
             vms=msgspec.structs.replace(let_in(vms) if vms else VmsSettings(), services=first.vms.services),
             dns=msgspec.structs.replace(first.dns, listen=dns),
             metrics=metrics,
-            identities=_own_processes(),
+            identities=own_processes(),
         )
     )
-    await asyncio.to_thread(_make, directory)
-    write_secret(directory / KEYS / ROOT_FILE, identity.root)
+    await asyncio.to_thread(take, directory, identity)
     authority = Authority.open(directory / KEYS, trust_domain=settings.trust_domain, clock=clock)
-    keep_floor(directory / EPOCH, identity.epoch)
-    write_state(directory / REGISTRY_BUNDLE, identity.registry)
-    write_atomic(path, _render(settings))
+    write_atomic(path, render(settings))
     return Joined(
         cluster=settings.cluster,
         federation=settings.federation,
@@ -215,6 +212,15 @@ async def replicate(
         fingerprint=fingerprint(authority.bundle),
         settings=path,
     )
+
+
+def take(directory: Path, identity: shared.Identity) -> None:
+    """Keep in `directory` what the replicas of a cluster have in common; its settings are another matter. Blocks."""
+    make_folder(directory)
+    write_secret(directory / KEYS / ROOT_FILE, identity.root)
+    keep_floor(directory / EPOCH, identity.epoch)
+    write_state(directory / REGISTRY_BUNDLE, identity.registry)
+    (directory / LEFT).unlink(missing_ok=True)  # of an earlier membership with the same root
 
 
 def let_in(address: str) -> VmsSettings:
@@ -237,7 +243,7 @@ def let_in(address: str) -> VmsSettings:
 async def _redeem(
     directory: Path, token: str, trust_domain: str, place: Locality, clock: Clock, timeout: float
 ) -> tuple[Authority, registry.Joined]:
-    new = await asyncio.to_thread(_make, directory)
+    new = await asyncio.to_thread(make_folder, directory)
     authority = Authority.open(directory / KEYS, trust_domain=trust_domain, clock=clock)
     try:
         return authority, await registry.join(token, authority, locality=place, clock=clock, timeout=timeout)
@@ -263,7 +269,8 @@ def root_of(directory: Path) -> bytes | None:
     return read_secret(directory / KEYS / ROOT_FILE, hint="join in a new directory")
 
 
-def _own_processes() -> dict[int | str, list[str]]:
+def own_processes() -> dict[int | str, list[str]]:
+    """`processes_of` the user that this process has."""
     return processes_of(os.getuid())
 
 
@@ -272,7 +279,8 @@ def processes_of(user: int | str) -> dict[int | str, list[str]]:
     return {user: [f"{SYSTEM_NAMESPACE}/gateway", "*/*"]}
 
 
-def _render(settings: AgentSettings) -> bytes:
+def render(settings: AgentSettings) -> bytes:
+    """The settings as a file in their own directory."""
     tree = msgspec.to_builtins(settings)
     tree["directory"] = "."  # the folder may be moved
     text = "# Settings of this cluster's agent; docs/settings.md explains each.\n"
@@ -283,8 +291,8 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def _make(directory: Path) -> bool:
-    """Whether it was not there before."""
+def make_folder(directory: Path) -> bool:
+    """Make a state directory, whether it was not there before. Raises StorageFailed."""
     new = not directory.exists()
     try:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -18,6 +19,8 @@ from federation.model.address import split_address
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId, parse_domain, parse_label, trust_domain_of
 from federation.model.service import Locality
 from federation.settings import LocalitySettings, LogSettings
+
+S = TypeVar("S", bound="AgentSettings")
 
 DEFAULT_LISTEN = "127.0.0.1:7445"
 SETTINGS_FILE = "settings.yaml"
@@ -160,8 +163,11 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 def load(path: Path, changes: Sequence[str] = ()) -> AgentSettings:
     """Read and check the settings at `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
     InvalidName naming the key."""
-    settings = files.load(path, AgentSettings, changes)
-    here = path.resolve().parent
+    return check(below(files.load(path, AgentSettings, changes), path.resolve().parent))
+
+
+def below(settings: S, here: Path) -> S:
+    """`settings` with paths that start at `here` where they are relative."""
     settings = msgspec.structs.replace(settings, directory=str(here / settings.directory))
     if settings.files is not None:
         source = msgspec.structs.replace(settings.files, folder=str(here / settings.files.folder))
@@ -171,7 +177,7 @@ def load(path: Path, changes: Sequence[str] = ()) -> AgentSettings:
         settings = msgspec.structs.replace(settings, kubernetes=kubernetes)
     if settings.consul is not None:
         settings = msgspec.structs.replace(settings, consul=settings.consul.below(here))
-    return check(settings)
+    return settings
 
 
 def check(settings: AgentSettings) -> AgentSettings:

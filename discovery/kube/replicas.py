@@ -1,4 +1,5 @@
-"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins, VMs.
+"""What the replicas of one cluster's agent have in common, kept in the API server: who leads, gateways, pins, VMs;
+and what others in the cluster need of it: the roots to believe.
 
 Every replica reads the cluster and the registry, merges, and serves; the one that holds the Lease writes and reports.
 """
@@ -20,6 +21,7 @@ from discovery.kube.lease import Rules
 from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
+from discovery.kube.trustboard import TrustBoard
 from discovery.kube.types import MANAGER, ConfigMap, LeaseObject
 from discovery.kube.vmboard import VmBoard
 from discovery.kube.watch import Decoder, Handler, Reflector, Store
@@ -54,13 +56,14 @@ class Replicas:
         on_pins: Callable[[Collection[str]], None],
         membership: Membership,
         vms: VmTable,
+        anchor: bytes,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
     ) -> None:
-        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. Raises
-        StorageFailed."""
+        """`fallback`: see Elector. `on_pins` gets the peers whose pin another replica changed. `anchor`: the roots of
+        the cluster (PEM). Raises StorageFailed."""
         kubernetes = settings.kubernetes
         assert kubernetes is not None  # noqa: S101 - the source is Kubernetes
         rng = rng or random.Random()
@@ -138,6 +141,18 @@ class Replicas:
             log=log,
             rng=rng,
         )
+        self._trust = TrustBoard(
+            self._client,
+            maps,
+            self._maps.synced,
+            anchor,
+            leader=self._elector.leader,
+            namespace=kubernetes.namespace,
+            on_problem=lambda problem: self._tell("trust", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
         self._about = About(
             self._client,
             wanted(cluster=settings.cluster, federation=settings.federation),
@@ -192,6 +207,7 @@ class Replicas:
                 tasks.create_task(self._roster.run(), name="kube-roster"),
                 tasks.create_task(self._pinboard.run(), name="kube-pins"),
                 tasks.create_task(self._vms.run(), name="kube-vms"),
+                tasks.create_task(self._trust.run(), name="kube-trust"),
                 tasks.create_task(self._about.run(), name="kube-about"),
                 tasks.create_task(self._elector.run(), name="kube-elector"),
             ]
@@ -224,6 +240,7 @@ def make_replicas(
     on_pins: Callable[[Collection[str]], None],
     membership: Membership,
     vms: VmTable,
+    anchor: bytes,
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
     log: Logger,
@@ -240,6 +257,7 @@ def make_replicas(
         on_pins=on_pins,
         membership=membership,
         vms=vms,
+        anchor=anchor,
         on_problems=on_problems,
         clock=clock,
         log=log,

@@ -1,7 +1,9 @@
 """The identity of a cluster in its API server: one Secret, from which further replicas of the agent are made.
 
-`fedctl cluster join` writes it with an administrator's rights; the agent may read this one Secret and no other. Who can
-read it can speak for the cluster, as who can read the state directory of its agent.
+`fedctl cluster join` writes it with an administrator's rights; the agent may read this one Secret and no other. One
+that joins from a pod writes it itself: first the root alone, so that all that begin at once join with the same one, and
+the rest when the registry has taken it. Who can read it can speak for the cluster, as who can read the state directory
+of its agent.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from discovery.kube.errors import NotFound
 from discovery.kube.resources import NAMESPACES, SECRETS
 from discovery.kube.types import MANAGER
 from discovery.sources.manifests import MANAGED_BY
-from federation.errors import AlreadyExists, Conflict, CorruptState
+from federation.errors import AlreadyExists, Conflict, CorruptState, Unavailable
 
 NAME = "isthmus-identity"
 """Of the Secret."""
@@ -38,23 +40,82 @@ class Identity:
         return "Identity(…)"  # the root's key is in no log
 
 
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An agent in a pod is joining with this root (key and certificate, PEM); the registry may know it already."""
+
+    root: bytes
+
+    def __repr__(self) -> str:
+        return "Claimed(…)"
+
+
+class Joining(Unavailable):
+    """The cluster is about to have an identity."""
+
+    code = "cluster_joining"
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+
+
 class _Secret(msgspec.Struct):
     data: dict[str, str] | None = None
+    metadata: _Metadata = _Metadata()
 
 
 async def load(client: KubeClient, namespace: str) -> Identity:
-    """Raises NotFound where no cluster has joined, CorruptState, and the errors of discovery.kube.errors."""
-    try:
-        data = await client.get(SECRETS, namespace, NAME)
-    except NotFound as error:
+    """Raises NotFound where no cluster has joined, Joining, CorruptState, and the errors of discovery.kube.errors."""
+    found = await look(client, namespace)
+    if found is None:
         raise NotFound(
             f"there is no Secret {namespace}/{NAME}: no agent has joined from this cluster",
             hint="fedctl cluster join CLUSTER --token TOKEN --kubeconfig FILE --directory DIR",
-        ) from error
-    found = _identity(msgspec.json.decode(data, type=_Secret).data or {})
-    if found is None:
-        raise CorruptState(f"the Secret {namespace}/{NAME} is damaged", hint="delete it, and join again")
+        )
+    if isinstance(found, Claimed):
+        raise Joining(
+            f"an agent in a pod is joining this cluster: the Secret {namespace}/{NAME} has a root and nothing else yet",
+            hint=f"wait for it; if there is none any more: kubectl delete secret {NAME} -n {namespace}",
+        )
     return found
+
+
+async def look(client: KubeClient, namespace: str) -> Identity | Claimed | None:
+    """What the Secret holds; None where there is none. Raises CorruptState, and the errors of discovery.kube.errors."""
+    secret = await _read(client, namespace)
+    return None if secret is None else _content(secret, namespace)
+
+
+async def claim(client: KubeClient, namespace: str, root: bytes) -> bool:
+    """Write a Secret with nothing but this root; whether it is ours, and not one that somebody wrote before.
+
+    Raises the errors of discovery.kube.errors.
+    """
+    body = _render(namespace, {_ROOT: base64.b64encode(root).decode()})
+    try:
+        await client.create(SECRETS, namespace, msgspec.json.encode(body))
+    except AlreadyExists:
+        found = await look(client, namespace)
+        return found is not None and found.root == root
+    return True
+
+
+async def complete(client: KubeClient, namespace: str, identity: Identity) -> None:
+    """Put the identity in the place of the root that was claimed for it; one that says the same may be there.
+
+    Raises Conflict, CorruptState, and the errors of discovery.kube.errors.
+    """
+    secret = await _read(client, namespace)
+    if secret is None:  # somebody has deleted it meanwhile
+        await store(client, namespace, identity)
+        return
+    found = _content(secret, namespace)
+    if found.root != identity.root:
+        raise Conflict(f"the Secret {namespace}/{NAME} holds another identity")
+    if isinstance(found, Claimed):
+        body = _render(namespace, _data(identity), version=secret.metadata.resource_version)
+        await client.update(SECRETS, namespace, NAME, msgspec.json.encode(body))
 
 
 async def reserve(client: KubeClient, namespace: str, *, root: bytes | None) -> None:
@@ -84,13 +145,7 @@ async def reserve(client: KubeClient, namespace: str, *, root: bytes | None) -> 
 async def store(client: KubeClient, namespace: str, identity: Identity) -> None:
     """Write the Secret; one that says the same may be there. Raises Conflict, and the errors of
     discovery.kube.errors."""
-    data = {
-        _SETTINGS: identity.settings,
-        _ROOT: identity.root,
-        _REGISTRY: identity.registry,
-        _EPOCH: str(identity.epoch).encode(),
-    }
-    body = _render(namespace, {key: base64.b64encode(value).decode() for key, value in data.items()})
+    body = _render(namespace, _data(identity))
     try:
         await client.create(SECRETS, namespace, msgspec.json.encode(body))
     except AlreadyExists:
@@ -104,15 +159,47 @@ async def held(client: KubeClient, namespace: str) -> Identity | None:
 
     Raises the errors of discovery.kube.errors.
     """
+    secret = await _read(client, namespace)
+    return None if secret is None else _identity(secret.data or {})
+
+
+async def _read(client: KubeClient, namespace: str) -> _Secret | None:
     try:
         data = await client.get(SECRETS, namespace, NAME)
     except NotFound:
         return None
-    return _identity(msgspec.json.decode(data, type=_Secret).data or {})
+    return msgspec.json.decode(data, type=_Secret)
 
 
-def _render(namespace: str, data: Mapping[str, str]) -> dict[str, object]:
-    metadata = {"name": NAME, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}}
+def _content(secret: _Secret, namespace: str) -> Identity | Claimed:
+    """Raises CorruptState."""
+    data = secret.data or {}
+    whole = _identity(data)
+    if whole is not None:
+        return whole
+    try:
+        if data.keys() == {_ROOT}:
+            return Claimed(base64.b64decode(data[_ROOT], validate=True))
+    except ValueError:
+        pass
+    raise CorruptState(f"the Secret {namespace}/{NAME} is damaged", hint="delete it, and join again")
+
+
+def _data(identity: Identity) -> dict[str, str]:
+    data = {
+        _SETTINGS: identity.settings,
+        _ROOT: identity.root,
+        _REGISTRY: identity.registry,
+        _EPOCH: str(identity.epoch).encode(),
+    }
+    return {key: base64.b64encode(value).decode() for key, value in data.items()}
+
+
+def _render(namespace: str, data: Mapping[str, str], *, version: str = "") -> dict[str, object]:
+    """With `version` it replaces the Secret that was seen in it, and no other."""
+    metadata: dict[str, object] = {"name": NAME, "namespace": namespace, "labels": {MANAGED_BY: MANAGER}}
+    if version:
+        metadata["resourceVersion"] = version
     return {"apiVersion": "v1", "kind": "Secret", "type": "Opaque", "metadata": metadata, "data": data}
 
 

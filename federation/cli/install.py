@@ -60,6 +60,9 @@ def rbac(
     create_namespaces: Annotated[
         bool, typer.Option("--create-namespaces", help="The agent may create the namespaces of imports.")
     ] = False,
+    in_pod: Annotated[
+        bool, typer.Option("--in-pod", help="The agent runs in a pod and joins by itself: it writes its identity.")
+    ] = False,
     dry_run: DryRunOption = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -67,7 +70,7 @@ def rbac(
     from discovery.kube.rbac import manifests
 
     parse_label(namespace, what="namespace")
-    wanted = manifests(namespace=namespace, create_namespaces=create_namespaces)
+    wanted = manifests(namespace=namespace, create_namespaces=create_namespaces, in_pod=in_pod)
     _install(wanted, kubeconfig, context, dry_run, output)
 
 

@@ -1,4 +1,5 @@
-"""`python -m federation.registry --settings FILE [--set KEY=VALUE]…`: serve a registry until SIGTERM or SIGINT."""
+"""`python -m federation.registry --settings FILE [--set KEY=VALUE]…`: serve a registry until SIGTERM or SIGINT;
+`--in-pod FILE`: make it first, where there is none."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from pathlib import Path
 from federation import log
 from federation.aio import tasks
 from federation.errors import IsthmusError
+from federation.registry import inpod
 from federation.registry import settings as files
 from federation.registry.settings import RegistrySettings
 from federation.settings import add_set
@@ -36,15 +38,22 @@ async def serve(settings: RegistrySettings) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """The command; ends with the exit status of the error's class."""
     parser = argparse.ArgumentParser(prog="isthmus-registry", description="Serves an Isthmus registry.")
-    parser.add_argument("--settings", type=Path, required=True, metavar="FILE", help="made by `fedctl registry init`")
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--settings", type=Path, metavar="FILE", help="made by `fedctl registry init`")
+    which.add_argument("--in-pod", type=Path, metavar="FILE", help="settings of a registry that makes its own folder")
     add_set(parser)
     options = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
-        settings = files.load(options.settings, options.changes)
+        if options.in_pod:
+            settings = inpod.load(options.in_pod, options.changes)
+        else:
+            settings = files.load(options.settings, options.changes)
         log.configure(
             level=settings.log.level, json=settings.log.json, process="registry", federation=settings.federation
         )
+        if options.in_pod:
+            inpod.prepare(settings)
         tasks.run(serve(settings))
     except IsthmusError as error:
         print(f"registry: {error} [{error.error_code}]", file=sys.stderr)

@@ -21,6 +21,7 @@ from federation.registry.settings import (
 )
 from federation.store.sqlite import SqliteStore
 
+STORE_FILE = "registry.db"
 SETTINGS_FILE = "settings.yaml"
 
 
@@ -59,16 +60,29 @@ def init(
         raise AlreadyExists(
             f"{directory} holds a registry already", hint="choose another directory, or start it: fedctl registry serve"
         )
-    clock = clock or SystemClock()
+    make(settings, clock=clock)
+    return path
+
+
+def make(settings: RegistrySettings, *, clock: Clock | None = None) -> None:
+    """Make what `settings` need in their directory; what an attempt before has left there counts. Blocks.
+
+    Raises CorruptState, Conflict, Denied, StorageFailed.
+    """
+    clock, directory = clock or SystemClock(), settings.path
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         directory.chmod(0o700)
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
     write_operator(settings, open_authority(settings, clock))
-    SqliteStore.open(directory / "registry.db", clock=clock).close_now()
+    SqliteStore.open(directory / STORE_FILE, clock=clock).close_now()
+    write_settings(settings)  # last: what has settings is whole
+
+
+def write_settings(settings: RegistrySettings) -> None:
+    """Keep them in their directory, for the next start. Raises StorageFailed."""
     tree = msgspec.to_builtins(settings)
     tree["directory"] = "."  # the folder may be moved
     text = "# Settings of this registry; docs/settings.md explains each.\n" + yaml.safe_dump(tree, sort_keys=False)
-    write_atomic(path, text.encode())  # last: what has settings is whole
-    return path
+    write_atomic(settings.path / SETTINGS_FILE, text.encode())

@@ -21,6 +21,7 @@ from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle
 from federation.proto.v1 import registry_pb2_grpc as rpc
 from federation.registry.credentials import issue_server, open_authority, write_operator
+from federation.registry.init import STORE_FILE
 from federation.registry.inventory import VERSION, Inventory
 from federation.registry.meters import Meters
 from federation.registry.publish import Intake
@@ -34,7 +35,6 @@ from federation.trust.grpc_credentials import server_credentials
 from federation.trust.renewal import Renewer
 from federation.trust.svid import Svid
 
-STORE_FILE = "registry.db"
 STUCK = 5.0
 """Seconds without a turn of the event loop after which the process is not alive."""
 _MAX_ENROLMENT_MESSAGE = 64 * 1024

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -12,6 +13,8 @@ from federation.errors import InvalidSettings
 from federation.model.address import split_address
 from federation.model.ids import parse_domain
 from federation.settings import LogSettings
+
+S = TypeVar("S", bound="RegistrySettings")
 
 DEFAULT_LISTEN = "127.0.0.1:7400"
 DEFAULT_ENROLMENT = "127.0.0.1:7401"
@@ -74,13 +77,17 @@ class RegistrySettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 def load(path: Path, changes: Sequence[str] = ()) -> RegistrySettings:
     """Read and check the settings at `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
     InvalidInput naming the key."""
-    settings = files.load(path, RegistrySettings, changes)
-    if not Path(settings.directory).is_absolute():
-        settings = msgspec.structs.replace(settings, directory=str((path.parent / settings.directory).resolve()))
-    return check(settings)
+    return check(below(files.load(path, RegistrySettings, changes), path.parent))
 
 
-def check(settings: RegistrySettings) -> RegistrySettings:
+def below(settings: S, here: Path) -> S:
+    """`settings` with a directory that starts at `here` where it is relative."""
+    if Path(settings.directory).is_absolute():
+        return settings
+    return msgspec.structs.replace(settings, directory=str((here / settings.directory).resolve()))
+
+
+def check(settings: S) -> S:
     """`settings` if every value can be used; raises InvalidSettings or InvalidInput naming the key."""
     parse_domain(settings.federation, what="federation")
     settings.log.check()

@@ -13,8 +13,11 @@ ACCOUNT = "isthmus-agent"
 """The service account that the agent runs as."""
 
 
-def manifests(*, namespace: str = SYSTEM_NAMESPACE, create_namespaces: bool = False) -> tuple[str, ...]:
-    """YAML files with one or more documents; `create_namespaces` as in the agent's settings."""
+def manifests(
+    *, namespace: str = SYSTEM_NAMESPACE, create_namespaces: bool = False, in_pod: bool = False
+) -> tuple[str, ...]:
+    """YAML files with one or more documents; `create_namespaces` as in the agent's settings, `in_pod`: it joins by
+    itself."""
     folder = files("discovery.kube.rbac")
-    names = ("agent", "namespaces") if create_namespaces else ("agent",)
+    names = ("agent", *(["namespaces"] if create_namespaces else ()), *(["joining"] if in_pod else ()))
     return tuple((folder / f"{name}.yaml").read_text().replace(SYSTEM_NAMESPACE, namespace) for name in names)

@@ -270,3 +270,27 @@ async def test_a_full_disk(small_disk: Path, make_world: Any, wait: Any) -> None
         await wait(lambda: not east.view)
     finally:
         await world.close()
+
+
+async def test_in_a_pod_it_makes_its_own_folder_and_follows_its_settings(tmp_path: Path, port: int, wait: Any) -> None:
+    file, state = tmp_path / "registry.yaml", tmp_path / "state"
+    keys = {"federation": "demo.test", "directory": str(state), "metrics": f"127.0.0.1:{port}", "single_machine": True}
+    keys |= {"listen": "127.0.0.1:0", "enrolment": "127.0.0.1:0"}
+
+    async def serve(advertise: str) -> str:
+        """What the operator is told, after a start with this address."""
+        file.write_text(yaml.safe_dump(keys | {"advertise": advertise}))
+        command = [sys.executable, "-m", "federation.registry", "--in-pod", str(file)]
+        running = await asyncio.create_subprocess_exec(*command, stderr=subprocess.PIPE)
+        try:
+            await wait(lambda: get(port, "/readyz")[0] == 200)
+            return str(yaml.safe_load((state / "operator/operator.yaml").read_text())["registry"])
+        finally:
+            running.terminate()
+            await asyncio.wait_for(running.communicate(), 30)
+            assert running.returncode == 0
+
+    assert await serve("192.0.2.1:7400") == "192.0.2.1:7400"
+    ca = (state / "ca/root.pem").read_bytes()
+    assert await serve("192.0.2.2:31400") == "192.0.2.2:31400"
+    assert (state / "ca/root.pem").read_bytes() == ca

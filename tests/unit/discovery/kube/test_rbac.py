@@ -21,7 +21,7 @@ def rules(documents: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
 
 
 def test_no_rule_has_a_wildcard() -> None:
-    found = documents(create_namespaces=True)
+    found = documents(create_namespaces=True, in_pod=True)
     for rule in rules(found, "ClusterRole") + rules(found, "Role"):
         assert "*" not in str(rule)
         assert rule["apiGroups"]
@@ -38,12 +38,23 @@ def test_no_secret_can_be_read_in_the_cluster_and_one_in_the_agents_namespace() 
 
 def test_nobody_can_be_impersonated_bound_or_escalated() -> None:
     dangerous = {"impersonate", "bind", "escalate", "deletecollection", "approve", "sign"}
-    found = documents(create_namespaces=True)
+    found = documents(create_namespaces=True, in_pod=True)
     for rule in rules(found, "ClusterRole") + rules(found, "Role"):
         assert not dangerous & set(rule["verbs"])
 
 
-@pytest.mark.parametrize("name", ["agent", "namespaces"])
+def test_who_joins_by_itself_writes_the_one_secret_and_reads_no_other() -> None:
+    found = rules(documents(in_pod=True), "Role")
+    granted = {
+        (verb, *rule.get("resourceNames", ["any name"]))
+        for rule in found
+        if "secrets" in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {("get", "isthmus-identity"), ("update", "isthmus-identity"), ("create", "any name")}
+
+
+@pytest.mark.parametrize("name", ["agent", "namespaces", "joining"])
 def test_a_reason_stands_beside_each_rule(name: str) -> None:
     lines = (files("discovery.kube.rbac") / f"{name}.yaml").read_text().splitlines()
     first = [n for n, line in enumerate(lines) if line.startswith("- apiGroups:")]
