@@ -1,4 +1,4 @@
-"""Programs of the system that only machines of the tests get: unpacked from their packages, never installed here.
+"""Programs of the system that only machines of the tests and images get: unpacked from packages, not installed here.
 
 To install systemd-resolved or NetworkManager would change how this host resolves names.
 """
@@ -6,6 +6,7 @@ To install systemd-resolved or NetworkManager would change how this host resolve
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -17,33 +18,42 @@ _SECONDS = 180.0
 
 
 def unpacked(package: str) -> Path:
-    """The folder with the files of a Debian package of this system's release, from a cache or from its archive.
+    """The folder with the files of a Debian package of this system's release; raises as `all_unpacked`."""
+    return all_unpacked(package)[package]
+
+
+def all_unpacked(*packages: str) -> dict[str, Path]:
+    """The folders with the files of Debian packages of this system's release, from a cache or from its archive.
 
     Raises Unavailable where there is no apt, or no archive.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "isthmus" / "packages"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Unavailable(f"{package} can be had on Debian and Ubuntu only")
+        raise Unavailable(f"{packages[0]} can be had on Debian and Ubuntu only")
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as made:
         # The newest that this host knows of: it has to fit to the systemd that is here.
-        version = _run(["apt-cache", "show", "--no-all-versions", package], made)
-        number = next((line[9:] for line in version.splitlines() if line.startswith("Version: ")), "")
-        if not number:
-            raise Unavailable(f"{package} is not known to apt", hint="run apt-get update")
-        there = cache / f"{package}_{number.replace(':', '%')}"
-        if there.is_dir():
-            return there
-        _run(["apt-get", "download", "-qq", package], made)
-        (archive,) = Path(made).glob("*.deb")
-        files = Path(made) / "files"
-        _run(["dpkg-deb", "-x", str(archive), str(files)], made)
-        try:
-            files.rename(there)
-        except OSError:
-            if not there.is_dir():  # somebody else was faster
-                raise
-    return there
+        versions = _versions(_run(["apt-cache", "show", "--no-all-versions", *packages], made))
+        if unknown := [name for name in packages if name not in versions]:
+            raise Unavailable(f"{unknown[0]} is not known to apt", hint="run apt-get update")
+        found = {name: cache / f"{name}_{versions[name].replace(':', '%')}" for name in packages}
+        if missing := [name for name, folder in found.items() if not folder.is_dir()]:
+            _run(["apt-get", "download", "-qq", *missing], made)
+        for archive in sorted(Path(made).glob("*.deb")):
+            name = archive.name.partition("_")[0]
+            files = Path(made) / name
+            _run(["dpkg-deb", "-x", str(archive), str(files)], made)
+            try:
+                files.rename(found[name])
+            except OSError:
+                if not found[name].is_dir():  # somebody else was faster
+                    raise
+    return found
+
+
+def _versions(records: str) -> dict[str, str]:
+    """The version of each package in what `apt-cache show` prints."""
+    return dict(re.findall(r"^Package: (\S+)$(?:\n.+$)*?\nVersion: (\S+)$", records, re.MULTILINE))
 
 
 def _run(command: list[str], folder: str) -> str:
