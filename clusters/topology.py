@@ -23,26 +23,52 @@ STOCK = Offer("stock", 8080, "http")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSpec:
+    """What a cluster of containers has beside its control plane; the other grounds have no nodes."""
+
+    workers: int = 0
+    pods: str = ""
+    """CIDR of its Pods; empty: one is picked (see clusters.kind.ranges)."""
+    services: str = ""
+    """CIDR of its Services; empty: one is picked."""
+    nat: bool = False
+    """It is behind NAT: it opens connections to others, and nobody outside of it opens one to its nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
-    """One cluster: its name, where it stands, what it offers, and whether Consul describes it."""
+    """One cluster: its name, where it stands, what it offers, whether Consul describes it, and its nodes."""
 
     name: str
     locality: Locality
     offers: tuple[Offer, ...] = (ECHO, KV)
     consul: bool = False
+    nodes: NodeSpec = NodeSpec()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Topology:
-    """Clusters and links of one federation; `federation` is its domain."""
+    """Clusters and links of one federation; `federation` is its domain, `name` what clusters of containers go by."""
 
     federation: str
     clusters: tuple[ClusterSpec, ...]
     links: tuple[tuple[str, str], ...]
+    name: str = ""
+    registry: str = ""
+    """The cluster in which the registry runs, where it runs in one; empty: the first."""
+    overlap: bool = False
+    """Clusters that do not say their ranges all have the same."""
+    flat: bool = False
+    """Pods reach the Pods of other clusters without a gateway."""
 
     @property
     def names(self) -> list[str]:
         return [spec.name for spec in self.clusters]
+
+    @property
+    def home(self) -> str:
+        """The cluster with the registry."""
+        return self.registry or self.clusters[0].name
 
     @property
     def datacenters(self) -> list[str]:
@@ -50,10 +76,11 @@ class Topology:
         return [spec.name for spec in self.clusters if spec.consul]
 
     @classmethod
-    def full_mesh(cls, federation: str, *clusters: ClusterSpec) -> Topology:
+    def full_mesh(cls, federation: str, *clusters: ClusterSpec, name: str = "", overlap: bool = False) -> Topology:
         """Every cluster linked with every other."""
         names = [c.name for c in clusters]
-        return cls(federation=federation, clusters=clusters, links=tuple(combinations(names, 2)))
+        links = tuple(combinations(names, 2))
+        return cls(federation=federation, clusters=clusters, links=links, name=name, overlap=overlap)
 
 
 EAST = ClusterSpec(name="east", locality=Locality("eu", "eu-1"))
