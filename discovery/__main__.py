@@ -1,4 +1,4 @@
-"""`python -m discovery --settings FILE [--set KEY=VALUE]…`: the agent of a cluster; `--in-pod FILE`: it joins itself."""
+"""`python -m discovery --settings FILE [--set KEY=VALUE]…`: the agent; `--in-pod FILE`: it joins by itself."""
 
 from __future__ import annotations
 

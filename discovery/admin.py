@@ -17,6 +17,7 @@ import grpc
 from discovery.consumers import Consumer
 from discovery.leading import Standing
 from discovery.names import check_callable, parse_global
+from discovery.probe import admin as probing
 from discovery.sources.combined import whence
 from discovery.view import Neighbour
 from discovery.vms import admin as vms
@@ -51,6 +52,7 @@ _METHODS = (
     *("Identity", "Pin", "Unpin", "Namespace", "Status"),
     *("Export", "Unexport", "Preview", "ListImports", "Resolve"),
     *("InviteVm", "ListVms", "RemoveVm"),
+    *("Examine", "Probe"),
 )
 
 
@@ -194,6 +196,12 @@ class _Servicer(rpc.AgentServicer):
     async def _removevm(self, request: pb.RemoveVmRequest, context: Any) -> registry_pb2.Empty:
         await self._agent.vms.remove(request.name)
         return registry_pb2.Empty()
+
+    async def _examine(self, request: pb.ExamineRequest, context: Any) -> pb.ExamineReply:
+        return await probing.examine(self._agent, request)
+
+    async def _probe(self, request: pb.ProbeRequest, context: Any) -> pb.ProbeReply:
+        return await probing.probe(self._agent, request)
 
     async def _status(self, request: registry_pb2.Empty, context: Any) -> pb.AgentStatus:
         agent = self._agent

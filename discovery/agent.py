@@ -37,6 +37,7 @@ from discovery.mcs.writer import make_writer
 from discovery.membership import LEFT, Membership
 from discovery.pins import Pins
 from discovery.pods.server import PodServer
+from discovery.probe.prober import Prober
 from discovery.problems import ProblemBook
 from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
@@ -112,7 +113,7 @@ class Agent:
             given.append(Part("vm", self.workloads, self.workloads.whence))
         self.parts = tuple(given)
         self.source: Source = combine(self.parts)
-        self._kubernetes = kubernetes_of(self.parts)
+        self.kubernetes = kubernetes_of(self.parts)
         self.report = Report(cluster=settings.cluster, epoch=self.epoch, network=settings.network)
         self.pins = Pins(
             self.path / PINS, cluster=settings.cluster, federation=settings.federation, clock=self.clock, log=log
@@ -159,7 +160,7 @@ class Agent:
         self.membership = Membership(self.path / LEFT, root=fingerprint(self.bundle), log=log)
         self.replicas: Replicas | None = make_replicas(
             settings,
-            self._kubernetes or self.source,
+            self.kubernetes or self.source,
             fallback=self.epoch,
             consumers=self.consumers,
             pins=self.pins,
@@ -183,7 +184,7 @@ class Agent:
         """By what this agent knows whether it is the one that reports; None: it is the only one."""
         self.writer = make_writer(
             settings,
-            self._kubernetes or self.source,
+            self.kubernetes or self.source,
             self.view,
             self.allocations,
             gateways=self.consumers.gateways,
@@ -259,6 +260,16 @@ class Agent:
         )
         self.vm_server = self._vm_server()
         self.pod_server = self._pod_server()
+        self.prober = Prober(
+            self.view,
+            cluster=settings.cluster,
+            suffix=settings.suffix,
+            bundle=self.bundle,
+            gateways=self.consumers.gateways,
+            led=self.server.leads,
+            svid=lambda: self.renewer.current,
+            clock=self.clock,
+        )
         self.admin = AdminServer(self)
         self.serving = False
         self.turned = self.clock.monotonic()
@@ -586,8 +597,8 @@ class Agent:
             clock=self.clock,
             log=self.log,
         )
-        if self._kubernetes is not None:
-            self._kubernetes.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
+        if self.kubernetes is not None:
+            self.kubernetes.namespaces.listen(lambda keys: made.namespaces_changed({name for _, name in keys}))
         return made
 
     def _workloads(self) -> Workloads:

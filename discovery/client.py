@@ -118,6 +118,20 @@ class AgentClient(UnaryClient):
         """Let a virtual machine in no more, and end its streams. Raises NotFound (vm_unknown), StorageFailed."""
         await self._ask(self._stub.RemoveVm, pb.RemoveVmRequest(name=name))
 
+    async def examine(self, *, timeout_ms: int = 0) -> pb.ExamineReply:
+        """What only this agent can see; it dials gateways for it. `timeout_ms` for each; 0: as the agent sees fit."""
+        return await self._ask(self._stub.Examine, pb.ExamineRequest(timeout_ms=timeout_ms))
+
+    async def probe(self, name: ServiceName | str, *, cluster: str = "", timeout_ms: int = 0) -> list[pb.Attempt]:
+        """Real requests to a service: to the copies of `cluster`, or, "", as a workload without a sidecar calls.
+
+        Raises InvalidName, QuotaExceeded (probe_busy).
+        """
+        parsed = name if isinstance(name, ServiceName) else ServiceName.parse(name)
+        request = pb.ProbeRequest(namespace=parsed.namespace, name=parsed.name, cluster=cluster, timeout_ms=timeout_ms)
+        reply: pb.ProbeReply = await self._ask(self._stub.Probe, request)
+        return list(reply.attempts)
+
     async def status(self) -> pb.AgentStatus:
         return await self._ask(self._stub.Status, registry_pb2.Empty())
 

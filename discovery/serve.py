@@ -24,7 +24,7 @@ from federation.errors import Denied, Unavailable
 from federation.log import Logger
 from federation.model.address import join_address
 from federation.model.cluster import Bundle, Problem
-from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
+from federation.model.ids import SYSTEM_NAMESPACE, ServiceName, SpiffeId
 from federation.model.record import Kind, Record
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
@@ -125,6 +125,10 @@ class ViewServer:
             self.catalog.stop()
             await self._server.stop(grace)
             self._server = None
+
+    def leads(self, service: ServiceName) -> bool:
+        """Whether gateways have a port for workloads that call this import."""
+        return self._addressed or str(service) in self._consumers.via_gateway.value
 
     async def follow_via_gateway(self) -> None:
         """Offer gateways the imports that sidecars lead through them, as these change."""

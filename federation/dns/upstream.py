@@ -137,7 +137,7 @@ class Upstream:
     async def _attempt(self, server: Server, tail: bytes, end: int, *, stream: bool) -> bytes:
         message = self._random_id().to_bytes(2, "big") + tail
         async with asyncio.timeout(self._timeout):
-            answer = await _over_udp(server, message, end)
+            answer = await over_udp(server, message, end)
         if stream and answer[2] & 0x02:
             with contextlib.suppress(TimeoutError, OSError):
                 async with asyncio.timeout(self._timeout):
@@ -157,7 +157,8 @@ def fits(message: bytes, answer: bytes, end: int) -> bool:
     )
 
 
-async def _over_udp(server: Server, message: bytes, end: int) -> bytes:
+async def over_udp(server: Server, message: bytes, end: int) -> bytes:
+    """The answer to `message`, whose question ends at `end`; whoever calls bounds the time. Raises OSError."""
     loop = asyncio.get_running_loop()
     family = socket.AF_INET6 if ":" in server[0] else socket.AF_INET
     with socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as sock:

@@ -71,6 +71,7 @@ class Inventory:
             started_ns=self._started_ns,
             streams=self.count_streams(),
             problems=map(wire.problem_to_pb, self.problems()),
+            now_ns=self._service.now_ns(),
         )
 
     def problems(self) -> list[Problem]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
 
@@ -97,16 +98,7 @@ async def join(
         possession=authority.sign_possession(possession_message(parsed)),
         locality=wire.locality_to_pb(locality or Locality()),
     )
-    async with grpc.aio.secure_channel(
-        parsed.registry,
-        anonymous_channel_credentials(invitation.server.bundle),
-        options=channel_options(invitation.server.server_name),
-    ) as channel:
-        stub = rpc.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
-        try:
-            reply = await stub.Join(request, timeout=timeout)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, what=f"the registry at {parsed.registry}") from error
+    reply = await _ask(invitation, "Join", request, timeout)
     return Joined(
         federation=reply.federation,
         trust_domain=reply.trust_domain,
@@ -115,3 +107,27 @@ async def join(
         registry_address=reply.registry_address,
         epoch_floor=reply.epoch_floor,
     )
+
+
+async def still_good(invitation: Invitation, *, timeout: float = 10.0) -> pb.LookReply:
+    """Ask the registry whether the token would be accepted; it is not redeemed.
+
+    Raises Denied (token_used, token_expired, token_revoked, token_unknown), AlreadyExists (the name is taken),
+    Unavailable, TimedOut.
+    """
+    reply: pb.LookReply = await _ask(invitation, "Look", pb.LookRequest(token=invitation.token.encode()), timeout)
+    return reply
+
+
+async def _ask(invitation: Invitation, method: str, request: Any, timeout: float) -> Any:
+    """What the registry's Enrolment service answers to who has no certificate."""
+    async with grpc.aio.secure_channel(
+        invitation.token.registry,
+        anonymous_channel_credentials(invitation.server.bundle),
+        options=channel_options(invitation.server.server_name),
+    ) as channel:
+        stub = rpc.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            return await getattr(stub, method)(request, timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, what=f"the registry at {invitation.token.registry}") from error

@@ -140,7 +140,8 @@ class EnrolmentServicer(rpc.EnrolmentServicer):
 
     def __init__(self, service: Service, *, log: Logger) -> None:
         self._service = service
-        setattr(self, "Join", unary(log)(self.Join))  # noqa: B010 - a method cannot be assigned to otherwise
+        for method in ("Join", "Look"):
+            setattr(self, method, unary(log)(getattr(self, method)))
 
     async def Join(self, request: pb.JoinRequest, context: Any) -> pb.JoinReply:
         return await self._service.enrol(
@@ -150,3 +151,6 @@ class EnrolmentServicer(rpc.EnrolmentServicer):
             request.possession,
             wire.locality_from_pb(request.locality),
         )
+
+    async def Look(self, request: pb.LookRequest, context: Any) -> pb.LookReply:
+        return self._service.look(request.token)

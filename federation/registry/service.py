@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from federation import __version__
 from federation.aio.clock import Clock
 from federation.errors import Conflict, Denied, InvalidInput, IsthmusError, NotFound
 from federation.log import Logger
@@ -160,6 +161,18 @@ class Service:
             registry_address=self._addresses().catalog,
             epoch_floor=kept.epoch,
         )
+
+    def look(self, text: str) -> pb.LookReply:
+        """Whether a token could be redeemed now; nothing is. Raises as `enrol` does for what is wrong with it."""
+        token = JoinToken.parse(text)
+        self._check_name(token.cluster)
+        if token.ca_fingerprint not in map(root_fingerprint, self._authority.bundle.roots):
+            raise Denied("this join token is of another registry", code="token_foreign")
+        now = self._clock.wall_ns()
+        held = plans.redeemable(self.store.tokens.all().get(token.hash()), token.cluster, now)
+        if token.cluster in self.store.clusters.all():
+            raise plans.taken(token.cluster)
+        return pb.LookReply(expires_ns=held.expires_ns, now_ns=now, version=__version__)
 
     async def leave(self, cluster: str) -> None:
         """Raises NotFound, StorageFailed."""

@@ -11,21 +11,17 @@ from federation.store.base import KEEP_DEPARTED, KEEP_TOKENS_NS, Departed, LinkE
 from federation.store.picture import Picture, Plan
 
 
-def enrol(picture: Picture, token: bytes, member: Member, fingerprint: str) -> Plan[Member]:
-    """Redeem and become a member; see `federation.store.base.Clusters.enrol`."""
-    held = picture.tokens.get(token)
-    present = picture.members.get(member.name)
+def redeemable(held: Token | None, cluster: str, now_ns: int) -> Token:
+    """`held` if `cluster` could join with it now; raises Denied (token_*)."""
     if held is None:
         raise Denied("this join token is not known here", hint="ask the operator for a new one", code="token_unknown")
-    if held.cluster != member.name:
+    if held.cluster != cluster:
         raise Denied(
-            f"this join token is for cluster {held.cluster}, not for {member.name}",
+            f"this join token is for cluster {held.cluster}, not for {cluster}",
             hint="each cluster needs a token of its own",
             code="token_foreign",
         )
     if held.redeemed_by:
-        if held.redeemed_by == fingerprint and not held.revoked and present is not None:
-            return Plan(result=present)  # the reply was lost; nothing is left to do
         raise Denied(
             "this join token has been used",
             hint="if that was not you, tell the operator; ask for a new token",
@@ -33,8 +29,19 @@ def enrol(picture: Picture, token: bytes, member: Member, fingerprint: str) -> P
         )
     if held.revoked:
         raise Denied("this join token was revoked", hint="ask the operator for a new one", code="token_revoked")
-    if held.expires_ns <= member.joined_ns:
+    if held.expires_ns <= now_ns:
         raise Denied("this join token has expired", hint="ask the operator for a new one", code="token_expired")
+    return held
+
+
+def enrol(picture: Picture, token: bytes, member: Member, fingerprint: str) -> Plan[Member]:
+    """Redeem and become a member; see `federation.store.base.Clusters.enrol`."""
+    held = picture.tokens.get(token)
+    present = picture.members.get(member.name)
+    mine = held is not None and held.cluster == member.name and held.redeemed_by == fingerprint
+    if held is not None and mine and not held.revoked and present is not None:
+        return Plan(result=present)  # the reply was lost; nothing is left to do
+    held = redeemable(held, member.name, member.joined_ns)
     if present is not None:
         raise taken(member.name)
     before = picture.departed.get(member.name)

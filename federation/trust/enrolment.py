@@ -118,12 +118,12 @@ async def _presented_chain(host: str, port: int) -> tuple[bytes, ...]:
     context.set_alpn_protocols(["h2"])
     _, writer = await asyncio.open_connection(host, port, ssl=context)
     try:
-        return _unverified_chain(writer.get_extra_info("ssl_object"))
+        return unverified_chain(writer.get_extra_info("ssl_object"))
     finally:
         writer.transport.abort()  # a shutdown handshake with somebody whom we do not know is no use
 
 
-def _unverified_chain(connection: Any) -> tuple[bytes, ...]:
+def unverified_chain(connection: Any) -> tuple[bytes, ...]:
     """The chain as presented: public from Python 3.13 on (DER), before that a method of the wrapped object."""
     public = getattr(connection, "get_unverified_chain", None)
     if public is not None:

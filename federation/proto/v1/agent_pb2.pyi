@@ -320,3 +320,141 @@ class RemoveVmRequest(_message.Message):
     NAME_FIELD_NUMBER: _ClassVar[int]
     name: str
     def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class ExamineRequest(_message.Message):
+    __slots__ = ("timeout_ms",)
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    timeout_ms: int
+    def __init__(self, timeout_ms: _Optional[int] = ...) -> None: ...
+
+class ExamineReply(_message.Message):
+    __slots__ = ("cluster", "now_ns", "network", "pod_ranges", "certificates", "pins", "gateways", "dns", "exports_down", "imports_homeless", "imports_unaddressed", "version", "cluster_dns", "clusterset")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NOW_NS_FIELD_NUMBER: _ClassVar[int]
+    NETWORK_FIELD_NUMBER: _ClassVar[int]
+    POD_RANGES_FIELD_NUMBER: _ClassVar[int]
+    CERTIFICATES_FIELD_NUMBER: _ClassVar[int]
+    PINS_FIELD_NUMBER: _ClassVar[int]
+    GATEWAYS_FIELD_NUMBER: _ClassVar[int]
+    DNS_FIELD_NUMBER: _ClassVar[int]
+    EXPORTS_DOWN_FIELD_NUMBER: _ClassVar[int]
+    IMPORTS_HOMELESS_FIELD_NUMBER: _ClassVar[int]
+    IMPORTS_UNADDRESSED_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_DNS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERSET_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    now_ns: int
+    network: str
+    pod_ranges: _containers.RepeatedScalarFieldContainer[str]
+    certificates: _containers.RepeatedCompositeFieldContainer[Certificate]
+    pins: _containers.RepeatedCompositeFieldContainer[PinStatus]
+    gateways: _containers.RepeatedCompositeFieldContainer[GatewayReach]
+    dns: DnsReach
+    exports_down: _containers.RepeatedScalarFieldContainer[str]
+    imports_homeless: _containers.RepeatedScalarFieldContainer[str]
+    imports_unaddressed: _containers.RepeatedScalarFieldContainer[str]
+    version: str
+    cluster_dns: DnsReach
+    clusterset: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, cluster: _Optional[str] = ..., now_ns: _Optional[int] = ..., network: _Optional[str] = ..., pod_ranges: _Optional[_Iterable[str]] = ..., certificates: _Optional[_Iterable[_Union[Certificate, _Mapping]]] = ..., pins: _Optional[_Iterable[_Union[PinStatus, _Mapping]]] = ..., gateways: _Optional[_Iterable[_Union[GatewayReach, _Mapping]]] = ..., dns: _Optional[_Union[DnsReach, _Mapping]] = ..., exports_down: _Optional[_Iterable[str]] = ..., imports_homeless: _Optional[_Iterable[str]] = ..., imports_unaddressed: _Optional[_Iterable[str]] = ..., version: _Optional[str] = ..., cluster_dns: _Optional[_Union[DnsReach, _Mapping]] = ..., clusterset: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Certificate(_message.Message):
+    __slots__ = ("what", "not_before_ns", "not_after_ns", "renews_ns")
+    WHAT_FIELD_NUMBER: _ClassVar[int]
+    NOT_BEFORE_NS_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_NS_FIELD_NUMBER: _ClassVar[int]
+    RENEWS_NS_FIELD_NUMBER: _ClassVar[int]
+    what: str
+    not_before_ns: int
+    not_after_ns: int
+    renews_ns: int
+    def __init__(self, what: _Optional[str] = ..., not_before_ns: _Optional[int] = ..., not_after_ns: _Optional[int] = ..., renews_ns: _Optional[int] = ...) -> None: ...
+
+class PinStatus(_message.Message):
+    __slots__ = ("cluster", "fingerprint", "shown", "linked")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
+    SHOWN_FIELD_NUMBER: _ClassVar[int]
+    LINKED_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    fingerprint: str
+    shown: str
+    linked: bool
+    def __init__(self, cluster: _Optional[str] = ..., fingerprint: _Optional[str] = ..., shown: _Optional[str] = ..., linked: _Optional[bool] = ...) -> None: ...
+
+class GatewayReach(_message.Message):
+    __slots__ = ("cluster", "name", "address", "own", "code", "detail", "took_ns", "not_after_ns")
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    TOOK_NS_FIELD_NUMBER: _ClassVar[int]
+    NOT_AFTER_NS_FIELD_NUMBER: _ClassVar[int]
+    cluster: str
+    name: str
+    address: str
+    own: bool
+    code: str
+    detail: str
+    took_ns: int
+    not_after_ns: int
+    def __init__(self, cluster: _Optional[str] = ..., name: _Optional[str] = ..., address: _Optional[str] = ..., own: _Optional[bool] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., took_ns: _Optional[int] = ..., not_after_ns: _Optional[int] = ...) -> None: ...
+
+class DnsReach(_message.Message):
+    __slots__ = ("server", "name", "addresses", "code", "detail")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ADDRESSES_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    server: str
+    name: str
+    addresses: _containers.RepeatedScalarFieldContainer[str]
+    code: str
+    detail: str
+    def __init__(self, server: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
+
+class ProbeRequest(_message.Message):
+    __slots__ = ("namespace", "name", "cluster", "timeout_ms")
+    NAMESPACE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    CLUSTER_FIELD_NUMBER: _ClassVar[int]
+    TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    namespace: str
+    name: str
+    cluster: str
+    timeout_ms: int
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+
+class ProbeReply(_message.Message):
+    __slots__ = ("attempts",)
+    ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    attempts: _containers.RepeatedCompositeFieldContainer[Attempt]
+    def __init__(self, attempts: _Optional[_Iterable[_Union[Attempt, _Mapping]]] = ...) -> None: ...
+
+class Attempt(_message.Message):
+    __slots__ = ("port", "app", "way", "gateway", "address", "code", "detail", "status", "took_ns", "clusters")
+    PORT_FIELD_NUMBER: _ClassVar[int]
+    APP_FIELD_NUMBER: _ClassVar[int]
+    WAY_FIELD_NUMBER: _ClassVar[int]
+    GATEWAY_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    DETAIL_FIELD_NUMBER: _ClassVar[int]
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    TOOK_NS_FIELD_NUMBER: _ClassVar[int]
+    CLUSTERS_FIELD_NUMBER: _ClassVar[int]
+    port: int
+    app: str
+    way: str
+    gateway: str
+    address: str
+    code: str
+    detail: str
+    status: int
+    took_ns: int
+    clusters: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, port: _Optional[int] = ..., app: _Optional[str] = ..., way: _Optional[str] = ..., gateway: _Optional[str] = ..., address: _Optional[str] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ..., status: _Optional[int] = ..., took_ns: _Optional[int] = ..., clusters: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -100,6 +100,16 @@ class AgentStub:
                 request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.SerializeToString,
                 response_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
                 _registered_method=True)
+        self.Examine = channel.unary_unary(
+                '/federation.v1.Agent/Examine',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExamineRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExamineReply.FromString,
+                _registered_method=True)
+        self.Probe = channel.unary_unary(
+                '/federation.v1.Agent/Probe',
+                request_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ProbeRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ProbeReply.FromString,
+                _registered_method=True)
 
 
 class AgentServicer:
@@ -183,6 +193,18 @@ class AgentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Examine(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Probe(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AgentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -250,6 +272,16 @@ def add_AgentServicer_to_server(servicer, server):
                     servicer.RemoveVm,
                     request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.FromString,
                     response_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.Empty.SerializeToString,
+            ),
+            'Examine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Examine,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExamineRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ExamineReply.SerializeToString,
+            ),
+            'Probe': grpc.unary_unary_rpc_method_handler(
+                    servicer.Probe,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_agent__pb2.ProbeRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_agent__pb2.ProbeReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -603,6 +635,60 @@ class Agent:
             '/federation.v1.Agent/RemoveVm',
             federation_dot_proto_dot_v1_dot_agent__pb2.RemoveVmRequest.SerializeToString,
             federation_dot_proto_dot_v1_dot_registry__pb2.Empty.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Examine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/Examine',
+            federation_dot_proto_dot_v1_dot_agent__pb2.ExamineRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.ExamineReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Probe(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Agent/Probe',
+            federation_dot_proto_dot_v1_dot_agent__pb2.ProbeRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_agent__pb2.ProbeReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -25,51 +25,55 @@ _sym_db = _symbol_database.Default()
 from federation.proto.v1 import records_pb2 as federation_dot_proto_dot_v1_dot_records__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"federation/proto/v1/registry.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\"\x93\x01\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12%\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x12\n\npossession\x18\x04 \x01(\x0c\x12)\n\x08locality\x18\x05 \x01(\x0b\x32\x17.federation.v1.Locality\"\xac\x01\n\tJoinReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\x0fregistry_bundle\x18\x03 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x16\n\x0esingle_machine\x18\x04 \x01(\x08\x12\x18\n\x10registry_address\x18\x05 \x01(\t\x12\x13\n\x0b\x65poch_floor\x18\x06 \x01(\x04\"\x07\n\x05\x45mpty\"9\n\x11IssueTokenRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\r\"4\n\x0fIssueTokenReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ns\x18\x02 \x01(\x03\"%\n\x12RevokeTokenRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x1f\n\x0cLeaveRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x81\x01\n\x11\x43reateLinkRequest\x12\t\n\x01\x61\x18\x01 \x01(\t\x12\t\n\x01\x62\x18\x02 \x01(\t\x12\x15\n\rfingerprint_a\x18\x03 \x01(\t\x12\x15\n\rfingerprint_b\x18\x04 \x01(\t\x12(\n\x06grants\x18\x05 \x03(\x0b\x32\x18.federation.v1.LinkGrant\")\n\x11\x44\x65leteLinkRequest\x12\t\n\x01\x61\x18\x01 \x01(\t\x12\t\n\x01\x62\x18\x02 \x01(\t\"\xd0\x02\n\x0b\x43lusterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12)\n\x08locality\x18\x04 \x01(\x0b\x32\x17.federation.v1.Locality\x12\x1a\n\x12\x62undle_fingerprint\x18\x05 \x01(\t\x12\x11\n\tjoined_ns\x18\x06 \x01(\x03\x12\x14\n\x0clast_seen_ns\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x10\n\x08sequence\x18\t \x01(\x04\x12\x10\n\x08services\x18\n \x01(\r\x12\x10\n\x08gateways\x18\x0b \x01(\r\x12\x18\n\x10\x61pplied_revision\x18\x0c \x01(\x04\x12(\n\x08problems\x18\r \x03(\x0b\x32\x16.federation.v1.Problem\x12\x15\n\ragent_version\x18\x0e \x01(\t\"A\n\x11ListClustersReply\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.federation.v1.ClusterInfo\"L\n\x08LinkInfo\x12!\n\x04link\x18\x01 \x01(\x0b\x32\x13.federation.v1.Link\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"8\n\x0eListLinksReply\x12&\n\x05links\x18\x01 \x03(\x0b\x32\x17.federation.v1.LinkInfo\"G\n\x0bServiceInfo\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\'\n\x07service\x18\x02 \x01(\x0b\x32\x16.federation.v1.Service\"A\n\x11ListServicesReply\x12,\n\x08services\x18\x01 \x03(\x0b\x32\x1a.federation.v1.ServiceInfo\"V\n\x0bGatewayInfo\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\'\n\x07gateway\x18\x02 \x01(\x0b\x32\x16.federation.v1.Gateway\x12\r\n\x05stale\x18\x03 \x01(\x08\"A\n\x11ListGatewaysReply\x12,\n\x08gateways\x18\x01 \x03(\x0b\x32\x1a.federation.v1.GatewayInfo\"\xa7\x01\n\x0eRegistryStatus\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x12\n\nstarted_ns\x18\x05 \x01(\x03\x12\x0f\n\x07streams\x18\x06 \x01(\r\x12(\n\x08problems\x18\x07 \x03(\x0b\x32\x16.federation.v1.Problem2I\n\tEnrolment\x12<\n\x04Join\x12\x1a.federation.v1.JoinRequest\x1a\x18.federation.v1.JoinReply2\xc2\x05\n\x08Operator\x12N\n\nIssueToken\x12 .federation.v1.IssueTokenRequest\x1a\x1e.federation.v1.IssueTokenReply\x12\x46\n\x0bRevokeToken\x12!.federation.v1.RevokeTokenRequest\x1a\x14.federation.v1.Empty\x12\x46\n\x0cListClusters\x12\x14.federation.v1.Empty\x1a .federation.v1.ListClustersReply\x12:\n\x05Leave\x12\x1b.federation.v1.LeaveRequest\x1a\x14.federation.v1.Empty\x12\x43\n\nCreateLink\x12 .federation.v1.CreateLinkRequest\x1a\x13.federation.v1.Link\x12\x44\n\nDeleteLink\x12 .federation.v1.DeleteLinkRequest\x1a\x14.federation.v1.Empty\x12@\n\tListLinks\x12\x14.federation.v1.Empty\x1a\x1d.federation.v1.ListLinksReply\x12\x46\n\x0cListServices\x12\x14.federation.v1.Empty\x1a .federation.v1.ListServicesReply\x12\x46\n\x0cListGateways\x12\x14.federation.v1.Empty\x1a .federation.v1.ListGatewaysReply\x12=\n\x06Status\x12\x14.federation.v1.Empty\x1a\x1d.federation.v1.RegistryStatusb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"federation/proto/v1/registry.proto\x12\rfederation.v1\x1a!federation/proto/v1/records.proto\"\x1c\n\x0bLookRequest\x12\r\n\x05token\x18\x01 \x01(\t\"@\n\tLookReply\x12\x12\n\nexpires_ns\x18\x01 \x01(\x03\x12\x0e\n\x06now_ns\x18\x02 \x01(\x03\x12\x0f\n\x07version\x18\x03 \x01(\t\"\x93\x01\n\x0bJoinRequest\x12\r\n\x05token\x18\x01 \x01(\t\x12\x0f\n\x07\x63luster\x18\x02 \x01(\t\x12%\n\x06\x62undle\x18\x03 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x12\n\npossession\x18\x04 \x01(\x0c\x12)\n\x08locality\x18\x05 \x01(\x0b\x32\x17.federation.v1.Locality\"\xac\x01\n\tJoinReply\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12.\n\x0fregistry_bundle\x18\x03 \x01(\x0b\x32\x15.federation.v1.Bundle\x12\x16\n\x0esingle_machine\x18\x04 \x01(\x08\x12\x18\n\x10registry_address\x18\x05 \x01(\t\x12\x13\n\x0b\x65poch_floor\x18\x06 \x01(\x04\"\x07\n\x05\x45mpty\"9\n\x11IssueTokenRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\x13\n\x0bttl_seconds\x18\x02 \x01(\r\"4\n\x0fIssueTokenReply\x12\r\n\x05token\x18\x01 \x01(\t\x12\x12\n\nexpires_ns\x18\x02 \x01(\x03\"%\n\x12RevokeTokenRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x1f\n\x0cLeaveRequest\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\"\x81\x01\n\x11\x43reateLinkRequest\x12\t\n\x01\x61\x18\x01 \x01(\t\x12\t\n\x01\x62\x18\x02 \x01(\t\x12\x15\n\rfingerprint_a\x18\x03 \x01(\t\x12\x15\n\rfingerprint_b\x18\x04 \x01(\t\x12(\n\x06grants\x18\x05 \x03(\x0b\x32\x18.federation.v1.LinkGrant\")\n\x11\x44\x65leteLinkRequest\x12\t\n\x01\x61\x18\x01 \x01(\t\x12\t\n\x01\x62\x18\x02 \x01(\t\"\xd0\x02\n\x0b\x43lusterInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x14\n\x0ctrust_domain\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12)\n\x08locality\x18\x04 \x01(\x0b\x32\x17.federation.v1.Locality\x12\x1a\n\x12\x62undle_fingerprint\x18\x05 \x01(\t\x12\x11\n\tjoined_ns\x18\x06 \x01(\x03\x12\x14\n\x0clast_seen_ns\x18\x07 \x01(\x03\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x10\n\x08sequence\x18\t \x01(\x04\x12\x10\n\x08services\x18\n \x01(\r\x12\x10\n\x08gateways\x18\x0b \x01(\r\x12\x18\n\x10\x61pplied_revision\x18\x0c \x01(\x04\x12(\n\x08problems\x18\r \x03(\x0b\x32\x16.federation.v1.Problem\x12\x15\n\ragent_version\x18\x0e \x01(\t\"A\n\x11ListClustersReply\x12,\n\x08\x63lusters\x18\x01 \x03(\x0b\x32\x1a.federation.v1.ClusterInfo\"L\n\x08LinkInfo\x12!\n\x04link\x18\x01 \x01(\x0b\x32\x13.federation.v1.Link\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x03 \x01(\t\"8\n\x0eListLinksReply\x12&\n\x05links\x18\x01 \x03(\x0b\x32\x17.federation.v1.LinkInfo\"G\n\x0bServiceInfo\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\'\n\x07service\x18\x02 \x01(\x0b\x32\x16.federation.v1.Service\"A\n\x11ListServicesReply\x12,\n\x08services\x18\x01 \x03(\x0b\x32\x1a.federation.v1.ServiceInfo\"V\n\x0bGatewayInfo\x12\x0f\n\x07\x63luster\x18\x01 \x01(\t\x12\'\n\x07gateway\x18\x02 \x01(\x0b\x32\x16.federation.v1.Gateway\x12\r\n\x05stale\x18\x03 \x01(\x08\"A\n\x11ListGatewaysReply\x12,\n\x08gateways\x18\x01 \x03(\x0b\x32\x1a.federation.v1.GatewayInfo\"\xb7\x01\n\x0eRegistryStatus\x12\x12\n\nfederation\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0f\n\x07history\x18\x03 \x01(\t\x12\x10\n\x08revision\x18\x04 \x01(\x04\x12\x12\n\nstarted_ns\x18\x05 \x01(\x03\x12\x0f\n\x07streams\x18\x06 \x01(\r\x12(\n\x08problems\x18\x07 \x03(\x0b\x32\x16.federation.v1.Problem\x12\x0e\n\x06now_ns\x18\x08 \x01(\x03\x32\x87\x01\n\tEnrolment\x12<\n\x04Join\x12\x1a.federation.v1.JoinRequest\x1a\x18.federation.v1.JoinReply\x12<\n\x04Look\x12\x1a.federation.v1.LookRequest\x1a\x18.federation.v1.LookReply2\xc2\x05\n\x08Operator\x12N\n\nIssueToken\x12 .federation.v1.IssueTokenRequest\x1a\x1e.federation.v1.IssueTokenReply\x12\x46\n\x0bRevokeToken\x12!.federation.v1.RevokeTokenRequest\x1a\x14.federation.v1.Empty\x12\x46\n\x0cListClusters\x12\x14.federation.v1.Empty\x1a .federation.v1.ListClustersReply\x12:\n\x05Leave\x12\x1b.federation.v1.LeaveRequest\x1a\x14.federation.v1.Empty\x12\x43\n\nCreateLink\x12 .federation.v1.CreateLinkRequest\x1a\x13.federation.v1.Link\x12\x44\n\nDeleteLink\x12 .federation.v1.DeleteLinkRequest\x1a\x14.federation.v1.Empty\x12@\n\tListLinks\x12\x14.federation.v1.Empty\x1a\x1d.federation.v1.ListLinksReply\x12\x46\n\x0cListServices\x12\x14.federation.v1.Empty\x1a .federation.v1.ListServicesReply\x12\x46\n\x0cListGateways\x12\x14.federation.v1.Empty\x1a .federation.v1.ListGatewaysReply\x12=\n\x06Status\x12\x14.federation.v1.Empty\x1a\x1d.federation.v1.RegistryStatusb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'federation.proto.v1.registry_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_JOINREQUEST']._serialized_start=89
-  _globals['_JOINREQUEST']._serialized_end=236
-  _globals['_JOINREPLY']._serialized_start=239
-  _globals['_JOINREPLY']._serialized_end=411
-  _globals['_EMPTY']._serialized_start=413
-  _globals['_EMPTY']._serialized_end=420
-  _globals['_ISSUETOKENREQUEST']._serialized_start=422
-  _globals['_ISSUETOKENREQUEST']._serialized_end=479
-  _globals['_ISSUETOKENREPLY']._serialized_start=481
-  _globals['_ISSUETOKENREPLY']._serialized_end=533
-  _globals['_REVOKETOKENREQUEST']._serialized_start=535
-  _globals['_REVOKETOKENREQUEST']._serialized_end=572
-  _globals['_LEAVEREQUEST']._serialized_start=574
-  _globals['_LEAVEREQUEST']._serialized_end=605
-  _globals['_CREATELINKREQUEST']._serialized_start=608
-  _globals['_CREATELINKREQUEST']._serialized_end=737
-  _globals['_DELETELINKREQUEST']._serialized_start=739
-  _globals['_DELETELINKREQUEST']._serialized_end=780
-  _globals['_CLUSTERINFO']._serialized_start=783
-  _globals['_CLUSTERINFO']._serialized_end=1119
-  _globals['_LISTCLUSTERSREPLY']._serialized_start=1121
-  _globals['_LISTCLUSTERSREPLY']._serialized_end=1186
-  _globals['_LINKINFO']._serialized_start=1188
-  _globals['_LINKINFO']._serialized_end=1264
-  _globals['_LISTLINKSREPLY']._serialized_start=1266
-  _globals['_LISTLINKSREPLY']._serialized_end=1322
-  _globals['_SERVICEINFO']._serialized_start=1324
-  _globals['_SERVICEINFO']._serialized_end=1395
-  _globals['_LISTSERVICESREPLY']._serialized_start=1397
-  _globals['_LISTSERVICESREPLY']._serialized_end=1462
-  _globals['_GATEWAYINFO']._serialized_start=1464
-  _globals['_GATEWAYINFO']._serialized_end=1550
-  _globals['_LISTGATEWAYSREPLY']._serialized_start=1552
-  _globals['_LISTGATEWAYSREPLY']._serialized_end=1617
-  _globals['_REGISTRYSTATUS']._serialized_start=1620
-  _globals['_REGISTRYSTATUS']._serialized_end=1787
-  _globals['_ENROLMENT']._serialized_start=1789
-  _globals['_ENROLMENT']._serialized_end=1862
-  _globals['_OPERATOR']._serialized_start=1865
-  _globals['_OPERATOR']._serialized_end=2571
+  _globals['_LOOKREQUEST']._serialized_start=88
+  _globals['_LOOKREQUEST']._serialized_end=116
+  _globals['_LOOKREPLY']._serialized_start=118
+  _globals['_LOOKREPLY']._serialized_end=182
+  _globals['_JOINREQUEST']._serialized_start=185
+  _globals['_JOINREQUEST']._serialized_end=332
+  _globals['_JOINREPLY']._serialized_start=335
+  _globals['_JOINREPLY']._serialized_end=507
+  _globals['_EMPTY']._serialized_start=509
+  _globals['_EMPTY']._serialized_end=516
+  _globals['_ISSUETOKENREQUEST']._serialized_start=518
+  _globals['_ISSUETOKENREQUEST']._serialized_end=575
+  _globals['_ISSUETOKENREPLY']._serialized_start=577
+  _globals['_ISSUETOKENREPLY']._serialized_end=629
+  _globals['_REVOKETOKENREQUEST']._serialized_start=631
+  _globals['_REVOKETOKENREQUEST']._serialized_end=668
+  _globals['_LEAVEREQUEST']._serialized_start=670
+  _globals['_LEAVEREQUEST']._serialized_end=701
+  _globals['_CREATELINKREQUEST']._serialized_start=704
+  _globals['_CREATELINKREQUEST']._serialized_end=833
+  _globals['_DELETELINKREQUEST']._serialized_start=835
+  _globals['_DELETELINKREQUEST']._serialized_end=876
+  _globals['_CLUSTERINFO']._serialized_start=879
+  _globals['_CLUSTERINFO']._serialized_end=1215
+  _globals['_LISTCLUSTERSREPLY']._serialized_start=1217
+  _globals['_LISTCLUSTERSREPLY']._serialized_end=1282
+  _globals['_LINKINFO']._serialized_start=1284
+  _globals['_LINKINFO']._serialized_end=1360
+  _globals['_LISTLINKSREPLY']._serialized_start=1362
+  _globals['_LISTLINKSREPLY']._serialized_end=1418
+  _globals['_SERVICEINFO']._serialized_start=1420
+  _globals['_SERVICEINFO']._serialized_end=1491
+  _globals['_LISTSERVICESREPLY']._serialized_start=1493
+  _globals['_LISTSERVICESREPLY']._serialized_end=1558
+  _globals['_GATEWAYINFO']._serialized_start=1560
+  _globals['_GATEWAYINFO']._serialized_end=1646
+  _globals['_LISTGATEWAYSREPLY']._serialized_start=1648
+  _globals['_LISTGATEWAYSREPLY']._serialized_end=1713
+  _globals['_REGISTRYSTATUS']._serialized_start=1716
+  _globals['_REGISTRYSTATUS']._serialized_end=1899
+  _globals['_ENROLMENT']._serialized_start=1902
+  _globals['_ENROLMENT']._serialized_end=2037
+  _globals['_OPERATOR']._serialized_start=2040
+  _globals['_OPERATOR']._serialized_end=2746
 # @@protoc_insertion_point(module_scope)

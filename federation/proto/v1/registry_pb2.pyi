@@ -7,6 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LookRequest(_message.Message):
+    __slots__ = ("token",)
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    def __init__(self, token: _Optional[str] = ...) -> None: ...
+
+class LookReply(_message.Message):
+    __slots__ = ("expires_ns", "now_ns", "version")
+    EXPIRES_NS_FIELD_NUMBER: _ClassVar[int]
+    NOW_NS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    expires_ns: int
+    now_ns: int
+    version: str
+    def __init__(self, expires_ns: _Optional[int] = ..., now_ns: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+
 class JoinRequest(_message.Message):
     __slots__ = ("token", "cluster", "bundle", "possession", "locality")
     TOKEN_FIELD_NUMBER: _ClassVar[int]
@@ -176,7 +192,7 @@ class ListGatewaysReply(_message.Message):
     def __init__(self, gateways: _Optional[_Iterable[_Union[GatewayInfo, _Mapping]]] = ...) -> None: ...
 
 class RegistryStatus(_message.Message):
-    __slots__ = ("federation", "version", "history", "revision", "started_ns", "streams", "problems")
+    __slots__ = ("federation", "version", "history", "revision", "started_ns", "streams", "problems", "now_ns")
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
@@ -184,6 +200,7 @@ class RegistryStatus(_message.Message):
     STARTED_NS_FIELD_NUMBER: _ClassVar[int]
     STREAMS_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
+    NOW_NS_FIELD_NUMBER: _ClassVar[int]
     federation: str
     version: str
     history: str
@@ -191,4 +208,5 @@ class RegistryStatus(_message.Message):
     started_ns: int
     streams: int
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
-    def __init__(self, federation: _Optional[str] = ..., version: _Optional[str] = ..., history: _Optional[str] = ..., revision: _Optional[int] = ..., started_ns: _Optional[int] = ..., streams: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ...) -> None: ...
+    now_ns: int
+    def __init__(self, federation: _Optional[str] = ..., version: _Optional[str] = ..., history: _Optional[str] = ..., revision: _Optional[int] = ..., started_ns: _Optional[int] = ..., streams: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., now_ns: _Optional[int] = ...) -> None: ...

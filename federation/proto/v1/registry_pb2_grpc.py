@@ -41,6 +41,11 @@ class EnrolmentStub:
                 request_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
                 response_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.JoinReply.FromString,
                 _registered_method=True)
+        self.Look = channel.unary_unary(
+                '/federation.v1.Enrolment/Look',
+                request_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.LookRequest.SerializeToString,
+                response_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.LookReply.FromString,
+                _registered_method=True)
 
 
 class EnrolmentServicer:
@@ -53,6 +58,12 @@ class EnrolmentServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Look(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EnrolmentServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +71,11 @@ def add_EnrolmentServicer_to_server(servicer, server):
                     servicer.Join,
                     request_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.JoinRequest.FromString,
                     response_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.JoinReply.SerializeToString,
+            ),
+            'Look': grpc.unary_unary_rpc_method_handler(
+                    servicer.Look,
+                    request_deserializer=federation_dot_proto_dot_v1_dot_registry__pb2.LookRequest.FromString,
+                    response_serializer=federation_dot_proto_dot_v1_dot_registry__pb2.LookReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +106,33 @@ class Enrolment:
             '/federation.v1.Enrolment/Join',
             federation_dot_proto_dot_v1_dot_registry__pb2.JoinRequest.SerializeToString,
             federation_dot_proto_dot_v1_dot_registry__pb2.JoinReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Look(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/federation.v1.Enrolment/Look',
+            federation_dot_proto_dot_v1_dot_registry__pb2.LookRequest.SerializeToString,
+            federation_dot_proto_dot_v1_dot_registry__pb2.LookReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -18,7 +18,7 @@ from federation.errors import Denied, InvalidInput, IsthmusError, TimedOut, Unav
 from federation.model.ids import SpiffeId
 from federation.trust.authority import Authority
 from federation.trust.bundle import fingerprint
-from federation.trust.enrolment import _unverified_chain, check_pinned, fetch_pinned
+from federation.trust.enrolment import check_pinned, fetch_pinned, unverified_chain
 from federation.trust.svid import Svid
 
 FED = "fed.test"
@@ -80,9 +80,9 @@ def test_both_forms_of_the_chain_are_read(registry: Authority) -> None:
 
     new = SimpleNamespace(get_unverified_chain=lambda: list(chain))
     old = SimpleNamespace(_sslobj=SimpleNamespace(get_unverified_chain=lambda: [OldCertificate(d) for d in chain]))
-    assert _unverified_chain(new) == chain
-    assert _unverified_chain(old) == chain
-    assert _unverified_chain(SimpleNamespace(get_unverified_chain=lambda: None)) == ()
+    assert unverified_chain(new) == chain
+    assert unverified_chain(old) == chain
+    assert unverified_chain(SimpleNamespace(get_unverified_chain=lambda: None)) == ()
 
 
 async def test_nobody_there(clock: FakeClock) -> None:

@@ -1,0 +1,274 @@
+"""Real requests to exported services, and handshakes with gateways, for an operator: few at once, each bounded.
+
+Arrives: what an operator asks (discovery.probe.admin), and what the agent knows. Leaves: what came of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from discovery.probe import attempt, dial
+from discovery.probe.words import (
+    EGRESS_UNREACHABLE,
+    NO_EGRESS,
+    NO_GATEWAY,
+    NO_LINK,
+    NOT_EXPORTED,
+    NOT_IMPORTED,
+    NOT_PINNED,
+    UNHEARD,
+    Outcome,
+)
+from discovery.view import ClusterView, Neighbour
+from federation.aio.clock import Clock
+from federation.aio.latest import Latest
+from federation.envoy import names
+from federation.errors import QuotaExceeded
+from federation.model.address import join_address
+from federation.model.cluster import Bundle, Gateway
+from federation.model.ids import ServiceName
+from federation.model.service import Import, Port, Protocol
+from federation.policy import routes
+from federation.trust.svid import Svid
+
+T = TypeVar("T")
+
+MOST_PORTS, MOST_GATEWAYS = 16, 8
+"""What is tried of one service, and of one cluster."""
+MOST_SECONDS = 30.0
+_AT_ONCE, _WAITING = 8, 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """What came of one. `clusters`: which may have answered; `took`: seconds."""
+
+    port: Port | None
+    way: str
+    gateway: str = ""
+    address: str = ""
+    outcome: Outcome
+    took: float = 0.0
+    clusters: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reach:
+    """What came of a handshake with a gateway; `not_after_ns` 0: there was none."""
+
+    cluster: str
+    gateway: Gateway
+    own: bool
+    outcome: Outcome
+    took: float
+    not_after_ns: int = 0
+
+
+class Prober:
+    """`led`: whether gateways have ports for an import. `svid`: the agent's identity now. What operators ask at once
+    waits in turn; too much of it is refused."""
+
+    def __init__(
+        self,
+        view: ClusterView,
+        *,
+        cluster: str,
+        suffix: str,
+        bundle: Bundle,
+        gateways: Latest[Mapping[str, Gateway]],
+        led: Callable[[ServiceName], bool],
+        svid: Callable[[], Svid],
+        clock: Clock,
+    ) -> None:
+        self._view, self._cluster, self._suffix = view, cluster, suffix
+        self._bundle, self._gateways, self._led, self._svid, self._clock = bundle, gateways, led, svid, clock
+        self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._asked = 0
+
+    async def probe(self, service: ServiceName, cluster: str, *, seconds: float) -> list[Attempt]:
+        """Ask `service` for each of its ports: of another `cluster` by each of its gateways; "" by each own gateway.
+
+        `seconds` for each attempt. Raises QuotaExceeded (probe_busy).
+        """
+        if self._asked >= _WAITING:
+            raise QuotaExceeded("too many probes wait", hint="try again when they are done", code="probe_busy")
+        self._asked += 1
+        try:
+            seconds = min(max(seconds, 0.1), MOST_SECONDS)
+            return await (self._remote(service, cluster, seconds) if cluster else self._egress(service, seconds))
+        finally:
+            self._asked -= 1
+
+    async def reach(self, *, seconds: float) -> list[Reach]:
+        """Shake hands with every gateway: the own ones, and those of linked clusters that are trusted."""
+        wanted = [(self._cluster, gateway, self._bundle) for gateway in _first(self._gateways.value)]
+        for peer in self._view.linked:
+            if peer.bundle is not None:
+                wanted += [(peer.name, gateway, peer.bundle) for gateway in _first(peer.gateways)]
+        return await _all(self._shake(name, gateway, bundle, seconds) for name, gateway, bundle in wanted)
+
+    # --- by the gateways of another cluster --------------------------------------------------------------------------
+
+    async def _remote(self, service: ServiceName, cluster: str, seconds: float) -> list[Attempt]:
+        neighbour = self._view.neighbours.get(cluster)
+        missing = unreachable(cluster, neighbour)
+        if missing is not None or neighbour is None or (bundle := neighbour.bundle) is None:
+            outcome = missing or Outcome(NO_LINK, f"{cluster} is not linked")
+            return [Attempt(port=None, way="remote", outcome=outcome, clusters=(cluster,))]
+        claimed = neighbour.services.get(service)
+        imported = self._view.imports.get(service)
+        # What this cluster is not shown is asked for all the same: the gateway has the last word.
+        ports = claimed.ports if claimed is not None else imported.ports if imported is not None else ()
+        if not (tried := _tcp(ports)):
+            outcome = Outcome(NOT_EXPORTED, f"{cluster} shows this cluster no {service} with a TCP port")
+            return [Attempt(port=None, way="remote", outcome=outcome, clusters=(cluster,))]
+        ready = claimed.ready if claimed is not None else None
+
+        async def one(port: Port, gateway: Gateway) -> Attempt:
+            host = f"{routes.names(service, suffix=self._suffix, pinned=cluster)[0]}:{port.port}"
+            where = join_address(gateway.address, gateway.port)
+
+            async def ask() -> Outcome:
+                return await attempt.remote(
+                    gateway, service, port, host=host, bundle=bundle, svid=self._svid(), clock=self._clock
+                )
+
+            outcome, took = await self._timed(ask, seconds, where)
+            return Attempt(
+                port=port,
+                way="remote",
+                gateway=gateway.name,
+                address=where,
+                outcome=attempt.explained(outcome, ready),
+                took=took,
+                clusters=(cluster,),
+            )
+
+        return await _all(one(port, gateway) for port in tried for gateway in _first(neighbour.gateways))
+
+    # --- by the own gateways -----------------------------------------------------------------------------------------
+
+    async def _egress(self, service: ServiceName, seconds: float) -> list[Attempt]:
+        imported = self._view.imports.get(service)
+        if imported is None:
+            return [Attempt(port=None, way="egress", outcome=Outcome(NOT_IMPORTED, f"{service} is not imported here"))]
+        ports = [port for port in _tcp(imported.ports) if port.port in imported.gateway_ports]
+        gateways = _first(self._gateways.value)
+        if why := self._no_egress(service, gateways, ports):
+            return [Attempt(port=None, way="egress", outcome=Outcome(NO_EGRESS, why))]
+        answering = may_answer(imported)
+
+        async def one(port: Port, gateway: Gateway) -> Attempt:
+            address, at = gateway.egress or gateway.address, imported.gateway_ports[port.port]
+            host = f"{routes.names(service, suffix=self._suffix, pinned=None)[-1]}:{port.port}"
+
+            async def ask() -> Outcome:
+                return await attempt.egress(address, at, port, host=host)
+
+            outcome, took = await self._timed(ask, seconds, join_address(address, at))
+            return Attempt(
+                port=port,
+                way="egress",
+                gateway=gateway.name,
+                address=join_address(address, at),
+                outcome=apart(attempt.explained(outcome, sum(b.ready for b in imported.backends)), address),
+                took=took,
+                clusters=answering,
+            )
+
+        return await _all(one(port, gateway) for port in ports for gateway in gateways)
+
+    def _no_egress(self, service: ServiceName, gateways: Sequence[Gateway], ports: Sequence[Port]) -> str:
+        """Why nobody could call `service` through the own gateways; empty where somebody could."""
+        if not gateways:
+            return "this cluster has no gateway"
+        if not ports:
+            return "the import has no TCP port at the gateways"
+        if not self._led(service):
+            return "no workload without a sidecar is led here: its imports are written to no API server and no Consul"
+        return ""
+
+    # --- what both do ------------------------------------------------------------------------------------------------
+
+    async def _shake(self, cluster: str, gateway: Gateway, bundle: Bundle, seconds: float) -> Reach:
+        ended = 0
+
+        async def shake() -> Outcome:
+            nonlocal ended
+            async with dial.line(
+                gateway,
+                bundle=bundle,
+                svid=self._svid(),
+                alpn=names.ALPN_HEALTH,
+                # No service has this name: the handshake is all that is wanted.
+                server_name=names.server_name(ServiceName("isthmus", "handshake"), 1, bundle.trust_domain),
+                clock=self._clock,
+            ) as line:
+                ended = line.not_after_ns
+                # TLS 1.3: whether the other end takes this certificate shows with what it says next.
+                line.writer.write(b"GET / HTTP/1.1\r\nHost: handshake.isthmus.global\r\nConnection: close\r\n\r\n")
+                await dial.read_some(line.reader, f"{gateway.address} port {gateway.port}")
+            return Outcome("", "TCP and TLS are good")
+
+        outcome, took = await self._timed(shake, seconds, join_address(gateway.address, gateway.port))
+        own = cluster == self._cluster
+        return Reach(cluster=cluster, gateway=gateway, own=own, outcome=outcome, took=took, not_after_ns=ended)
+
+    async def _timed(self, work: Callable[[], Awaitable[Outcome]], seconds: float, where: str) -> tuple[Outcome, float]:
+        async with self._turns:
+            began = self._clock.monotonic()
+            outcome = await attempt.bounded(work, seconds=seconds, where=where)
+            return outcome, self._clock.monotonic() - began
+
+
+def unreachable(cluster: str, neighbour: Neighbour | None) -> Outcome | None:
+    """Why nothing of `cluster` can be called from here, as far as that is known without a packet; None: nothing."""
+    if neighbour is None or neighbour.link is None:
+        return Outcome(NO_LINK, f"there is no link to {cluster}")
+    if neighbour.bundle is None:
+        if neighbour.cluster is None:
+            return Outcome(UNHEARD, f"{cluster} has not reported to the registry yet")
+        detail = neighbour.problem.detail if neighbour.problem is not None else f"the root of {cluster} is not pinned"
+        return Outcome(NOT_PINNED, detail)
+    if not neighbour.gateways:
+        return Outcome(NO_GATEWAY, f"no gateway of {cluster} is known")
+    return None
+
+
+def may_answer(imported: Import) -> tuple[str, ...]:
+    """The clusters that have a ready copy, the own one first: one of them answers a call through the own gateways."""
+    ready = [b for b in imported.backends if b.ready]
+    return tuple(b.cluster for b in sorted(ready, key=lambda b: (not b.local, b.cluster)))
+
+
+def apart(outcome: Outcome, address: str) -> Outcome:
+    """A gateway on loopback that cannot be connected to may well be open, in a network namespace of its own."""
+    if outcome.code == dial.NOBODY_LISTENS and ipaddress.ip_address(address).is_loopback:
+        detail = (
+            f"{address} is loopback: the agent reaches the gateway's ports for workloads only in the same network "
+            "namespace; set egress_bind (and egress_address) of the gateway to an address of its host or pod"
+        )
+        return Outcome(EGRESS_UNREACHABLE, detail)
+    if outcome.code in (dial.NOBODY_LISTENS, dial.NO_ROUTE):
+        return replace(outcome, code=EGRESS_UNREACHABLE)
+    return outcome
+
+
+def _tcp(ports: Iterable[Port]) -> list[Port]:
+    return [port for port in ports if port.protocol is Protocol.TCP][:MOST_PORTS]
+
+
+def _first(gateways: Mapping[str, Gateway]) -> list[Gateway]:
+    """Those that take calls: draining ones only where there are no others."""
+    able = [gateway for _, gateway in sorted(gateways.items())]
+    return ([gateway for gateway in able if not gateway.draining] or able)[:MOST_GATEWAYS]
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(work, name="probe") for work in works]
+    return [task.result() for task in tasks]
