@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token, vm
+from federation.cli import cluster, demo, export, get, inject, install, link, registry, resolve, status, token, vm
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -42,6 +42,7 @@ link.register(app)
 export.register(app)
 resolve.register(app)
 status.register(app)
+inject.register(app)
 demo.register(app)
 
 

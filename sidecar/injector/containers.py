@@ -44,7 +44,7 @@ Object = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What was decided for a pod. `upstream`: who answers other names. `by_uid`: its name is no DNS label."""
+    """What was decided for a pod. `upstream`: who answers other names. `by_uid`: its name is none for a sidecar."""
 
     way: Way
     wishes: Wishes
@@ -68,7 +68,7 @@ def settings(plan: Plan, options: Options) -> str:
         "state_directory": f"{STATE}/sidecar",
         "suffix": options.suffix,
         "agent": {
-            "trust_domain": options.trust_domain,
+            **({"trust_domain": options.trust_domain} if options.trust_domain else {}),
             "enrolment": list(options.enrolment),
             # Absolute: the files of the volume are links into a folder that is replaced when annotations change.
             "anchors": f"{FOLDER}/trust/root.pem",

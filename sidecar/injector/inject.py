@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from federation.errors import InvalidInput, InvalidName
-from federation.model.ids import parse_label
+from federation.model.ids import parse_domain
 from sidecar.injector import containers
 from sidecar.injector.containers import Plan
 from sidecar.injector.options import (
@@ -38,7 +38,7 @@ SYSCTL = "net.ipv4.ip_unprivileged_port_start"
 _GENERATED = 58
 """Characters of a generateName that are kept before the five that are drawn."""
 _STATEFUL = 52
-"""Characters of a workload's name to which any controller can add and still have a DNS label."""
+"""Characters of a workload's name to which any controller can add its own and still have a DNS label."""
 Object = Mapping[str, Any]
 
 
@@ -227,17 +227,17 @@ def _fixed(resources: Object) -> bool:
 
 
 def _nameless(metadata: Object, owner: str) -> bool:
-    """Whether the pod's name may be no DNS label, which a sidecar needs as its own: its uid always is one."""
+    """Whether the pod's name may be one that a sidecar cannot have, a label being too long: its uid always can be."""
     if name := metadata.get("name"):
-        return not _is_label(str(name))
+        return not _is_name(str(name))
     if base := metadata.get("generateName"):
-        return not _is_label(f"{str(base)[:_GENERATED]}00000")
-    return not _is_label(owner or "pod") or len(owner) > _STATEFUL
+        return not _is_name(f"{str(base)[:_GENERATED]}00000")
+    return not _is_name(owner or "pod") or len(owner) > _STATEFUL
 
 
-def _is_label(text: str) -> bool:
+def _is_name(text: str) -> bool:
     try:
-        parse_label(text, what="name")
+        parse_domain(text, what="name")
     except InvalidName:
         return False
     return True

@@ -67,10 +67,11 @@ class ClusterDns:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """Of one cluster. `enrolment`: ADDRESS:PORT of the agent, no names: pods ask the sidecar for those.
+    """Of one cluster. `enrolment`: ADDRESS:PORT of the agent, no names: those a pod asks the sidecar for.
 
-    `roots`: PEM. `range` empty: the way's own default. `gateway_dns`: who answers pods of the gateway way, where the
-    cluster's own DNS does not know the global names; empty: that is left as it is.
+    `trust_domain` empty: whatever the roots vouch for. `roots`: PEM. `range` empty: the way's own default.
+    `gateway_dns`: who answers pods of the gateway way, where the cluster's own DNS does not know the global names;
+    empty: that is left as it is.
     """
 
     image: str

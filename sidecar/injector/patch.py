@@ -14,7 +14,7 @@ def diff(old: Any, new: Any) -> list[Operation]:
 
 
 def _diff(path: str, old: Any, new: Any) -> Iterator[Operation]:
-    if old == new and type(old) is type(new):
+    if old == new:
         return
     if not isinstance(old, Mapping) or not isinstance(new, Mapping):
         yield {"op": "replace", "path": path, "value": new}

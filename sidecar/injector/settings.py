@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -120,9 +121,10 @@ class InjectorSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidSettings(f"pods: {error.message}", hint=error.hint) from error
 
 
-def read(path: Path) -> InjectorSettings:
-    """The checked settings in `path`; raises InvalidSettings or InvalidName."""
-    settings = placed(load(path, InjectorSettings), path)
+def read(path: Path, changes: Sequence[str] = ()) -> InjectorSettings:
+    """The checked settings in `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
+    InvalidName."""
+    settings = placed(load(path, InjectorSettings, changes), path)
     if settings.kubeconfig:
         settings = msgspec.structs.replace(settings, kubeconfig=str(path.resolve().parent / settings.kubeconfig))
     settings.check()

@@ -98,8 +98,8 @@ def _is_unknown(key: str) -> bool:
 def _unknown(key: str) -> str:
     if key == INJECT:
         return f"annotation {INJECT} has no effect: it is a label"
-    near = difflib.get_close_matches(key, KNOWN, n=1)
-    return f"annotation {key} is not known" + (f": is {near[0]} meant?" if near else "")
+    near = difflib.get_close_matches(key.removeprefix(PREFIX), [one.removeprefix(PREFIX) for one in KNOWN], n=1)
+    return f"annotation {key} is not known" + (f": is {PREFIX}{near[0]} meant?" if near else "")
 
 
 def _ports(text: str) -> tuple[int, ...]:
