@@ -9,6 +9,7 @@ from pathlib import Path
 from discovery import inpod
 from discovery import settings as parse
 from discovery.agent import serve
+from discovery.settings import AgentSettings
 from federation import log
 from federation.aio.tasks import run
 from federation.errors import IsthmusError
@@ -27,6 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
     add_set(parser)
     options = parser.parse_args(arguments)
     try:
+        settings: AgentSettings
         if options.in_pod:
             settings = inpod.load(options.in_pod, options.changes)
         else:

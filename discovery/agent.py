@@ -547,12 +547,12 @@ class Agent:
 
     def _pod_server(self) -> PodServer | None:
         wanted = self.settings.pods
-        if not wanted.listen or self._kubernetes is None:
+        if not wanted.listen or self.kubernetes is None:
             return None
         door = self._door(wanted.listen, setting="pods.listen", who="pod")
         return PodServer(
             door,
-            TokenReviews(self._kubernetes.client),
+            TokenReviews(self.kubernetes.client),
             self._signer(lambda: door.addresses(addresses(wanted.advertise))),
             accounts=wanted.accounts,
             on_problems=lambda found: self.problems.set("pods", found),

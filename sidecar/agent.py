@@ -7,7 +7,7 @@ sidecar.build), subscriptions and Presence. What is in use is kept by sidecar.ke
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from federation import __version__, log
@@ -39,7 +39,8 @@ from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import services
 from sidecar.demand import RECENT, Demand, State
 from sidecar.intercept import redirect
-from sidecar.intercept.clash import explain, find_clash, is_held, read_listeners
+from sidecar.intercept.clash import Listener, explain, find_clash, is_held, read_listeners
+from sidecar.intercept.workload import LOOK, WorkloadPorts
 from sidecar.keeper import Keeper, KeeperConfig
 from sidecar.settings import SidecarSettings
 from sidecar.upstreams import UpstreamFile
@@ -82,6 +83,7 @@ class SidecarPart:
         self._serving = False
         suffix = settings.suffix
         self.registrar = self._registrar() if settings.services else None
+        self._ports = WorkloadPorts(settings.listens, keep=settings.left_seconds, clock=edge.clock)
         self.table = Table([CLUSTERSET, suffix], ttl=settings.dns.ttl)
         self.keeper = Keeper(
             demand=Demand(
@@ -117,7 +119,14 @@ class SidecarPart:
             vips.dump,
             interval=SAVE_INTERVAL,
             clock=edge.clock,
-            on_result=self._addresses_saved,
+            on_result=self._saved(edge.state.path / "addresses"),
+        )
+        self._ports_saver = Saver(
+            edge.state.path / "ports",
+            self._ports.dump,
+            interval=SAVE_INTERVAL,
+            clock=edge.clock,
+            on_result=self._saved(edge.state.path / "ports"),
         )
         for state in State:
             gauge(
@@ -193,6 +202,9 @@ class SidecarPart:
         """See Member. Raises Unavailable when the DNS port is taken."""
         if self._settings.intercept and self._settings.way == "redirect":
             await asyncio.to_thread(redirect.apply, self._redirect)
+        if self._settings.way == "loopback":
+            self._ports.open(self._edge.state.path / "ports", self._edge.log)
+            self._look_at_ports()
         self.keeper.restore()
         if self.registrar is not None:
             self.registrar.start()
@@ -208,6 +220,9 @@ class SidecarPart:
             group.create_task(self.keeper.run(), name="keeper")
             group.create_task(self._saver.run(), name="addresses-saver")
             group.create_task(self._sweep(), name="sweep")
+            if self._settings.way == "loopback":
+                group.create_task(self._ports_saver.run(), name="ports-saver")
+                group.create_task(self._follow_ports(), name="ports")
             if self.registrar is not None:
                 group.create_task(self.registrar.run(), name="registrar")
             if self._upstream_file is not None:
@@ -225,6 +240,7 @@ class SidecarPart:
         if self.registrar is not None:
             await self.registrar.close()
         await self._saver.flush()
+        await self._ports_saver.flush()
         if self._settings.intercept and self._settings.way == "redirect":
             await asyncio.to_thread(redirect.remove, self._redirect)
 
@@ -272,12 +288,30 @@ class SidecarPart:
                 continue  # nobody can tell what is used: nothing is released
             self.keeper.sweep(services(clusters, self.keeper.uses()))
 
-    def _addresses_saved(self, error: IsthmusError | None) -> None:
-        path = str(self._edge.state.path / "addresses")
-        if error is None:
-            self._edge.problems.clear("storage_failed", path)
-        else:
-            self._edge.problems.set("storage_failed", path, str(error))
+    async def _follow_ports(self) -> None:
+        while True:
+            await self._edge.clock.sleep(LOOK)
+            self._look_at_ports()
+
+    def _look_at_ports(self) -> tuple[Listener, ...]:
+        """Who listens now; what is the workload's is remembered."""
+        try:
+            listeners = read_listeners()
+        except StorageFailed as error:
+            self._edge.log.warning("holders of ports cannot be looked for", error=str(error))
+            return ()
+        if self._ports.look(listeners):
+            self._ports_saver.touch()
+        return listeners
+
+    def _saved(self, path: Path) -> Callable[[IsthmusError | None], None]:
+        def told(error: IsthmusError | None) -> None:
+            if error is None:
+                self._edge.problems.clear("storage_failed", str(path))
+            else:
+                self._edge.problems.set("storage_failed", str(path), str(error))
+
+        return told
 
     # --- Outside, for the keeper
 
@@ -303,12 +337,8 @@ class SidecarPart:
         """Why one of the ports cannot be had at the virtual address; empty when nothing is in the way."""
         held = [port for port in ports if is_held(address, port)]
         if not held:
-            return ""
-        try:
-            listeners = read_listeners()
-        except StorageFailed as error:
-            self._edge.log.warning("holders of ports cannot be looked for", error=str(error))
-            listeners = ()
+            return next(filter(None, map(self._ports.why, ports)), "")
+        listeners = self._look_at_ports()
         for port in held:
             found = find_clash(listeners, port, address)
             if found is not None:

@@ -78,6 +78,11 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     absent_limit: int = 1000
     intercept: bool = False
     inbound: InboundSettings | None = None
+    listens: tuple[int, ...] = ()
+    """Ports of the workload, which the loopback way never takes."""
+    left_seconds: float = 600.0
+    """A port that the workload held is left to it for so long after: above the longest pause between two starts of a
+    container (300 s)."""
     services: str = ""
     """The file of what this VM registers (docs/vm-services.md); relative paths start at the settings file."""
     drain_seconds: float = 3.0
@@ -113,6 +118,10 @@ class SidecarSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             self.inbound.check()
         if self.idle_seconds <= 0 or self.absent_seconds <= 0:
             raise InvalidSettings("idle_seconds and absent_seconds are above 0")
+        for port in self.listens:
+            check_port(port, key="listens")
+        if not 0 <= self.left_seconds <= 86400:
+            raise InvalidSettings(f"left_seconds {self.left_seconds:g} is not 0 to 86400")
         if not 0 <= self.drain_seconds <= 3600:
             raise InvalidSettings(f"drain_seconds {self.drain_seconds:g} is not 0 to 3600")
         if not 0 <= self.dns.ttl <= 3600:

@@ -111,7 +111,7 @@ def dns(
 
         return await stubdomain.edit(client, namespace, name, change, dry_run=dry_run)
 
-    made = asyncio.run(_with_client(kubeconfig, context, work))
+    made = asyncio.run(with_client(kubeconfig, context, work))
     printer = Printer(output)
     done = "unchanged" if not made.diff else "would change" if dry_run else "changed"
     item = {"configmap": configmap, "done": done, "diff": made.diff, "reloads": made.reloads}
@@ -179,12 +179,12 @@ def _install(manifests: Sequence[str], kubeconfig: Path | None, context: str, dr
     async def work(client: KubeClient) -> list[Installed]:
         return await install(client, manifests, clock=SystemClock())
 
-    done = asyncio.run(_with_client(kubeconfig, context, work))
+    done = asyncio.run(with_client(kubeconfig, context, work))
     rows = [{"kind": one.kind, "name": one.name, "done": one.done} for one in done]
     Printer(output).rows(("kind", "name", "done"), rows, empty="there is nothing to install")
 
 
-async def _with_client(kubeconfig: Path | None, context: str, work: Callable[[KubeClient], Awaitable[T]]) -> T:
+async def with_client(kubeconfig: Path | None, context: str, work: Callable[[KubeClient], Awaitable[T]]) -> T:
     """What `work` does with the API server that the options name."""
     from discovery.kube.client import KubeClient
     from discovery.kube.settings import KubernetesSettings

@@ -15,7 +15,21 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token, verify, vm
+from federation.cli import (
+    cluster,
+    demo,
+    export,
+    get,
+    inject,
+    install,
+    link,
+    registry,
+    resolve,
+    status,
+    token,
+    verify,
+    vm,
+)
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -43,6 +57,7 @@ export.register(app)
 resolve.register(app)
 status.register(app)
 verify.register(app)
+inject.register(app)
 demo.register(app)
 
 

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
+        settings: RegistrySettings
         if options.in_pod:
             settings = inpod.load(options.in_pod, options.changes)
         else:

@@ -1,7 +1,8 @@
 """Finds out whether a port can be had on a loopback address: a listener on all addresses excludes one on a single one.
 
 Whoever comes second fails, so the question is asked before a listener of ours is made: by binding, which takes 14 µs,
-where reading all sockets of a busy machine took 18 ms. Who holds a port is then read from /proc/net/tcp and tcp6 of
+where reading all sockets of a busy machine took 18 ms. That the workload may be the second is the business of
+sidecar.intercept.workload. Who holds a port is then read from /proc/net/tcp and tcp6 of
 this network namespace.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import itertools
 import socket
 import sys
 from collections.abc import Iterable
@@ -80,11 +82,16 @@ def explain(clash: Listener) -> str:
 
 
 def read_listeners(directory: Path = _PROC_NET) -> tuple[Listener, ...]:
-    """All TCP listeners of this network namespace; raises StorageFailed where /proc cannot be read."""
+    """All TCP listeners of this network namespace; raises StorageFailed where /proc cannot be read.
+
+    The kernel writes listeners before all other sockets, and only as much as is read: what follows costs nothing.
+    """
     found: tuple[Listener, ...] = ()
     for name in ("tcp", "tcp6"):
         try:
-            found += parse_listeners((directory / name).read_text("ascii", "replace"))
+            with (directory / name).open(encoding="ascii", errors="replace") as file:
+                lines = [file.readline(), *itertools.takewhile(_listens, file)]
+            found += parse_listeners("".join(lines))
         except FileNotFoundError:
             if name == "tcp":  # without IPv6 there is no tcp6
                 raise StorageFailed(
@@ -93,6 +100,11 @@ def read_listeners(directory: Path = _PROC_NET) -> tuple[Listener, ...]:
         except OSError as error:
             raise StorageFailed(f"cannot read {directory}/{name}: {error.strerror}") from error
     return found
+
+
+def _listens(line: str) -> bool:
+    fields = line.split(maxsplit=4)
+    return len(fields) < 4 or fields[3] == _LISTEN
 
 
 def _address(digits: str) -> str:

@@ -82,7 +82,7 @@ async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gate
     try:
         assert holder.stdout is not None
         assert await asyncio.wait_for(holder.stdout.readline(), 20) == b"held\n"
-        sidecar = world.sidecar(west, wrap=space.wrap)
+        sidecar = world.sidecar(west, wrap=space.wrap, left_seconds=0)
         await sidecar.ready()
         assert await space.look_up(sidecar, "echo.shop.global") == HTTP_IP
         await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])

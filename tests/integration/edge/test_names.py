@@ -208,7 +208,7 @@ async def test_a_name_is_not_displaced_while_a_connection_lasts(world: Any, shop
 
 
 async def test_a_port_that_the_workload_holds_leads_the_name_through_the_gateway(world: Any, shop: Any) -> None:
-    west, sidecar, http = await alone(world, shop)
+    west, sidecar, http = await alone(world, shop, left_seconds=0)
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     holder.bind(("0.0.0.0", 0))

@@ -108,3 +108,10 @@ def test_a_port_that_another_one_has_at_the_same_address_is_held() -> None:
 
 def test_what_is_no_clash_is_left_to_envoy() -> None:
     assert not is_held("192.0.2.77", 80)  # not an address of this host
+
+
+def test_what_follows_the_listeners_is_not_read(tmp_path: Path) -> None:
+    """The kernel writes them first."""
+    held, other = line("00000000:1F90"), line("00000000:1F91", state="01")
+    (tmp_path / "tcp").write_text(HEAD + held + other + held)
+    assert [x.port for x in read_listeners(tmp_path)] == [8080]
