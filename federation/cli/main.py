@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token, vm
+from federation.cli import cluster, components, demo, export, get, install, link, registry, resolve, status, token, vm
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -38,6 +38,7 @@ app.add_typer(vm.app, name="vm")
 app.add_typer(get.app, name="get")
 app.add_typer(install.app, name="install")
 app.add_typer(vm.app, name="vm")
+components.register(app, install.app)
 link.register(app)
 export.register(app)
 resolve.register(app)
