@@ -51,7 +51,7 @@ ClusterOption = Annotated[str, typer.Option("--cluster", metavar="NAME", help="T
 _EXAMPLES = {
     "registry": "fedctl install registry --context east --federation example.isthmus --address 192.0.2.10 --wait",
     "agent": "fedctl install agent --context east --cluster east --token TOKEN --wait",
-    "gateway": "fedctl install gateway --context east --federation example.isthmus --wait",
+    "gateway": "fedctl install gateway --context east --wait",
     "webhook": "fedctl install webhook --context east --wait",
 }
 
@@ -98,7 +98,6 @@ def agent(
     token: Annotated[
         str, typer.Option(metavar="TOKEN", help="Of `fedctl token issue`; - reads it from standard input.")
     ] = "",
-    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -127,7 +126,7 @@ def agent(
         cluster = named
     _install(
         "agent",
-        _given({}, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
+        _given({}, cluster=cluster, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _How(
             dry_run=dry_run,
@@ -144,8 +143,6 @@ def gateway(
     address: Annotated[
         str, typer.Option(metavar="IP", help="Where other clusters reach it; default: the node that each pod runs on.")
     ] = "",
-    cluster: ClusterOption = "",
-    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -161,15 +158,13 @@ def gateway(
     given: Values = {"gateway": {"address": address}} if address else {}
     _install(
         "gateway",
-        _given(given, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
+        _given(given, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output),
     )
 
 
 def webhook(
-    cluster: ClusterOption = "",
-    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -184,7 +179,7 @@ def webhook(
     """Install the webhook that gives a sidecar to pods that ask for one."""
     _install(
         "webhook",
-        _given({}, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
+        _given({}, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output),
     )

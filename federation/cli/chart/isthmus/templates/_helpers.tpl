@@ -59,6 +59,7 @@ securityContext:
   runAsUser: 65532
   runAsGroup: 65532
   fsGroup: 65532
+  # Otherwise each mount would open the private files of the volume to the group, and they would be refused.
   fsGroupChangePolicy: OnRootMismatch
   seccompProfile: {type: RuntimeDefault}
 {{- with .values.priorityClassName }}
@@ -137,10 +138,9 @@ readinessProbe:
 {{/* How gateways and injectors reach their agent, and prove who they are. */}}
 {{- define "isthmus.remote" -}}
 agent:
-  trust_domain: {{ .Values.cluster }}.{{ .Values.federation }}
   enrolment: [isthmus-agent.{{ .Release.Namespace }}.svc:7446]
   anchors: /etc/isthmus/trust/root.pem
-  token_file: /var/run/secrets/isthmus/token
+  service_account_token: /var/run/secrets/isthmus/token
 {{- end -}}
 
 {{/* The volumes of what proves itself by a token of its service account. */}}
