@@ -38,7 +38,7 @@ def template_of(name: str) -> str:
     text = (files("discovery.kube.rbac") / f"{name}.yaml").read_text()
     kept = [part for part in text.split("\n---\n") if "kind: Namespace\n" not in part]
     head = text.partition("\n")[0]
-    body = "\n---\n".join(kept).replace(LABELS, SHARED).replace(SYSTEM_NAMESPACE, "{{ .Release.Namespace }}")
+    body = "\n---\n".join(kept).replace(LABELS, SHARED).replace(SYSTEM_NAMESPACE, "{{ .Release.Namespace | quote }}")
     comment = "" if body.startswith(head) else f"{head}\n"
     return f"{{{{- if {RIGHTS[name]} }}}}\n{comment}{body.rstrip()}\n{{{{- end }}}}\n"
 

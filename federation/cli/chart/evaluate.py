@@ -291,7 +291,7 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "dict": _dict,
     "eq": _equal,
     "fail": _fail,
-    "fromYaml": lambda text: yaml.safe_load(text) or {},
+    "fromYaml": lambda text: yamltext.load(text) or {},
     "get": lambda table, key: table.get(key, ""),
     "int": int,
     "kindIs": lambda kind, value: _kind(value) == kind,

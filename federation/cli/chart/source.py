@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from federation.cli.chart import values as trees
+from federation.cli.chart import yamltext
 from federation.cli.chart.evaluate import Evaluator
 from federation.cli.chart.template import Parsed, parse
 from federation.cli.chart.values import Values
@@ -71,7 +72,7 @@ def chart() -> Chart:
     read = {path.name: path.read_text() for path in sorted((FOLDER / "templates").iterdir())}
     return Chart(
         about=yaml.safe_load((FOLDER / "Chart.yaml").read_text()),
-        defaults=yaml.safe_load((FOLDER / "values.yaml").read_text()),
+        defaults=yamltext.load((FOLDER / "values.yaml").read_text()),
         schema=trees.schema_of((FOLDER / "values.schema.json").read_text()),
         templates={name: parse(text, name=name) for name, text in read.items()},
         crds=tuple(path.read_text() for path in sorted((FOLDER / "crds").iterdir())),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from federation.cli.chart import yamltext
 from federation.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def read(path: Path) -> Values:
 def parse(text: str, *, where: str) -> Values:
     """A mapping in YAML; raises InvalidValues naming `where`."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yamltext.load(text)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f"{where}:{mark.line + 1}" if mark is not None else where
@@ -56,7 +57,7 @@ def assignment(text: str) -> Values:
     if not equals or not all(path):
         raise InvalidValues(f"--set {text[:80]}: not of the form KEY=VALUE", hint="such as --set agent.replicas=1")
     try:
-        tree: Any = yaml.safe_load(value)
+        tree: Any = yamltext.load(value)
     except yaml.YAMLError:
         tree = value
     if tree is None:
@@ -136,7 +137,7 @@ def schema_of(text: str) -> dict[str, Any]:
 
 def dump(values: Mapping[str, Any]) -> str:
     """As a values file."""
-    return yaml.safe_dump(dict(values), sort_keys=True, default_flow_style=False)
+    return yamltext.dump(values) + "\n"
 
 
 def layers(files: Sequence[Path], sets: Sequence[str]) -> Values:
