@@ -95,6 +95,12 @@ def consul_program() -> Path:
 
 
 @pytest.fixture(scope="session")
+def helm_program() -> Path:
+    """A real helm."""
+    return _programs("helm")["helm"]
+
+
+@pytest.fixture(scope="session")
 def _kube_session(
     testbed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[LocalCluster, LocalCluster]]:

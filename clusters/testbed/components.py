@@ -137,6 +137,15 @@ COMPONENTS: Mapping[str, Component] = {
             variable="ISTHMUS_CONSUL",
             asked=("version",),
         ),
+        Component(
+            name="helm",
+            module="helm",
+            package="helm.sh/helm/v4/cmd/helm",
+            pinned="helm.sh/helm/v4",
+            stamps=("helm.sh/helm/v4/internal/version.version={version}",),
+            variable="ISTHMUS_HELM",
+            asked=("version", "--short"),
+        ),
     )
 }
 """Everything that `scripts/testbed` can bring. Another one is one entry here and one folder below `modules`."""

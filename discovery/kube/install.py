@@ -6,7 +6,7 @@ left alone if they have a version that the agent reads: the Multi-Cluster Servic
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,34 +15,19 @@ import yaml
 
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import NotFound
-from discovery.kube.resources import NAMESPACES, Resource
+from discovery.kube.objects import MANAGER, installed_by_us, resource_of
 from federation.aio.clock import Clock
 from federation.errors import TimedOut
 
-MANAGER = "isthmus-install"
-"""Field manager of what is installed."""
-_RBAC = "rbac.authorization.k8s.io"
-_RESOURCES = {
-    resource.kind: resource
-    for resource in (
-        NAMESPACES,
-        Resource("", "v1", "serviceaccounts", "ServiceAccount"),
-        Resource(_RBAC, "v1", "clusterroles", "ClusterRole", namespaced=False),
-        Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False),
-        Resource(_RBAC, "v1", "roles", "Role"),
-        Resource(_RBAC, "v1", "rolebindings", "RoleBinding"),
-        Resource(
-            "apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False
-        ),
-    )
-}
 _CRD = "CustomResourceDefinition"
+SCHEMA = "isthmus.io/crd-schema"
+"""Label of our custom resources: counted up with each change, so that an older installation replaces no newer one."""
 _READY_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What became of one object: "created", "changed", "unchanged", or "kept" (another's)."""
+    """What became of one object: "created", "changed", "unchanged", or "kept" (another's, or newer)."""
 
     kind: str
     name: str
@@ -60,21 +45,22 @@ async def install(client: KubeClient, manifests: Iterable[str], *, clock: Clock)
     Raises the errors of discovery.kube.errors, TimedOut.
     """
     documents = parse(manifests)
-    done = [await _apply(client, document) for document in documents]
+    done = [await apply_one(client, document) for document in documents]
     for document in documents:
         if document["kind"] == _CRD:
             await _served(client, document["spec"], clock)
     return done
 
 
-async def _apply(client: KubeClient, document: dict[str, Any]) -> Installed:
+async def apply_one(client: KubeClient, document: Mapping[str, Any]) -> Installed:
+    """Apply one document; raises the errors of discovery.kube.errors, InvalidInput for a kind that we never install."""
     kind, metadata = document["kind"], document["metadata"]
-    resource, name, namespace = _RESOURCES[kind], metadata["name"], metadata.get("namespace")
+    resource, name, namespace = resource_of(kind), metadata["name"], metadata.get("namespace")
     try:
         held = msgspec.json.decode(await client.get(resource, namespace, name))
     except NotFound:
         held = None
-    if held is not None and kind == _CRD and not _ours(held) and _usable(held, document):
+    if held is not None and kind == _CRD and _keeps(held, document):
         return Installed(kind, name, "kept")
     body = msgspec.json.encode(document)
     made = msgspec.json.decode(await client.apply(resource, namespace, name, body, field_manager=MANAGER))
@@ -84,16 +70,25 @@ async def _apply(client: KubeClient, document: dict[str, Any]) -> Installed:
     return Installed(kind, name, "unchanged" if same else "changed")
 
 
-def _ours(held: dict[str, Any]) -> bool:
-    return any(entry.get("manager") == MANAGER for entry in held["metadata"].get("managedFields") or ())
+def _keeps(held: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    """Whether the custom resource that is there stays: another's that can be used, or a newer one of ours."""
+    if not installed_by_us(held):
+        return _usable(held, document)
+    return schema_revision(held) > schema_revision(document)
 
 
-def _usable(held: dict[str, Any], document: dict[str, Any]) -> bool:
+def schema_revision(document: Mapping[str, Any]) -> int:
+    """The revision of a custom resource of ours; 0 where its label does not say."""
+    text = (document["metadata"].get("labels") or {}).get(SCHEMA, "")
+    return int(text) if text.isascii() and text.isdigit() else 0
+
+
+def _usable(held: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
     served = {version["name"] for version in held["spec"]["versions"] if version.get("served")}
     return not served.isdisjoint(version["name"] for version in document["spec"]["versions"])
 
 
-async def _served(client: KubeClient, spec: dict[str, Any], clock: Clock) -> None:
+async def _served(client: KubeClient, spec: Mapping[str, Any], clock: Clock) -> None:
     group, plural = spec["group"], spec["names"]["plural"]
     deadline = clock.monotonic() + _READY_SECONDS
     while True:

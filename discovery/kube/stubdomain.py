@@ -16,7 +16,7 @@ import msgspec
 from discovery.kube import corefile
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import Conflict, NotFound
-from discovery.kube.install import MANAGER
+from discovery.kube.objects import MANAGER
 from discovery.kube.resources import CONFIG_MAPS
 from federation.errors import InvalidInput
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from federation.cli.install import ContextOption, KubeconfigOption, with_client
+from federation.cli.kubeconfig import ContextOption, KubeconfigOption, with_client
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, InvalidSettings, NotFound
 from federation.model.address import join_address, split_address

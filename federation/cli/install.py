@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from federation.cli.kubeconfig import ContextOption, KubeconfigOption, with_client
 from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.processes import PROCESSES, process_of
 from federation.cli.vm_host import KeepOption, ProgramsOption, ReplaceOption, RootOption, beside, show
@@ -21,19 +22,8 @@ from federation.model.ids import SYSTEM_NAMESPACE, parse_domain, parse_label
 if TYPE_CHECKING:
     from discovery.kube.client import KubeClient
 
-T = TypeVar("T")
-
 app = typer.Typer(no_args_is_help=True, help="What a Kubernetes cluster or a plain host needs of isthmus.")
 
-KubeconfigOption = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE", envvar="KUBECONFIG", show_default="~/.kube/config", help="Kubeconfig of an administrator."
-    ),
-]
-ContextOption = Annotated[
-    str, typer.Option("--context", metavar="NAME", help="Context in it; default: its current one.")
-]
 DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Print the manifests, and do nothing.")]
 
 
@@ -164,11 +154,6 @@ def _reachable(text: str) -> str:
     return join_address(host, port)
 
 
-def kubeconfig_or_default(given: Path | None) -> Path:
-    """The kubeconfig that kubectl would read."""
-    return (given or Path("~/.kube/config")).expanduser()
-
-
 def _install(manifests: Sequence[str], kubeconfig: Path | None, context: str, dry_run: bool, output: Format) -> None:
     if dry_run:
         print("\n---\n".join(text.strip() for text in manifests))
@@ -182,18 +167,3 @@ def _install(manifests: Sequence[str], kubeconfig: Path | None, context: str, dr
     done = asyncio.run(with_client(kubeconfig, context, work))
     rows = [{"kind": one.kind, "name": one.name, "done": one.done} for one in done]
     Printer(output).rows(("kind", "name", "done"), rows, empty="there is nothing to install")
-
-
-async def with_client(kubeconfig: Path | None, context: str, work: Callable[[KubeClient], Awaitable[T]]) -> T:
-    """What `work` does with the API server that the options name."""
-    from discovery.kube.client import KubeClient
-    from discovery.kube.settings import KubernetesSettings
-    from federation import log
-    from federation.aio.clock import SystemClock
-
-    settings = KubernetesSettings(kubeconfig=str(kubeconfig_or_default(kubeconfig)), context=context)
-    client = await KubeClient.open(settings, log=log.get("fedctl"), clock=SystemClock())
-    try:
-        return await work(client)
-    finally:
-        await client.close()

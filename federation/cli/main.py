@@ -17,6 +17,7 @@ import typer
 from federation import __version__
 from federation.cli import (
     cluster,
+    components,
     demo,
     export,
     get,
@@ -52,6 +53,7 @@ app.add_typer(vm.app, name="vm")
 app.add_typer(get.app, name="get")
 app.add_typer(install.app, name="install")
 app.add_typer(vm.app, name="vm")
+components.register(app, install.app)
 link.register(app)
 export.register(app)
 resolve.register(app)

@@ -1,0 +1,232 @@
+"""Does to a cluster what an installation's plan says: applies, waits, takes away, and remembers it.
+
+What will be there is written down before it is made, and what is gone only afterwards: whoever is interrupted leaves
+nothing that the next run does not know.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import msgspec
+
+from discovery.kube import errors as kube
+from discovery.kube.client import KubeClient
+from discovery.kube.crds import manifests as crds
+from discovery.kube.install import Installed, apply_one, install
+from discovery.kube.objects import CRDS, MANAGER, PODS, Name
+from discovery.kube.resources import CONFIG_MAPS, NAMESPACES
+from federation.aio.clock import Clock
+from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
+from federation.cli.installation.record import LABEL, NAME, Record
+from federation.cli.installation.rollout import missing, reasons
+from federation.errors import Conflict, NotFound, TimedOut
+
+Say = Callable[[str], None]
+"""Told a line of progress."""
+_POLL_SECONDS = 1.0
+
+
+class NotReady(TimedOut):
+    """What was installed does not run as it should in the time that it was given."""
+
+    code = "not_ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One namespace of one cluster."""
+
+    client: KubeClient
+    namespace: str
+    clock: Clock
+    say: Say
+
+    # --- what is there -----------------------------------------------------------------------------------------------
+
+    async def record(self) -> Record | None:
+        """What the installation in the namespace remembers; None where there is none. Raises CorruptState."""
+        try:
+            return Record.parse(await self.client.get(CONFIG_MAPS, self.namespace, NAME))
+        except kube.NotFound:
+            return None
+
+    async def elsewhere(self) -> list[str]:
+        """Namespaces of other installations in the cluster."""
+        selector = f"{LABEL}=values"
+        names = [
+            msgspec.json.decode(item)["metadata"]["namespace"]
+            async for page in self.client.pages(CONFIG_MAPS, label_selector=selector)
+            for item in page.items
+        ]
+        return sorted(set(names) - {self.namespace})
+
+    async def check_alone(self) -> None:
+        """Raises Conflict where isthmus is installed in another namespace: both would write the same objects."""
+        if others := await self.elsewhere():
+            raise Conflict(
+                f"isthmus is installed in namespace {others[0]} of this cluster",
+                hint=f"go on with --namespace {others[0]}, or uninstall it there",
+                code="installed_elsewhere",
+            )
+
+    async def held(self, name: Name) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = msgspec.json.decode(
+                await self.client.get(name.resource, name.namespace or None, name.name)
+            )
+        except kube.NotFound:
+            return None
+        return found
+
+    async def namespace_there(self) -> bool:
+        return await self.held(Name("Namespace", "", self.namespace)) is not None
+
+    # --- what is made ------------------------------------------------------------------------------------------------
+
+    async def check(self, plan: Plan) -> None:
+        """Raises Conflict for the first object that is there and not ours, before anything is changed."""
+        for name in sorted(plan.names):
+            if name.kind != "Namespace" and (there := await self.held(name)) is not None:
+                check_owner(name, there)
+
+    async def install_crds(self, *, wanted: bool) -> list[Installed]:
+        """Apply the custom resources; where that is not wanted, raises NotFound when there are none."""
+        if wanted:
+            return await install(self.client, crds(), clock=self.clock)
+        served = await self.client.served("multicluster.x-k8s.io", refresh=True)
+        if not served.plurals:
+            raise NotFound(
+                "the cluster has no ServiceExport and ServiceImport",
+                hint="run `fedctl install crds`, or leave --skip-crds out",
+                code="crds_missing",
+            )
+        return []
+
+    async def apply(self, plan: Plan, record: Record, *, before: Record | None, wait: float) -> list[Installed]:
+        """Apply the waves of the plan, waiting up to `wait` seconds for each (0: not at all), then take away what goes.
+
+        Raises Conflict when another one works on the same installation, NotReady.
+        """
+        known = before.objects if before is not None else frozenset()
+        begun = replace(record, objects=known | plan.names, version=before.version if before else record.version)
+        done = []
+        for wave in plan.waves:
+            for document in wave.documents:
+                if document["kind"] == "Namespace":
+                    done.append(await apply_one(self.client, document))
+        begun = await self.remember(begun)
+        for wave in plan.waves:
+            done += [await apply_one(self.client, one) for one in wave.documents if one["kind"] != "Namespace"]
+            if wait and wave.workloads:
+                await self.wait(wave, wait)
+        done += await self.remove(plan.gone)
+        await self.remember(replace(record, objects=plan.names, resource_version=begun.resource_version))
+        return done
+
+    async def remember(self, record: Record) -> Record:
+        """The record as it was written. Raises Conflict when it is no longer the one that was read."""
+        body = msgspec.json.encode(record.document())
+        try:
+            if record.resource_version:
+                written = await self.client.apply(CONFIG_MAPS, self.namespace, NAME, body, field_manager=MANAGER)
+            else:
+                written = await self.client.create(CONFIG_MAPS, self.namespace, body, field_manager=MANAGER)
+        except (kube.Conflict, kube.AlreadyExists) as error:
+            raise Conflict(
+                "somebody else installs, upgrades or uninstalls isthmus in this cluster at the same time",
+                hint="wait until they are done, and try again",
+                code="installation_busy",
+            ) from error
+        return replace(record, resource_version=msgspec.json.decode(written)["metadata"]["resourceVersion"])
+
+    # --- what goes ---------------------------------------------------------------------------------------------------
+
+    async def remove(self, names: Iterable[Name]) -> list[Installed]:
+        """Delete what we have made; what another has made anew under the name is left, and said."""
+        done = []
+        for name in names:
+            held = await self.held(name)
+            if held is None:
+                continue
+            if not removable(held):
+                self.say(f"{name.title} is not ours any more: left as it is")
+                done.append(Installed(name.kind, name.name, "kept"))
+                continue
+            try:
+                await self.client.delete(name.resource, name.namespace or None, name.name, uid=held["metadata"]["uid"])
+            except kube.NotFound:
+                continue
+            done.append(Installed(name.kind, name.name, "removed"))
+        return done
+
+    async def forget(self, record: Record) -> None:
+        """Delete the record itself."""
+        with contextlib.suppress(kube.NotFound):
+            await self.client.delete(
+                CONFIG_MAPS, self.namespace, NAME, resource_version=record.resource_version or None
+            )
+
+    async def remove_crds(self) -> list[Installed]:
+        """Delete the custom resources that we installed, and with them every object of theirs."""
+        done = []
+        for document in crds():
+            name = Name.of(msgspec.yaml.decode(document))
+            assert name.resource is CRDS  # noqa: S101 - ours
+            done += await self.remove([name])
+        return done
+
+    async def remove_namespace(self, record: Record) -> list[Installed]:
+        """Delete the namespace if we made it."""
+        if not record.made_namespace:
+            self.say(f"namespace {self.namespace} was there before: left")
+            return []
+        try:
+            await self.client.delete(NAMESPACES, None, self.namespace)
+        except kube.NotFound:
+            return []
+        return [Installed("Namespace", self.namespace, "removed")]
+
+    # --- waiting -----------------------------------------------------------------------------------------------------
+
+    async def wait(self, wave: Wave, seconds: float) -> None:
+        """Until each workload runs as it was applied; says what is missing when that changes. Raises NotReady."""
+        deadline = self.clock.monotonic() + seconds
+        said = ""
+        while True:
+            text, why = await self._state(wave.workloads)
+            if not text:
+                self.say(f"{wave.title}: ready")
+                return
+            line = f"{wave.title}: {text}" + (f" ({why[0]})" if why else "")
+            if line != said:
+                self.say(line)
+                said = line
+            if self.clock.monotonic() >= deadline:
+                raise NotReady(
+                    f"{wave.title} is not ready after {seconds:g} s: {'; '.join([text, *why])}",
+                    hint=f"kubectl -n {self.namespace} get pods -l app.kubernetes.io/part-of=isthmus shows more",
+                )
+            await self.clock.sleep(_POLL_SECONDS)
+
+    async def _state(self, workloads: Sequence[Name]) -> tuple[str, list[str]]:
+        """What is missing, and why; both empty when all is there."""
+        for name in workloads:
+            workload = await self.held(name)
+            if workload is None:
+                return f"{name.title} is gone", []
+            if text := missing(name, workload):
+                selector = workload["spec"]["selector"]["matchLabels"]
+                return text, reasons(workload, await self._pods(selector))
+        return "", []
+
+    async def _pods(self, labels: dict[str, str]) -> list[Document]:
+        selector = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+        return [
+            msgspec.json.decode(item)
+            async for page in self.client.pages(PODS, namespace=self.namespace, label_selector=selector)
+            for item in page.items
+        ]
