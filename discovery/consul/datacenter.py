@@ -48,7 +48,7 @@ _CENSUS_SHARE = 5.0
 sixth of a core at most, unless it is very slow."""
 _CENSUS_PAUSE = 10.0
 _CENSUS_QUIET = 60.0
-"""After so many seconds there is one though the catalog has not moved: a node that has another address does not do that."""
+"""After so many seconds there is one though the catalog has not moved: a node with another address does not move it."""
 _QUIET_FAILURES = 1
 """So many failures in a row are ordinary: a server restarts, a connection is cut."""
 _FAILING = ("critical", "warning")

@@ -134,8 +134,8 @@ async def test_ports_places_and_addresses(start_consul: Start, follow: Follow) -
 async def test_without_watches_of_their_own_services_are_followed_by_what_the_catalog_tells(
     start_consul: Start, follow: Follow
 ) -> None:
-    """What no check tells: a registration, another port, another address of a node, a deregistration. At one look in ten
-    seconds (`sweep`) none of them would be found in time."""
+    """What no check tells: a registration, another port, another address of a node, a deregistration. With one look in
+    ten seconds (`sweep`) none of them would be found in time."""
     (dc1,) = await start_consul("dc1")
     async with dc1.connect() as consul:
         await consul.transact([node("n1", "10.0.0.1"), node("n2", "10.0.0.2")])
