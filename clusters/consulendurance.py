@@ -30,8 +30,7 @@ NAME = "dc1"
 META = {**EXPORT, "isthmus-protocol": "http", "isthmus-service-port": "80"}
 """What every instance says of itself."""
 SETTLING = 240.0
-"""Seconds after which nobody believes any more that a change will be seen. Where there are more services than watches,
-an agent looks at the others in turn: at 5,000 of them within 100 s."""
+"""Seconds after which nobody believes any more that a change will be seen."""
 _INTERVAL = 10.0
 """Seconds over which Consul counts (`/v1/agent/metrics`)."""
 

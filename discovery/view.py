@@ -14,7 +14,7 @@ from discovery.mcs.imports import Allocator
 from discovery.pins import Pins
 from discovery.report import Records, changed_names
 from federation.aio.clock import Clock
-from federation.catalog.merge import Claim, merge
+from federation.catalog.merge import PORT_CONFLICT, Claim, merge
 from federation.catalog.replica import Changes, Replica
 from federation.errors import Denied, IsthmusError
 from federation.log import Logger
@@ -34,6 +34,9 @@ from federation.model.wire import (
 )
 from federation.policy.visibility import allowed_ports
 from federation.registry.addresses import check_gateway_address
+
+_DISPUTES = 20
+"""Services whose ports are in dispute that are told one by one."""
 
 
 @dataclass(slots=True)
@@ -99,6 +102,7 @@ class ClusterView:
         self._gateways: Mapping[str, Gateway] = {}
         self._claims: dict[ServiceName, set[str]] = {}
         self._bad: dict[Key, Problem] = {}
+        self._disputed: dict[ServiceName, str] = {}
         self._flush(set(), {cluster})
 
     # --- what arrives ------------------------------------------------------------------------------------------------
@@ -173,13 +177,19 @@ class ClusterView:
     # --- what is asked -----------------------------------------------------------------------------------------------
 
     def problems(self) -> list[Problem]:
-        """Peers that are not trusted, records that cannot be used, imports that did not get all they need."""
+        """Peers that are not trusted, records that cannot be used, imports that did not get all they need, own exports
+        whose ports are not those of an older one."""
         found = [n.problem for _, n in sorted(self.neighbours.items()) if n.problem is not None]
         found += list(self._bad.values())
         if exhausted := sorted(self._allocations.exhausted):
             shown = ", ".join(exhausted[:3]) + (f" and {len(exhausted) - 3} more" if len(exhausted) > 3 else "")
             detail = f"{shown}: no ClusterSetIP or gateway port is free; enlarge clusterset.* in the settings"
             found.append(Problem("allocation_exhausted", "clusterset", detail))
+        disputed = sorted(self._disputed)
+        found += [Problem("port_conflict", str(name), self._disputed[name]) for name in disputed[:_DISPUTES]]
+        if (more := len(disputed) - _DISPUTES) > 0:
+            detail = f"the ports of {more} more services differ from those of an older export: see fedctl resolve"
+            found.append(Problem("port_conflict", "exports", detail))
         return found
 
     def settled(self, cluster: str) -> bool:
@@ -370,8 +380,10 @@ class ClusterView:
         if not claims:
             if self.imports.pop(name, None) is not None:
                 self._allocations.release(name, now_ns=now_ns)
+            self._disputed.pop(name, None)
             return self.records.withdraw(Kind.IMPORT, str(name))
         merged = merge(name, claims)
+        self._note_dispute(merged)
         ips, families, gateway_ports = self._allocations.take(
             name,
             families=merged.ip_families,
@@ -384,6 +396,19 @@ class ClusterView:
             merged = replace(merged, aliases=aliases)
         self.imports[name] = merged
         return self.records.claim(Kind.IMPORT, str(name), encode_import(merged))
+
+    def _note_dispute(self, merged: Import) -> None:
+        """The ports of the own export are not those of an older one. Who has the older one says nothing of it."""
+        own = f"{self._cluster}: "
+        mine = [
+            c.detail.removeprefix(own)
+            for c in merged.conflicts
+            if c.reason == PORT_CONFLICT and c.detail.startswith(own)
+        ]
+        if mine:
+            self._disputed[merged.name] = f"of the export of this cluster, {'; '.join(mine)}; the oldest export counts"
+        else:
+            self._disputed.pop(merged.name, None)
 
     def _visible_claims(self, name: ServiceName) -> list[Claim]:
         claims = []

@@ -144,6 +144,19 @@ class ConsulClient:
             stale=stale,
         )
 
+    async def nodes(self, datacenter: str, *, stale: bool = False) -> Answer:
+        """All nodes with their instances (discovery.consul.census); long, and Consul takes a moment for it."""
+        return await self._read(
+            "/v1/internal/ui/nodes",
+            {},
+            datacenter,
+            what=f"nodes of {datacenter}",
+            needs="node:read and service:read",
+            index=0,
+            wait=0.0,
+            stale=stale,
+        )
+
     async def key(self, datacenter: str, key: str, *, index: int = 0, wait: float = 0.0) -> Answer | None:
         """A key of the KV store as it is (a list of one, JSON); None where there is none."""
         try:

@@ -3,16 +3,18 @@
     catalog watch ─ names, tags ─┬─ look by filter ─ which say isthmus-export ─┐
                                  └──────────── Exports.wanted ─────────────────┴─ Turns ─┬─ a watch per service
     watches of failing checks ─ which services differ ─┐                                 │
-    sweep while the catalog moves ─────────────────────┴─ reads of the others ───────────┴─→ Exports.health
+    census when the catalog moves ─────────────────────┴─ reads of the others ───────────┴─→ Exports.health
 
 A service with its own watch needs nothing else. Of the others a change of health is told by two watches, of the checks
-that warn and of those that fail (most pass, so these lists are short), and any other change by looks at all of them,
-for as long as the index of the catalog moves.
+that warn and of those that fail (most pass, so these lists are short), and any other change by a census
+(discovery.consul.census) when the index of the catalog moves. Where Consul gives none, all of them are looked at in
+turn instead, for as long as the index moves.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -20,9 +22,10 @@ from functools import partial
 import msgspec
 
 from discovery.consul.belief import Doubt, doubt, is_whole
+from discovery.consul.census import Comparison, read_census
 from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.convert import EXPORT
-from discovery.consul.errors import ServerFailed, TooLarge
+from discovery.consul.errors import NoDatacenter, NoLeader, ServerFailed, TooLarge, TooMany, Unreachable
 from discovery.consul.exports import Exports
 from discovery.consul.imports.desired import written_by_us
 from discovery.consul.settings import ConsulSettings
@@ -40,9 +43,16 @@ WORKERS = 8
 _LOOK_SECONDS = 1.0
 """Between two looks by filter: each makes Consul go through all instances."""
 _SWEEP_PART = 10
+_CENSUS_SHARE = 5.0
+"""A census is followed by a pause so many times as long as it took, at most `_CENSUS_PAUSE` seconds: it costs Consul a
+sixth of a core at most, unless it is very slow."""
+_CENSUS_PAUSE = 10.0
+_CENSUS_QUIET = 60.0
+"""After so many seconds there is one though the catalog has not moved: a node with another address does not move it."""
 _QUIET_FAILURES = 1
 """So many failures in a row are ordinary: a server restarts, a connection is cut."""
 _FAILING = ("critical", "warning")
+_CENSUS = "census"
 FLAGGED = f'"{EXPORT}" in ServiceMeta'
 
 
@@ -75,7 +85,8 @@ class Datacenter:
         self._read: set[str] = set()
         self._indexes: dict[str, int] = {}
         self._catalog_index = -1
-        self._look, self._swept, self._held = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._look, self._moved, self._held = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._comparison = Comparison()
         self._failing: dict[str, frozenset[FailingCheck]] = {}
         self._queue: dict[str, bool] = {}
         self._queued = asyncio.Event()
@@ -91,7 +102,7 @@ class Datacenter:
             names = self._watch("catalog", partial(self._client.services, self.name), self._take_names)
             tasks.create_task(names.run(), name=f"consul-{self.name}-catalog")
             tasks.create_task(self._look_for_flags(), name=f"consul-{self.name}-flags")
-            tasks.create_task(self._sweep(), name=f"consul-{self.name}-sweep")
+            tasks.create_task(self._follow_catalog(), name=f"consul-{self.name}-census")
             tasks.create_task(self._confirm(), name=f"consul-{self.name}-confirm")
             for number in range(WORKERS):
                 tasks.create_task(self._work(), name=f"consul-{self.name}-read-{number}")
@@ -172,7 +183,7 @@ class Datacenter:
         if answer.meta.index != self._catalog_index or not self._names_read:
             self._catalog_index = answer.meta.index
             self._look.set()
-            self._swept.set()
+            self._moved.set()
         # A filtered list of nothing is what a token without rights sees: nobody knows what there is.
         self._names_read = self._names_read or bool(services) or not filtered
         if changed or not self.live:
@@ -324,17 +335,62 @@ class Datacenter:
             self._doubtful.add(service)
         self._queued.set()
 
-    async def _sweep(self) -> None:
-        """Look at the services without a watch, a few at a time, for as long as the catalog moves."""
+    async def _follow_catalog(self) -> None:
+        """Find what has changed of the services without a watch, when the catalog has moved."""
+        backoff = Backoff(base=0.5, cap=5.0, uniform=self._rng.uniform)
         while True:
-            await self._swept.wait()
-            self._swept.clear()
-            for count, service in enumerate(sorted(self._turns.others), 1):
-                self._queue.setdefault(service, True)
-                self._queued.set()
-                if count % _SWEEP_PART == 0:
-                    await self._clock.sleep(_SWEEP_PART / self._settings.sweep)
-            await self._clock.sleep(_LOOK_SECONDS)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_CENSUS_QUIET):
+                    await self._moved.wait()
+            self._moved.clear()
+            if not self._turns.others:
+                await self._clock.sleep(_LOOK_SECONDS)
+                continue
+            began = self._clock.monotonic()
+            try:
+                await self._census()
+            except (Unreachable, NoLeader, NoDatacenter, TooMany) as error:
+                self._tell(_CENSUS, error)
+                self._moved.set()
+                await self._clock.sleep(backoff.next())
+            except IsthmusError as error:
+                detail = f"{error.message}; changes of services without a watch are found in turn, which takes longer"
+                self._tell(_CENSUS, ServerFailed(detail, hint=error.hint, code="consul_census"))
+                await self._sweep()
+                await self._clock.sleep(_LOOK_SECONDS)
+            else:
+                backoff.reset()
+                took = self._clock.monotonic() - began
+                await self._clock.sleep(max(_LOOK_SECONDS, min(_CENSUS_SHARE * took, _CENSUS_PAUSE)))
+
+    async def _census(self) -> None:
+        """Count all instances, and have read what differs from what is held. Raises what the client does."""
+        answer = await self._client.nodes(self.name, stale=self._stale)
+        reason = self._doubt(answer)
+        self._tell(_CENSUS, reason)
+        if reason is not None:
+            self._moved.set()
+            return
+        try:
+            census = read_census(answer.body)
+        except msgspec.MsgspecError as error:
+            raise ServerFailed(f"{self.name}: no answer that makes sense: {error}") from error
+        held = self._exports.instances
+        others = {s: held[self.name, s].keys() for s in self._turns.others & self._read if (self.name, s) in held}
+        differing = self._comparison.differing(census, answer.meta.index, held=others, read_at=self._indexes)
+        for service in sorted(differing):
+            self._queue.setdefault(service, True)
+        if differing:
+            self._queued.set()
+            self._moved.set()  # another one says whether these reads have seen it
+
+    async def _sweep(self) -> None:
+        """Look at the services without a watch, a few at a time."""
+        for count, service in enumerate(sorted(self._turns.others), 1):
+            self._queue.setdefault(service, True)
+            self._queued.set()
+            if count % _SWEEP_PART == 0:
+                await self._clock.sleep(_SWEEP_PART / self._settings.sweep)
 
     async def _confirm(self) -> None:
         """The second look at what vanished in numbers."""

@@ -45,10 +45,11 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_stale: float = 5.0
     """With `stale`: an answer of a server that last heard of its leader longer ago is not believed."""
     watches: int = 100
-    """Exported services with a watch of their own; the others share three watches of their datacenter and are looked at
-    in turn. More than about 150 need a larger `http_max_conns_per_client` in Consul."""
+    """Exported services with a watch of their own; the others share three watches of their datacenter. More than
+    about 150 need a larger `http_max_conns_per_client` in Consul."""
     sweep: float = 100.0
-    """Looks a second, at most, at services that have no watch of their own, while something in the catalog changes."""
+    """Looks a second, at most, at services that have no watch of their own, while something in the catalog changes and
+    Consul does not list all instances at once (/v1/internal/ui/nodes)."""
     confirm: float = 2.0
     """Many instances that vanish at once are believed to be gone when a second look so much later finds the same."""
     max_bytes: int = 64 << 20

@@ -15,6 +15,9 @@ from typing import Any
 from federation.model.ids import ServiceName
 from federation.model.service import Backend, Endpoint, FieldConflict, Import, Port, Service
 
+PORT_CONFLICT = "PortConflict"
+"""Reason of a FieldConflict, as in the condition of the MCS API. Its detail begins with the cluster that gives way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
@@ -125,7 +128,7 @@ def _show(port: Port) -> str:
 
 
 def _port_conflict(cluster: str, detail: str) -> FieldConflict:
-    return FieldConflict("PortConflict", f"{cluster}: {detail}")
+    return FieldConflict(PORT_CONFLICT, f"{cluster}: {detail}")
 
 
 # --- everything else ---

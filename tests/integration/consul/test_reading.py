@@ -131,6 +131,30 @@ async def test_ports_places_and_addresses(start_consul: Start, follow: Follow) -
         assert claim.grants == (Grant("edge", (8080,)), Grant("west"))
 
 
+async def test_without_watches_of_their_own_services_are_followed_by_what_the_catalog_tells(
+    start_consul: Start, follow: Follow
+) -> None:
+    """What no check tells: a registration, another port, another address of a node, a deregistration. With one look in
+    ten seconds (`sweep`) none of them would be found in time."""
+    (dc1,) = await start_consul("dc1")
+    async with dc1.connect() as consul:
+        await consul.transact([node("n1", "10.0.0.1"), node("n2", "10.0.0.2")])
+        await consul.transact(
+            service("n1", f"s{number}", port=80, ID=f"s{number}", Meta=EXPORT) for number in range(30)
+        )
+        async with follow(dc1, watches=0, sweep=0.1) as running:
+            await running.exported("s7")
+            await consul.transact([service("n2", "s7", port=80, ID="s7-2", Meta=EXPORT)])
+            await running.exported("s7", lambda s: ready(s) == ["10.0.0.1", "10.0.0.2"])
+            await consul.transact([service("n2", "s7", port=8080, ID="s7-2", Meta=EXPORT)])
+            await running.exported("s7", lambda s: {80: 8080} in [dict(e.ports) for e in s.endpoints])
+            await consul.transact([node("n2", "10.0.0.3"), service("n2", "other", port=1)])
+            await running.exported("s7", lambda s: ready(s) == ["10.0.0.1", "10.0.0.3"])
+            await consul.transact([service("n2", "s7", port=8080, verb="delete", ID="s7-2")])
+            await running.exported("s7", lambda s: ready(s) == ["10.0.0.1"])
+            assert running.problem("consul_census") is None
+
+
 async def test_two_datacenters_of_one_consul(start_consul: Start, follow: Follow) -> None:
     """One that is not known is a problem of its own; the other one is read."""
     (dc1,) = await start_consul("dc1")

@@ -154,6 +154,33 @@ def test_own_services_have_endpoints_and_are_imported_alone(world: World) -> Non
     assert world.peers()["east"].own
 
 
+def test_who_has_the_younger_export_tells_of_ports_that_differ(world: World) -> None:
+    unnamed = replace(service(), ports=(Port(name="", port=80), ADMIN))
+    world.view.own_services({ECHO: replace(unnamed, exported_at_ns=2)})
+    assert world.codes() == set()
+    world.peer("west", service(at=1))
+    (problem,) = world.view.problems()
+    assert (problem.code, problem.subject) == ("port_conflict", "shop/echo")
+    assert "port 80/TCP is named 'http', not ''" in problem.detail
+    world.view.own_services({ECHO: replace(unnamed, exported_at_ns=0)})  # the elder: the other one tells of it
+    assert world.codes() == set()
+    world.view.own_services({ECHO: replace(unnamed, exported_at_ns=2)})
+    assert world.codes() == {"port_conflict"}
+    world.view.own_services({ECHO: service(at=2)})
+    assert world.codes() == set()
+
+
+def test_many_ports_that_differ_are_a_few_problems(world: World) -> None:
+    names = [ServiceName("shop", f"s{n:02d}") for n in range(25)]
+    world.view.own_services({n: replace(service(name=n, at=2), ports=(HTTP,)) for n in names})
+    world.peer("west", *(service(name=n, at=1) for n in names))
+    problems = world.view.problems()
+    assert len(problems) == 21
+    assert "5 more services" in problems[-1].detail
+    world.hide(("west", Kind.SERVICE, "shop/s00"))
+    assert "4 more services" in world.view.problems()[-1].detail
+
+
 def test_a_peer_is_link_pin_and_bundle_in_any_order(world: World) -> None:
     parts = {
         "pin": lambda: world.pin("west"),

@@ -14,7 +14,7 @@ import pytest
 
 from clusters.waiting import until
 from discovery.consul.client import Answer, Meta
-from discovery.consul.errors import Forbidden, Unreachable
+from discovery.consul.errors import Forbidden, Refused, Unreachable
 from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from discovery.sources.consul import ConsulSource
@@ -44,6 +44,10 @@ class Catalog:
         """Blocking queries say nothing of leader and ACLs, as those that Consul streams."""
         self.moved = asyncio.Condition()
         self.asked: list[str] = []
+        self.censuses = 0
+        self.no_census: Exception | None = None
+        self.changed: dict[str, int] = {}
+        """ID → the index at which its registration changed."""
 
     async def put(self, service: str, id_: str = "1", *, dc: str = "dc1", status: str = "passing", **rest: Any) -> None:
         made = {
@@ -52,6 +56,7 @@ class Catalog:
             "Checks": [{"CheckID": f"service:{id_}", "Status": status, "ServiceID": id_, "ServiceName": service}],
         }
         self.services[dc].setdefault(service, {})[id_] = made
+        self.changed[id_] = self.index + 1
         await self.move()
 
     async def remove(self, service: str, id_: str = "1", *, dc: str = "dc1") -> None:
@@ -69,9 +74,9 @@ class Catalog:
         if dc in self.errors:
             raise self.errors[dc]
         if index >= self.index:
-            async with self.moved:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self.moved.wait(), wait)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait), self.moved:
+                    await self.moved.wait()
         if dc in self.errors:
             raise self.errors[dc]
         meta = {"filtered": bool(self.hide), **self.meta}
@@ -111,6 +116,21 @@ class Catalog:
 
         return await self._answer(dc, index, wait, make)
 
+    async def nodes(self, dc: str, *, stale: bool = False) -> Answer:
+        self.censuses += 1
+        if self.no_census is not None:
+            raise self.no_census
+
+        def make() -> Any:
+            hidden = [n for n in self.services[dc] if n in self.hide or "*" in self.hide]
+            entries = [e for n, i in self.services[dc].items() if n not in hidden for e in i.values()]
+            return [
+                {**e["Node"], "Services": [{**e["Service"], "ModifyIndex": self.changed.get(e["Service"]["ID"], 1)}]}
+                for e in entries
+            ]
+
+        return await self._answer(dc, 0, 0.0, make)
+
     async def close(self) -> None:
         pass
 
@@ -122,6 +142,7 @@ class _Client:
         self._catalog = catalog
         self.host = catalog.host
         self.health, self.checks, self.close = catalog.health, catalog.checks, catalog.close
+        self.nodes = catalog.nodes
 
     async def services(
         self, dc: str, *, filter: str = "", index: int = 0, wait: float = 0.0, stale: bool = False
@@ -210,6 +231,32 @@ async def test_services_are_followed_with_and_without_watches(catalog: Catalog, 
         await catalog.put("late", "5")
         await running.has(1, ServiceName("shop", "late"))
         assert running.codes() == []
+
+
+@pytest.mark.parametrize("refused", [None, Refused("/v1/internal is not let through")])
+async def test_what_no_check_tells_is_found_by_a_census_or_in_turn(
+    catalog: Catalog, follow: Follow, refused: Exception | None
+) -> None:
+    catalog.no_census = refused
+    for number in range(1, 21):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(watches=0, sweep=1000 if refused else 0.1) as running:
+        await catalog.put("s7", "7", Port=81, Meta={"isthmus-export": "true", "isthmus-service-port": "81"})
+
+        def moved() -> bool:
+            claim = running.claim(ServiceName("shop", "s7"))
+            return claim is not None and claim.ports[0].port == 81
+
+        await until(moved, what="another port of s7")
+        await catalog.put("s8", "99")
+        await running.has(2, ServiceName("shop", "s8"))
+        await catalog.remove("s8", "99")
+        await running.has(1, ServiceName("shop", "s8"))
+        assert running.codes() == (["consul_census"] if refused else [])
+        catalog.no_census = None
+        await catalog.put("s9", "98")
+        await running.has(2, ServiceName("shop", "s9"))
+        await until(lambda: running.codes() == [])
 
 
 async def test_the_changed_names_are_those_that_changed(catalog: Catalog, follow: Follow) -> None:
