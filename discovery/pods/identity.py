@@ -15,6 +15,7 @@ from federation.errors import Denied
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 
 AUDIENCE = "isthmus"
+INJECTOR = "injector"
 _USER = "system:serviceaccount:"
 _GROUP = "system:serviceaccounts"
 _POD_NAME, _POD_UID = "authentication.kubernetes.io/pod-name", "authentication.kubernetes.io/pod-uid"
@@ -89,6 +90,12 @@ def identity(pod: Pod, trust_domain: str, *, accounts: Collection[str]) -> Spiff
             code="identity_denied",
         )
     return SpiffeId.workload(trust_domain, pod.namespace, pod.account)
+
+
+def dns_names(pod: Pod) -> tuple[str, ...]:
+    """What its certificate is good for besides: an API server knows the injector by the name of its Service."""
+    ours = pod.namespace == SYSTEM_NAMESPACE and pod.account == INJECTOR
+    return (f"isthmus-injector.{SYSTEM_NAMESPACE}.svc",) if ours else ()
 
 
 def _one(extra: Mapping[str, Sequence[str]], key: str) -> str:

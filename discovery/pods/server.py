@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable
 from typing import Any, Protocol
 
 from discovery.enrolment import Door, Signer
-from discovery.pods.identity import ReviewStatus, holder, identity
+from discovery.pods.identity import ReviewStatus, dns_names, holder, identity
 from federation.errors import IsthmusError, Unavailable
 from federation.log import Logger
 from federation.model.cluster import Problem
@@ -70,7 +70,7 @@ class PodServer:
         wanted = read_csr(request.csr)
         pod = holder(await self._review(request.token))
         spiffe_id = identity(pod, self._signer.authority.trust_domain, accounts=self._accounts)
-        svid, reply = self._signer.sign(wanted, spiffe_id)
+        svid, reply = self._signer.sign(wanted, spiffe_id, dns_names(pod))
         self._log.info(
             "pod identity issued",
             pod=f"{pod.namespace}/{pod.name}",

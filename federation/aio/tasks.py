@@ -37,6 +37,19 @@ async def first_of(*waits: Awaitable[Any]) -> None:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
+async def unless(stop: asyncio.Event, opening: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `opening`, or None when `stop` is set first: it is then cancelled."""
+    task = asyncio.create_task(opening, name="opening")
+    stopping = asyncio.create_task(stop.wait(), name="stop")
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        return task.result() if task.done() else None
+    finally:
+        await cancel(stopping)
+        if not task.done():
+            await cancel(task)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a process's main coroutine on uvloop.
 

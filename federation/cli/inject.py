@@ -166,7 +166,8 @@ def _options(known: InjectorSettings, enrolment: tuple[str, ...], roots: str, dn
         names = cluster_dns(given, "", namespace=known.namespace)
     except InvalidSettings as error:
         raise InvalidSettings(error.message, hint="give --dns, or set pods.dns.servers") from error
-    return options(known, enrolment=enrolment, roots=roots, dns=names)
+    assert known.agent is not None  # noqa: S101 - checked
+    return options(known, trust_domain=known.agent.trust_domain, enrolment=enrolment, roots=roots, dns=names)
 
 
 def _roots(path: Path) -> str:

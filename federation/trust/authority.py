@@ -19,7 +19,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from federation.aio.clock import Clock
 from federation.errors import Conflict, CorruptState, InvalidInput
 from federation.model.cluster import Bundle
-from federation.model.ids import SpiffeId, parse_domain
+from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId, parse_domain
 from federation.trust import possession
 from federation.trust.bundle import check_bundle
 from federation.trust.keys import (
@@ -44,6 +44,7 @@ DEFAULT_TTL = timedelta(hours=1)
 
 ROOT_FILE = "root.pem"
 """Key and certificate of the root, in the directory of an authority."""
+_SERVICES = f".{SYSTEM_NAMESPACE}.svc"
 _CORRUPT_HINT = (
     "restore it from a backup; without one, move it away and let the cluster leave and join again with a new identity"
 )
@@ -99,15 +100,15 @@ class Authority:
     ) -> Svid:
         """A leaf for `public_key`; `key_pem` of the result is empty.
 
-        `ttl` is at most 24 h; the leaf never outlives its issuers. `dns_names` lie below the trust domain. Raises
-        InvalidInput (ttl, key, names), Conflict (root_expired).
+        `ttl` is at most 24 h; the leaf never outlives its issuers. `dns_names` lie below the trust domain, or are those
+        of a Service of ours. Raises InvalidInput (ttl, key, names), Conflict (root_expired).
         """
         if not timedelta(0) < ttl <= MAX_TTL:
             raise InvalidInput(f"a leaf lives at most {MAX_TTL} and more than nothing, not {ttl}", code="invalid_ttl")
         if spiffe_id.trust_domain != self.trust_domain:
             raise InvalidInput(f"{spiffe_id} is not in the trust domain {self.trust_domain}", code="invalid_name")
         for name in dns_names:
-            if not parse_domain(name, what="DNS name").endswith(f".{self.trust_domain}"):
+            if not parse_domain(name, what="DNS name").endswith((f".{self.trust_domain}", _SERVICES)):
                 raise InvalidInput(f"the DNS name {name} is not below {self.trust_domain}", code="invalid_name")
         check_public_key(public_key)
         now = utc(self._clock).replace(microsecond=0)

@@ -17,8 +17,10 @@ from federation.model.ids import parse_domain
 from sidecar.injector import containers
 from sidecar.injector.containers import Plan
 from sidecar.injector.options import (
+    DISABLED,
     DNS_ADDRESS,
     DNS_PORT,
+    ENABLED,
     INJECT,
     INJECTED,
     METRICS_PORT,
@@ -58,7 +60,7 @@ def inject(pod: Object, *, namespace: str, options: Options, owner: str = "") ->
     `owner`: the name of the workload, where `pod` is its template. Repeating it changes nothing. Raises InvalidInput
     with one line for its author: annotation_invalid, pod_conflict.
     """
-    reason = left_alone(pod, namespace, options)
+    reason = left_alone(pod, namespace, options.own_namespace)
     if reason:
         return Decision(pod=copy.deepcopy(dict(pod)), reason=reason)
     wishes = read(_annotations(pod), options)
@@ -76,18 +78,18 @@ def inject(pod: Object, *, namespace: str, options: Options, owner: str = "") ->
     return Decision(pod=made, way=way, warnings=wishes.warnings)
 
 
-def left_alone(pod: Object, namespace: str, options: Options) -> str:
+def left_alone(pod: Object, namespace: str, own_namespace: str) -> str:
     """Why nothing is done to the pod; empty where something is. Raises InvalidInput (annotation_invalid)."""
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     label = (metadata.get("labels") or {}).get(INJECT)
-    if label not in (None, "enabled", "disabled"):
+    if label is not None and label not in (*ENABLED, *DISABLED):
         raise InvalidInput(
             f"label {INJECT} is {str(label)[:60]!r}", hint="write enabled or disabled", code="annotation_invalid"
         )
-    if namespace in (*NEVER, options.own_namespace):
+    if namespace in (*NEVER, own_namespace):
         return f"nothing is injected in namespace {namespace}"
-    if label == "disabled":
-        return f"its label {INJECT} says disabled"
+    if label in DISABLED:
+        return f"its label {INJECT} says {label}"
     if injected(pod):
         return f"it was injected before, by version {_annotations(pod).get(INJECTED, 'unknown')}"
     if spec.get("hostNetwork"):

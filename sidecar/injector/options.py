@@ -12,6 +12,7 @@ from federation.errors import InvalidInput
 PREFIX = "isthmus.io/"
 INJECT = f"{PREFIX}inject"
 """Label of namespaces and pods: enabled or disabled."""
+ENABLED, DISABLED = ("enabled", "true"), ("disabled", "false")
 WAY = f"{PREFIX}way"
 INJECTED = f"{PREFIX}injected"
 """Annotation that tells which version of ours changed the pod."""

@@ -11,8 +11,9 @@ import yaml
 
 from federation.dns.upstream import parse_server
 from federation.errors import InvalidSettings, IsthmusError
+from federation.model.address import split_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_domain
-from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
+from federation.registry.edge.settings import EdgeSettings, check_address, placed
 from federation.settings import convert, load
 from sidecar.injector.options import ClusterDns, Options, Resources, Way
 from sidecar.settings import SidecarSettings
@@ -20,8 +21,22 @@ from sidecar.vm import resolvconf
 
 ACCOUNT = "injector"
 SERVER_NAME = f"isthmus-injector.{SYSTEM_NAMESPACE}.svc"
+SERVICE_ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 RESOLV_CONF = Path("/etc/resolv.conf")
 DOMAIN = "cluster.local"
+
+
+class ApiSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The API server, as every pod has it; the files are read anew for each connection."""
+
+    server: str = "https://kubernetes.default.svc"
+    ca_file: str = f"{SERVICE_ACCOUNT}/ca.crt"
+    token_file: str = f"{SERVICE_ACCOUNT}/token"
+
+    def check(self) -> None:
+        """Raises InvalidSettings."""
+        if not self.server.startswith("https://"):
+            raise InvalidSettings(f"api.server {self.server[:80]!r} is no https:// URL")
 
 
 class DnsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -49,9 +64,8 @@ class ResourceSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown
 
 
 class PodSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What pods get."""
+    """What pods get, where their annotations do not say something else."""
 
-    image: str
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     way: Literal["redirect", "loopback", "gateway"] = "redirect"
     range: str = ""
@@ -63,18 +77,22 @@ class PodSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class InjectorSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """`listen`: address and port of the webhook. `webhook`: the MutatingWebhookConfiguration whose caBundle is kept to
-    the cluster's roots; empty: nobody's."""
+    """`listen`: where the API server calls, HOST:PORT.
+
+    `webhook`: the MutatingWebhookConfiguration whose caBundle is kept to the cluster's roots; empty: nobody's.
+    """
 
     name: str = ACCOUNT
     namespace: str = SYSTEM_NAMESPACE
     account: str = ACCOUNT
-    host: str = "0.0.0.0"
-    port: int = 8443
+    listen: str = "0.0.0.0:8443"
     webhook: str = "isthmus-injector"
-    kubeconfig: str = ""
-    """Empty: the service account of the pod that the injector runs in. Relative paths start at the settings file."""
-    pods: PodSettings
+    api: ApiSettings = ApiSettings()
+    drain_seconds: float = 3.0
+    """After SIGTERM, for an API server that has not heard of it yet."""
+    image: str
+    """That of sidecars."""
+    pods: PodSettings = PodSettings()
 
     def check(self) -> None:
         """Raises InvalidSettings or InvalidName, naming the key."""
@@ -83,10 +101,12 @@ class InjectorSettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidSettings(
                 "agent is missing: pods are to reach it from wherever they run", hint="see docs/settings.md"
             )
-        check_address(self.host, key="host")
-        check_port(self.port, key="port", zero=True)
-        if not self.pods.image:
-            raise InvalidSettings("pods.image is empty", hint="the image that has isthmus-sidecar on its PATH")
+        split_address(self.listen, what="listen")
+        self.api.check()
+        if not 0 <= self.drain_seconds <= 60:
+            raise InvalidSettings(f"drain_seconds {self.drain_seconds:g} is not 0 to 60")
+        if not self.image:
+            raise InvalidSettings("image is empty", hint="the image that has isthmus-sidecar on its PATH")
         for text in self.pods.dns.servers:
             parse_server(text, key="pods.dns.servers")
         if self.pods.dns.gateway:
@@ -125,8 +145,6 @@ def read(path: Path, changes: Sequence[str] = ()) -> InjectorSettings:
     """The checked settings in `path`, with `changes` (see federation.settings.load); raises InvalidSettings or
     InvalidName."""
     settings = placed(load(path, InjectorSettings, changes), path)
-    if settings.kubeconfig:
-        settings = msgspec.structs.replace(settings, kubeconfig=str(path.resolve().parent / settings.kubeconfig))
     settings.check()
     return settings
 
@@ -142,14 +160,15 @@ def parse(text: str, *, where: str) -> InjectorSettings:
     return settings
 
 
-def options(settings: InjectorSettings, *, enrolment: tuple[str, ...], roots: str, dns: ClusterDns) -> Options:
+def options(
+    settings: InjectorSettings, *, trust_domain: str, enrolment: tuple[str, ...], roots: str, dns: ClusterDns
+) -> Options:
     """What pods get, with what was found out: the agent's addresses, its roots (PEM) and the cluster's DNS."""
     pods = settings.pods
-    assert settings.agent is not None  # noqa: S101 - checked
     return Options(
-        image=pods.image,
+        image=settings.image,
         image_pull_policy=pods.image_pull_policy,
-        trust_domain=settings.agent.trust_domain,
+        trust_domain=trust_domain,
         enrolment=enrolment,
         roots=roots,
         dns=dns,

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from prometheus_client import CollectorRegistry
+
 from federation.aio.clock import Clock
+from federation.errors import Unavailable
+from federation.metrics import Check, MetricsServer
+from federation.registry.edge.settings import MetricsSettings
 
 BEAT = 1.0
 STUCK_AFTER = 10.0
+NO_IDENTITY = "no identity yet: the agent has not answered"
 
 Condition = Callable[[], str]
 """Empty when fulfilled, otherwise what is missing."""
@@ -38,3 +44,19 @@ def readiness(conditions: Sequence[Condition]) -> tuple[bool, str]:
     """Ready when nothing is missing; else all that is."""
     missing = [text for condition in conditions if (text := condition())]
     return (False, "; ".join(missing)) if missing else (True, "ok")
+
+
+def metrics_server(
+    settings: MetricsSettings, registry: CollectorRegistry, *, alive: Check, ready: Check
+) -> MetricsServer:
+    """Started. Raises Unavailable (metrics_port_unavailable)."""
+    try:
+        server = MetricsServer(registry, host=settings.host, port=settings.port, alive=alive, ready=ready)
+    except OSError as error:
+        raise Unavailable(
+            f"cannot serve metrics on {settings.host} port {settings.port}: {error.strerror}",
+            hint="set metrics.port to a free port, or to 0",
+            code="metrics_port_unavailable",
+        ) from error
+    server.start()
+    return server

@@ -29,13 +29,12 @@ from federation.model.view import View
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.client import WatchClient
 from federation.registry.edge import memory, snapshots
-from federation.registry.edge.afar import AfarIdentity
 from federation.registry.edge.checking import Checking
 from federation.registry.edge.envoy import make_envoy
+from federation.registry.edge.givers import giver
 from federation.registry.edge.health import readiness
-from federation.registry.edge.keys import Addresses, BesideIdentity, Giver, Keys, agent_channel
+from federation.registry.edge.keys import Addresses, Keys, agent_channel
 from federation.registry.edge.measures import gauge
-from federation.registry.edge.pod import PodIdentity
 from federation.registry.edge.problems import Problems
 from federation.registry.edge.publisher import Built, Publisher
 from federation.registry.edge.settings import EdgeSettings
@@ -339,7 +338,7 @@ async def open_edge(
     edge: list[Edge] = []
     problems = Problems(clock=clock, log=log, on_change=lambda: edge[0].client.announce() if edge else None)
     keys = Keys(
-        _giver(settings, state, clock),
+        giver(settings, state, clock),
         path=state.identity,
         namespace=settings.namespace,
         account=settings.account,
@@ -371,17 +370,6 @@ async def open_edge(
         )
     )
     return edge[0]
-
-
-def _giver(settings: EdgeSettings, state: StateDirectory, clock: Clock) -> Giver:
-    namespace, account = settings.namespace, settings.account
-    if settings.agent is None:
-        return BesideIdentity(settings.identity_socket, namespace, account, clock=clock)
-    if settings.in_pod:
-        return PodIdentity(settings.agent, namespace=namespace, account=account)
-    return AfarIdentity(
-        settings.agent, vm=settings.name, namespace=namespace, account=account, key_file=state.machine_key
-    )
 
 
 def last_view(state: StateDirectory, log: Logger) -> Replica:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine
-from typing import Any, Protocol
+from collections.abc import Callable, Collection
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 
 from federation.aio.clock import Clock
-from federation.aio.tasks import cancel, on_signals
-from federation.errors import Unavailable
+from federation.aio.tasks import on_signals, unless
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.ids import ServiceName
 from federation.model.record import Kind
-from federation.registry.edge.health import Heartbeat
+from federation.registry.edge.health import NO_IDENTITY, Heartbeat, metrics_server
 from federation.registry.edge.runtime import Edge, Part, open_edge
 from federation.registry.edge.settings import EdgeSettings
 from federation.registry.edge.state import StateDirectory
@@ -53,7 +52,12 @@ async def serve(
     registry = CollectorRegistry()
     heartbeat = Heartbeat(clock=clock)
     edges: list[Edge] = []
-    metrics = _metrics_server(settings, registry, heartbeat, edges)
+    metrics = metrics_server(
+        settings.metrics,
+        registry,
+        alive=heartbeat.alive,
+        ready=lambda: edges[0].ready() if edges else (False, NO_IDENTITY),
+    )
     try:
         with on_signals(stop.set):
             async with asyncio.TaskGroup() as group:
@@ -68,7 +72,7 @@ async def serve(
                     clock=clock,
                     log=log,
                 )
-                edge = await _unless(stop, opening)
+                edge = await unless(stop, opening)
                 if edge is not None:
                     edges.append(edge)
                     await _run(edge, make(edge), state, metrics, stop)
@@ -97,37 +101,3 @@ async def _run(edge: Edge, member: Member, state: StateDirectory, metrics: Metri
     finally:
         await member.close()
     edge.log.info("stopped")
-
-
-async def _unless(stop: asyncio.Event, opening: Coroutine[Any, Any, Edge]) -> Edge | None:
-    """The result of `opening`, or None when `stop` is set first."""
-    task = asyncio.create_task(opening, name="opening")
-    stopping = asyncio.create_task(stop.wait(), name="stop")
-    try:
-        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        await cancel(stopping)
-        if not task.done():
-            await cancel(task)
-
-
-def _metrics_server(
-    settings: EdgeSettings, registry: CollectorRegistry, heartbeat: Heartbeat, edges: list[Edge]
-) -> MetricsServer:
-    try:
-        server = MetricsServer(
-            registry,
-            host=settings.metrics.host,
-            port=settings.metrics.port,
-            alive=heartbeat.alive,
-            ready=lambda: edges[0].ready() if edges else (False, "no identity yet: the agent has not answered"),
-        )
-    except OSError as error:
-        raise Unavailable(
-            f"cannot serve metrics on {settings.metrics.host} port {settings.metrics.port}: {error.strerror}",
-            hint="set metrics.port to a free port, or to 0",
-            code="metrics_port_unavailable",
-        ) from error
-    server.start()
-    return server

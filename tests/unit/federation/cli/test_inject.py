@@ -23,7 +23,8 @@ SETTINGS: dict[str, Any] = {
         "anchors": "/etc/isthmus/trust/root.pem",
         "service_account_token": "/var/run/secrets/isthmus/token",
     },
-    "pods": {"image": "isthmus:0.1.0", "dns": {"servers": ["10.96.0.10"]}},
+    "image": "isthmus:0.1.0",
+    "pods": {"dns": {"servers": ["10.96.0.10"]}},
 }
 POD = """\
 apiVersion: v1
@@ -94,11 +95,11 @@ def test_a_file_without_pods_passes_and_says_so(
         (["pod.yaml", "--trust", "nowhere.pem"], {}, "anchors_invalid", "cannot read nowhere.pem"),
         (["pod.yaml"], {"surprise": 1}, "invalid_settings", "surprise"),
         (["pod.yaml"], {"agent": None}, "invalid_settings", "set either agent_directory or agent"),
-        (["pod.yaml"], {"pods": {"image": "x"}}, "invalid_settings", "not known who answers names"),
-        (["pod.yaml"], {"pods": {"image": ""}}, "invalid_settings", "pods.image is empty"),
-        (["pod.yaml"], {"pods": {"image": "x", "way": "loop"}}, "invalid_settings", "pods.way"),
-        (["pod.yaml"], {"pods": {"image": "x", "range": "10.0.0.0/30"}}, "invalid_settings", "is too small"),
-        (["pod.yaml"], {"pods": {"image": "x", "resources": {"cpu": "x"}}}, "invalid_settings", "is no quantity"),
+        (["pod.yaml"], {"pods": {}}, "invalid_settings", "not known who answers names"),
+        (["pod.yaml"], {"image": ""}, "invalid_settings", "image is empty"),
+        (["pod.yaml"], {"pods": {"way": "loop"}}, "invalid_settings", "pods.way"),
+        (["pod.yaml"], {"pods": {"range": "10.0.0.0/30"}}, "invalid_settings", "is too small"),
+        (["pod.yaml"], {"pods": {"resources": {"cpu": "x"}}}, "invalid_settings", "is no quantity"),
         (
             ["pod.yaml"],
             {"agent": {**SETTINGS["agent"], "enrolment": ["isthmus-agent.isthmus-system.svc:7446"]}},

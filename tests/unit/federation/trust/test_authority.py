@@ -75,6 +75,8 @@ def test_a_leaf_with_its_key(east: Authority) -> None:
         ({"spiffe_id": SpiffeId(EAST, "/ns/a%62/sa/x")}, InvalidName),
         ({"spiffe_id": SpiffeId(EAST, "/" + "a" * 2048)}, InvalidName),
         ({"dns_names": ["agent.west.fed.test"]}, InvalidInput),
+        ({"dns_names": ["isthmus-injector.shop.svc"]}, InvalidInput),
+        ({"dns_names": ["isthmus-system.svc"]}, InvalidInput),
         ({"dns_names": ["*.east.fed.test"]}, InvalidName),
         ({"dns_names": ["xeast.fed.test"]}, InvalidInput),
         ({"public_key": ec.generate_private_key(ec.SECP256K1()).public_key()}, InvalidInput),

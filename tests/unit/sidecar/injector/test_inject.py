@@ -64,6 +64,7 @@ def settings_of(given: Pod) -> Pod:
         (pod(), "kube-node-lease", "nothing is injected in namespace kube-node-lease"),
         (pod(), "isthmus-system", "nothing is injected in namespace isthmus-system"),
         (pod(labels={INJECT: "disabled"}), "shop", f"its label {INJECT} says disabled"),
+        (pod(labels={INJECT: "false"}), "shop", f"its label {INJECT} says false"),
         (pod(hostNetwork=True), "shop", "its network is its node's (hostNetwork)"),
         (pod(annotations={"kubernetes.io/config.mirror": "x"}), "shop", "it is a static pod of its node"),
         (pod(os={"name": "windows"}), "shop", "it is for windows"),
@@ -79,6 +80,7 @@ def test_pods_that_are_left_alone(given: Pod, namespace: str, reason: str) -> No
 def test_a_pod_in_a_namespace_that_opted_in_and_one_that_did_itself() -> None:
     assert done(pod()).way is Way.REDIRECT
     assert done(pod(labels={INJECT: "enabled"})).way is Way.REDIRECT
+    assert done(pod(labels={INJECT: "true"})).way is Way.REDIRECT
 
 
 @pytest.mark.parametrize("way", list(Way))
@@ -262,7 +264,7 @@ def test_the_pods_own_security_context_is_added_to() -> None:
     ("given", "message"),
     [
         (with_way("redirct"), "annotation isthmus.io/way is 'redirct'"),
-        (pod(labels={INJECT: "true"}), "label isthmus.io/inject is 'true'"),
+        (pod(labels={INJECT: "yes"}), "label isthmus.io/inject is 'yes'"),
         (pod(annotations={"isthmus.io/metrics-port": "80"}), "annotation isthmus.io/metrics-port is '80'"),
         (pod(annotations={"isthmus.io/listens": "80,http"}), "annotation isthmus.io/listens is '80,http'"),
         (pod(annotations={"isthmus.io/memory": "much"}), "annotation isthmus.io/memory is 'much'"),
