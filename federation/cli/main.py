@@ -15,7 +15,21 @@ from typing import Annotated, Any
 import typer
 
 from federation import __version__
-from federation.cli import cluster, demo, export, get, install, link, registry, resolve, status, token, verify, vm
+from federation.cli import (
+    check,
+    cluster,
+    demo,
+    export,
+    get,
+    install,
+    link,
+    registry,
+    resolve,
+    status,
+    token,
+    verify,
+    vm,
+)
 from federation.cli.output import Format, Printer
 from federation.errors import InvalidInput, IsthmusError
 
@@ -42,6 +56,7 @@ link.register(app)
 export.register(app)
 resolve.register(app)
 status.register(app)
+check.register(app)
 verify.register(app)
 demo.register(app)
 
