@@ -122,13 +122,24 @@ class AgentClient(UnaryClient):
         """What only this agent can see; it dials gateways for it. `timeout_ms` for each; 0: as the agent sees fit."""
         return await self._ask(self._stub.Examine, pb.ExamineRequest(timeout_ms=timeout_ms))
 
-    async def probe(self, name: ServiceName | str, *, cluster: str = "", timeout_ms: int = 0) -> list[pb.Attempt]:
+    async def probe(
+        self,
+        name: ServiceName | str,
+        *,
+        cluster: str = "",
+        timeout_ms: int = 0,
+        ports: Iterable[records_pb2.Port] = (),
+    ) -> list[pb.Attempt]:
         """Real requests to a service: to the copies of `cluster`, or, "", as a workload without a sidecar calls.
+
+        `ports`: those that are asked for where the agent's cluster is shown no such service.
 
         Raises InvalidName, QuotaExceeded (probe_busy).
         """
         parsed = name if isinstance(name, ServiceName) else ServiceName.parse(name)
-        request = pb.ProbeRequest(namespace=parsed.namespace, name=parsed.name, cluster=cluster, timeout_ms=timeout_ms)
+        request = pb.ProbeRequest(
+            namespace=parsed.namespace, name=parsed.name, cluster=cluster, timeout_ms=timeout_ms, ports=ports
+        )
         reply: pb.ProbeReply = await self._ask(self._stub.Probe, request)
         return list(reply.attempts)
 

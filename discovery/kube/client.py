@@ -184,6 +184,10 @@ class KubeClient:
             if lines.partial:
                 raise unreachable(ConnectionError("a watch was cut in the midst of a line"), self.host)
 
+    async def version(self) -> bytes:
+        """What the server says of itself (version.Info)."""
+        return await self._discover("/version")
+
     async def served(self, group: str, *, refresh: bool = False) -> Served:
         """What the server has of an API group; asked again after some seconds, and at once where it had nothing."""
         known = self._served.get(group)

@@ -59,6 +59,16 @@ def reloads(text: str) -> bool:
     return any(word == "reload" for word in _words(text))
 
 
+def present(text: str) -> bool:
+    """Whether our block is in it. Raises InvalidInput for damaged marks."""
+    return _find(text) is not None
+
+
+def check(text: str, zones: Sequence[str]) -> None:
+    """That `put` could put a block for `zones` there. Raises as it does."""
+    _check(_without(text, _find(text)), zones)
+
+
 def _find(text: str) -> re.Match[str] | None:
     marks = [line for line in text.splitlines() if line.startswith((_BEGIN, _END))]
     if not marks:

@@ -21,8 +21,10 @@ from federation.errors import IsthmusError
 from federation.model.address import join_address, split_address
 from federation.model.ids import ServiceName
 from federation.model.service import Import
+from federation.model.wire import service_from_pb
 from federation.policy import routes
 from federation.proto.v1 import agent_pb2 as pb
+from federation.proto.v1 import records_pb2
 from federation.trust.bundle import fingerprint
 from federation.trust.keys import certificate_from_der
 
@@ -39,7 +41,9 @@ async def probe(agent: Agent, request: pb.ProbeRequest) -> pb.ProbeReply:
     """Real requests. Raises InvalidName, QuotaExceeded (probe_busy)."""
     name = ServiceName.parse(f"{request.namespace}/{request.name}")
     seconds = request.timeout_ms / 1000 if request.timeout_ms else _PROBE_SECONDS
-    attempts = await agent.prober.probe(name, request.cluster, seconds=seconds)
+    shown = records_pb2.Service(namespace=name.namespace, name=name.name, ports=request.ports)
+    ports = service_from_pb(shown).ports
+    attempts = await agent.prober.probe(name, request.cluster, seconds=seconds, ports=ports)
     return pb.ProbeReply(attempts=map(_attempt, attempts))
 
 

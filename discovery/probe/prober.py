@@ -89,17 +89,22 @@ class Prober:
         self._turns = asyncio.Semaphore(_AT_ONCE)
         self._asked = 0
 
-    async def probe(self, service: ServiceName, cluster: str, *, seconds: float) -> list[Attempt]:
+    async def probe(
+        self, service: ServiceName, cluster: str, *, seconds: float, ports: Iterable[Port] = ()
+    ) -> list[Attempt]:
         """Ask `service` for each of its ports: of another `cluster` by each of its gateways; "" by each own gateway.
 
-        `seconds` for each attempt. Raises QuotaExceeded (probe_busy).
+        `seconds` for each attempt. `ports`: what is asked for where this cluster is shown no such service. Raises
+        QuotaExceeded (probe_busy).
         """
         if self._asked >= _WAITING:
             raise QuotaExceeded("too many probes wait", hint="try again when they are done", code="probe_busy")
         self._asked += 1
         try:
             seconds = min(max(seconds, 0.1), MOST_SECONDS)
-            return await (self._remote(service, cluster, seconds) if cluster else self._egress(service, seconds))
+            if cluster:
+                return await self._remote(service, cluster, seconds, ports)
+            return await self._egress(service, seconds)
         finally:
             self._asked -= 1
 
@@ -113,17 +118,15 @@ class Prober:
 
     # --- by the gateways of another cluster --------------------------------------------------------------------------
 
-    async def _remote(self, service: ServiceName, cluster: str, seconds: float) -> list[Attempt]:
+    async def _remote(self, service: ServiceName, cluster: str, seconds: float, known: Iterable[Port]) -> list[Attempt]:
         neighbour = self._view.neighbours.get(cluster)
         missing = unreachable(cluster, neighbour)
         if missing is not None or neighbour is None or (bundle := neighbour.bundle) is None:
             outcome = missing or Outcome(NO_LINK, f"{cluster} is not linked")
             return [Attempt(port=None, way="remote", outcome=outcome, clusters=(cluster,))]
         claimed = neighbour.services.get(service)
-        imported = self._view.imports.get(service)
         # What this cluster is not shown is asked for all the same: the gateway has the last word.
-        ports = claimed.ports if claimed is not None else imported.ports if imported is not None else ()
-        if not (tried := _tcp(ports)):
+        if not (tried := _tcp(claimed.ports if claimed is not None else known)):
             outcome = Outcome(NOT_EXPORTED, f"{cluster} shows this cluster no {service} with a TCP port")
             return [Attempt(port=None, way="remote", outcome=outcome, clusters=(cluster,))]
         ready = claimed.ready if claimed is not None else None

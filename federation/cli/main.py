@@ -16,6 +16,7 @@ import typer
 
 from federation import __version__
 from federation.cli import (
+    check,
     cluster,
     components,
     demo,
@@ -58,6 +59,7 @@ link.register(app)
 export.register(app)
 resolve.register(app)
 status.register(app)
+check.register(app)
 verify.register(app)
 inject.register(app)
 demo.register(app)

@@ -6,7 +6,7 @@ Arrives: exports, links, what agents answered. Leaves: paths to be tried, and ce
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from federation.model import wire
@@ -14,12 +14,15 @@ from federation.model.cluster import Link
 from federation.model.service import Service
 from federation.policy.visibility import allowed_ports
 from federation.proto.v1 import agent_pb2 as pb
-from federation.proto.v1 import registry_pb2
+from federation.proto.v1 import records_pb2, registry_pb2
 
 ANY = ""
 """The target of a call that any cluster may answer."""
 NOT_TRIED = frozenset({"egress_unreachable", "no_egress"})
 """Codes of calls through own gateways that nothing can be concluded from: they need not be reachable for the agent."""
+AGENT_UNREACHABLE = "agent_unreachable"
+"""Code of calls that nobody could make."""
+NOT_REFUSED = "not_refused"
 REFUSALS = frozenset({"no_grant", "not_exported"})
 
 
@@ -28,7 +31,7 @@ class Path:
     """A call of `service` from one cluster to the copies of another, or of ANY.
 
     `hindered`: why it is not to be tried (a code and a detail). `granted` False: it is to be refused. `wanted`: whether
-    it counts when it fails.
+    it counts when it fails. `ports`: those of the export.
     """
 
     service: str
@@ -37,6 +40,7 @@ class Path:
     granted: bool = True
     wanted: bool = True
     hindered: tuple[str, str] | None = None
+    ports: Sequence[records_pb2.Port] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +61,8 @@ class Result:
 
     @property
     def bad(self) -> bool:
-        return self.state == "failed" and self.path.wanted
+        """Whether it is not as it should be: no answer where one was wanted, or one that grants do not allow."""
+        return self.state == "failed" and (self.path.wanted or self.code == NOT_REFUSED)
 
     def as_dict(self) -> dict[str, Any]:
         """The row of `-o json`."""
@@ -95,17 +100,20 @@ def plan(
     by_pair = {pair: link for link in links for pair in ((link.a, link.b), (link.b, link.a))}
     insist = bool(clusters and services)
     found: dict[str, dict[str, Service]] = {}
+    ports: dict[tuple[str, str], Sequence[records_pb2.Port]] = {}
     for info in exports:
         service = wire.service_from_pb(info.service)
         if not services or str(service.name) in services:
             found.setdefault(str(service.name), {})[info.cluster] = service
+            ports[str(service.name), info.cluster] = list(info.service.ports)
     paths = []
     for name, offers in sorted(found.items()):
         for source in sorted(sources):
             own = not clusters or source in clusters
             for target, service in sorted(offers.items()):
                 if target != source and (own or target in clusters):
-                    paths.append(_path(service, source, target, by_pair.get((source, target)), insist=insist))
+                    path = _path(service, source, target, by_pair.get((source, target)), insist=insist)
+                    paths.append(replace(path, ports=ports[name, target]))
             seen = any(_visible(service, source, t, by_pair) and service.ready for t, service in offers.items())
             if own and seen:
                 paths.append(Path(service=name, source=source, target=ANY))
@@ -153,7 +161,7 @@ def results(path: Path, attempts: Iterable[pb.Attempt]) -> Iterator[Result]:
             way=made.way,
             gateway=made.gateway,
             address=made.address,
-            code=made.code if made.code or path.granted or path.wanted else "not_refused",
+            code=made.code if made.code or path.granted or path.wanted else NOT_REFUSED,
             detail=made.detail,
             status=made.status,
             milliseconds=round(made.took_ns / 1e6, 1) if made.took_ns else None,

@@ -166,9 +166,11 @@ async def _try(home: Home, path: Path, timeout: float, turns: asyncio.Semaphore)
     async with turns:
         try:
             async with agent(home, path.source, timeout=4 * timeout + _MARGIN) as client:
-                made = await client.probe(path.service, cluster=path.target, timeout_ms=int(timeout * 1000))
+                made = await client.probe(
+                    path.service, cluster=path.target, timeout_ms=int(timeout * 1000), ports=path.ports
+                )
         except IsthmusError as error:
-            return [paths.hindered(path, error.error_code, f"the agent of {path.source}: {error.message}")]
+            return [paths.hindered(path, paths.AGENT_UNREACHABLE, f"the agent of {path.source}: {error.message}")]
     return list(paths.results(path, made))
 
 

@@ -77,10 +77,16 @@ async def fetch_pinned(
 
     Raises Unavailable (nobody there, no TLS), TimedOut, Denied (pin_mismatch, or as `verify_chain`), InvalidInput.
     """
+    chain = await reach(address, timeout=timeout, party=party)
+    return check_pinned(chain, fingerprints, now=utc(clock), party=party)
+
+
+async def reach(address: str, *, timeout: float = 10.0, party: Party = REGISTRY) -> tuple[bytes, ...]:
+    """The chain that is shown at `address`, not believed: TCP and TLS work. Raises as `fetch_pinned`, but Denied."""
     host, port = split_address(address, what=f"the {party.what}'s address", zero=False)
     try:
         async with asyncio.timeout(timeout):
-            chain = await _presented_chain(host, port)
+            return await _presented_chain(host, port)
     except TimeoutError as error:
         raise TimedOut(f"the {party.what} at {address} did not answer within {timeout:g} s") from error
     except ssl.SSLError as error:
@@ -90,7 +96,6 @@ async def fetch_pinned(
             f"the {party.what} cannot be reached at {address}: {error.strerror or error}",
             hint="is it running, and is its enrolment port reachable from here?",
         ) from error
-    return check_pinned(chain, fingerprints, now=utc(clock), party=party)
 
 
 def check_pinned(

@@ -418,16 +418,18 @@ class DnsReach(_message.Message):
     def __init__(self, server: _Optional[str] = ..., name: _Optional[str] = ..., addresses: _Optional[_Iterable[str]] = ..., code: _Optional[str] = ..., detail: _Optional[str] = ...) -> None: ...
 
 class ProbeRequest(_message.Message):
-    __slots__ = ("namespace", "name", "cluster", "timeout_ms")
+    __slots__ = ("namespace", "name", "cluster", "timeout_ms", "ports")
     NAMESPACE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     CLUSTER_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_MS_FIELD_NUMBER: _ClassVar[int]
+    PORTS_FIELD_NUMBER: _ClassVar[int]
     namespace: str
     name: str
     cluster: str
     timeout_ms: int
-    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., timeout_ms: _Optional[int] = ...) -> None: ...
+    ports: _containers.RepeatedCompositeFieldContainer[_records_pb2.Port]
+    def __init__(self, namespace: _Optional[str] = ..., name: _Optional[str] = ..., cluster: _Optional[str] = ..., timeout_ms: _Optional[int] = ..., ports: _Optional[_Iterable[_Union[_records_pb2.Port, _Mapping]]] = ...) -> None: ...
 
 class ProbeReply(_message.Message):
     __slots__ = ("attempts",)

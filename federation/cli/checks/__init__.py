@@ -1,0 +1,1 @@
+"""What `fedctl check` looks at: facts are gathered in one place, findings made of them in another."""
