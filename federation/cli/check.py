@@ -16,7 +16,7 @@ import typer
 
 from federation.cli.clients import home_of
 from federation.cli.home import Home
-from federation.cli.install import KubeconfigOption, kubeconfig_or_default
+from federation.cli.kubeconfig import KubeconfigOption, kubeconfig_or_default
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, NotFound, TimedOut, Unavailable
 from federation.model.address import split_address

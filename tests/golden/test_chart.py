@@ -21,7 +21,11 @@ ROOT = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()
 GOLDEN = Path(__file__).with_name("install.yaml")
 LABELS = "labels: {app.kubernetes.io/managed-by: isthmus}"
 SHARED = 'labels:\n    {{- include "isthmus.labels" (dict "root" $ "component" "agent") | nindent 4 }}'
-RIGHTS = {"agent": ".Values.agent.enabled", "namespaces": "and .Values.agent.enabled .Values.agent.createNamespaces"}
+RIGHTS = {
+    "agent": ".Values.agent.enabled",
+    "joining": ".Values.agent.enabled",
+    "namespaces": "and .Values.agent.enabled .Values.agent.createNamespaces",
+}
 EVERYTHING: dict[str, Any] = {
     "cluster": "east",
     "federation": "example.isthmus",
@@ -57,7 +61,7 @@ def test_they_come_out_the_same() -> None:
     rendered = [one for name in RIGHTS for one in yaml.safe_load_all(made[f"rights-{name}.yaml"])]
     wanted = [
         one
-        for text in rbac.manifests(namespace="mesh", create_namespaces=True)
+        for text in rbac.manifests(namespace="mesh", create_namespaces=True, in_pod=True)
         for one in yaml.safe_load_all(text)
         if one["kind"] != "Namespace"
     ]

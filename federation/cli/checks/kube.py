@@ -15,7 +15,7 @@ import yaml
 from discovery.kube import crds
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import NotFound
-from discovery.kube.install import MANAGER
+from discovery.kube.objects import MANAGER
 from discovery.kube.resources import (
     ABOUT,
     ABOUT_VERSIONS,
