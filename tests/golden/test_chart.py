@@ -23,8 +23,8 @@ LABELS = "labels: {app.kubernetes.io/managed-by: isthmus}"
 SHARED = 'labels:\n    {{- include "isthmus.labels" (dict "root" $ "component" "agent") | nindent 4 }}'
 RIGHTS = {
     "agent": ".Values.agent.enabled",
-    "joining": ".Values.agent.enabled",
     "namespaces": "and .Values.agent.enabled .Values.agent.createNamespaces",
+    "joining": ".Values.agent.enabled",
 }
 EVERYTHING: dict[str, Any] = {
     "cluster": "east",
