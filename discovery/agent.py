@@ -167,6 +167,7 @@ class Agent:
             on_pins=self._repinned,
             membership=self.membership,
             vms=self.vms,
+            workloads=self.workloads,
             anchor=armour(self.bundle.roots),
             on_problems=lambda found: self.problems.set("replicas", found),
             clock=self.clock,

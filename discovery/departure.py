@@ -18,7 +18,7 @@ import msgspec
 from discovery.consul.imports.retire import retire_all
 from discovery.consul.settings import ConsulSettings
 from discovery.join import KEYS, root_of
-from discovery.kube import about, lease, pinboard, roster, shared, trustboard, vmboard
+from discovery.kube import about, lease, offers, pinboard, roster, shared, trustboard, vmboard
 from discovery.kube.client import FIELD_MANAGER, KubeClient
 from discovery.kube.errors import Conflict, NotFound, ServerFailed
 from discovery.kube.resources import (
@@ -290,7 +290,7 @@ class _Leaving:
                 found.ours.append(_ours(resource, "", meta.name, meta.uid, meta.resource_version))
         except IsthmusError as error:
             found.failed.append(Failure(what="ClusterProperties", error=error))
-        await self._list(found, LEASES, is_gateway, selector=_OURS, namespace=self._namespace)
+        await self._list(found, LEASES, is_announced, selector=_OURS, namespace=self._namespace)
         for name in (pinboard.NAME, vmboard.NAME, trustboard.NAME):
             await self._get(found, CONFIG_MAPS, name)
 
@@ -420,9 +420,9 @@ def is_import(meta: Metadata) -> bool:
     return (meta.labelled or APPLIED in notes) and meta.written() and EPOCH in notes
 
 
-def is_gateway(meta: Metadata) -> bool:
-    """Leases of gateways."""
-    return meta.labelled and meta.written() and meta.name.startswith(roster.PREFIX)
+def is_announced(meta: Metadata) -> bool:
+    """Leases of gateways, and of what VMs register."""
+    return meta.labelled and meta.written() and meta.name.startswith((roster.PREFIX, offers.PREFIX))
 
 
 def _each(failed: Iterable[Failure]) -> Iterable[Failure]:

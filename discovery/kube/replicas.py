@@ -18,6 +18,7 @@ from discovery.kube.about import About, wanted
 from discovery.kube.client import KubeClient
 from discovery.kube.elector import Elector, replica_identity
 from discovery.kube.lease import Rules
+from discovery.kube.offers import Offers
 from discovery.kube.pinboard import Pinboard
 from discovery.kube.resources import CONFIG_MAPS, LEASES, Resource
 from discovery.kube.roster import Roster
@@ -33,6 +34,7 @@ from discovery.sources.base import Source
 from discovery.sources.kubernetes import KubernetesSource
 from discovery.sources.manifests import MANAGED_BY
 from discovery.vms.table import VmTable
+from discovery.vms.workloads import Workloads
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.log import Logger
@@ -56,6 +58,7 @@ class Replicas:
         on_pins: Callable[[Collection[str]], None],
         membership: Membership,
         vms: VmTable,
+        workloads: Workloads,
         anchor: bytes,
         on_problems: Callable[[Iterable[Problem]], None],
         clock: Clock,
@@ -153,6 +156,18 @@ class Replicas:
             log=log,
             rng=rng,
         )
+        self._offers = Offers(
+            self._client,
+            leases,
+            workloads,
+            namespace=kubernetes.namespace,
+            identity=identity,
+            forget=settings.vms.services.grace + settings.vms.services.forget,
+            on_problem=lambda problem: self._tell("vm services", problem),
+            clock=clock,
+            log=log,
+            rng=rng,
+        )
         self._about = About(
             self._client,
             wanted(cluster=settings.cluster, federation=settings.federation),
@@ -207,6 +222,7 @@ class Replicas:
                 tasks.create_task(self._roster.run(), name="kube-roster"),
                 tasks.create_task(self._pinboard.run(), name="kube-pins"),
                 tasks.create_task(self._vms.run(), name="kube-vms"),
+                tasks.create_task(self._offers.run(), name="kube-offers"),
                 tasks.create_task(self._trust.run(), name="kube-trust"),
                 tasks.create_task(self._about.run(), name="kube-about"),
                 tasks.create_task(self._elector.run(), name="kube-elector"),
@@ -240,6 +256,7 @@ def make_replicas(
     on_pins: Callable[[Collection[str]], None],
     membership: Membership,
     vms: VmTable,
+    workloads: Workloads,
     anchor: bytes,
     on_problems: Callable[[Iterable[Problem]], None],
     clock: Clock,
@@ -257,6 +274,7 @@ def make_replicas(
         on_pins=on_pins,
         membership=membership,
         vms=vms,
+        workloads=workloads,
         anchor=anchor,
         on_problems=on_problems,
         clock=clock,

@@ -58,6 +58,25 @@ class _Saved(msgspec.Struct, frozen=True):
     services: list[tuple[bytes, int, int]]
 
 
+class Shared(msgspec.Struct, frozen=True, array_like=True):
+    """A VM as the replica of the agent that it is, or was last, connected to tells the others (discovery.kube.offers).
+
+    `number` rises with each stream of the VM, wherever it ends: of two replicas the higher one counts. `state` as
+    _State; `services` as in _Saved.
+    """
+
+    vm: str
+    number: int
+    state: str
+    identity: str
+    host: str
+    services: list[tuple[bytes, int, int]]
+
+
+_AGE = {_State.HERE: 0, _State.LOST: 1, _State.LEFT: 1, _State.AWAY: 2, _State.MISSED: 2}
+"""A VM that is not heard of goes on from one to the next."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Item:
     data: bytes
@@ -72,6 +91,11 @@ class _Vm:
     identity: SpiffeId
     host: str
     token: object = None
+    stream: object = None
+    """The newest one here, as long as it is open; another replica may know better all the same."""
+    holder: str = ""
+    """The replica that speaks for it; empty: this one."""
+    number: int = 0
     state: _State = _State.LOST
     items: dict[ServiceName, _Item] = field(default_factory=dict)
     refused: tuple[Problem, ...] = ()
@@ -95,6 +119,8 @@ class Workloads:
         """`may_register` says which VM may register what (discovery.vms.table). Seconds since a VM was heard of: after
         `grace` it is not ready, after `forget` more it is not known."""
         self.on_change: Callable[[], None] = lambda: None
+        self.on_share: Callable[[], None] = lambda: None
+        """Called when other replicas have to be told something (`shared`)."""
         self._may_register, self._site, self._locality = may_register, site, locality
         self._grace, self._forget, self._clock, self._log = grace, forget, clock, log
         self._vms: dict[str, _Vm] = {}
@@ -114,7 +140,11 @@ class Workloads:
         One that cannot be taken is not registered, which is a problem, and takes no other with it.
         """
         known = self._vms.setdefault(vm, _Vm(name=vm, identity=identity, host=host))
+        if known.token is not token:
+            known.number += 1
+            self.on_share()
         was, known.token, known.state = known.state, token, _State.HERE
+        known.stream, known.holder = token, ""
         self._leases.drop(vm)
         said = workloads.SerializeToString(deterministic=True)
         if (said, identity, host) == (known.said, known.identity, known.host) and was is _State.HERE:
@@ -122,6 +152,7 @@ class Workloads:
         known.said, known.identity, known.host = said, identity, host
         before = known.items
         known.items, known.refused = self._read(known, workloads.items)
+        self.on_share()
         for problem in known.refused:
             self._log.warning("vm service refused", vm=vm, code=problem.code, error=problem.detail)
         self._settle(vm, before, anew=was is not _State.HERE)
@@ -129,9 +160,12 @@ class Workloads:
     def closed(self, vm: str, token: object, *, clean: bool) -> None:
         """A stream of `vm` has ended, by a goodbye (`clean`) or unexpectedly."""
         known = self._vms.get(vm)
+        if known is not None and known.stream is token:
+            known.stream = None
         if known is None or known.token is not token:
             return  # a newer stream speaks for it
         known.token, known.state = None, _State.LEFT if clean else _State.LOST
+        self.on_share()
         if not known.items:
             self._drop(known)
             return
@@ -144,6 +178,7 @@ class Workloads:
         """`vm` is none of this cluster's any more."""
         if (known := self._vms.get(vm)) is not None:
             self._drop(known)
+            self.on_share()
 
     def expire(self) -> None:
         """What the time that has passed means for those that were not heard of."""
@@ -157,6 +192,7 @@ class Workloads:
             else:
                 self._log.warning("vm forgotten", vm=vm, services=len(known.items))
                 self._drop(known)
+            self.on_share()
 
     def next_deadline(self) -> float | None:
         """Monotonic time at which `expire` has something to do."""
@@ -173,6 +209,77 @@ class Workloads:
             await self._clock.sleep(min(1.0, max(0.01, deadline - self._clock.monotonic())))
             self.expire()
 
+    # --- other replicas ----------------------------------------------------------------------------------------------
+
+    def shared(self) -> list[Shared]:
+        """The VMs that this replica speaks for."""
+        return [
+            Shared(vm.name, vm.number, vm.state.value, str(vm.identity), vm.host, _kept(vm))
+            for _, vm in sorted(self._vms.items())
+            if not vm.holder and (vm.items or vm.stream is not None)
+        ]
+
+    def heard(self, holder: str, told: Collection[Shared]) -> None:
+        """The replica `holder` speaks for exactly these. What it says of a VM counts unless this one, or a third, has
+        heard of the VM since."""
+        for one in told:
+            known = self._vms.get(one.vm)
+            if known is None:
+                known = _Vm(name=one.vm, identity=SpiffeId.parse(one.identity), host=one.host, number=-1)
+            speaks, here = known.holder == holder, _State(one.state) is _State.HERE
+            if one.number < known.number and not speaks:
+                continue
+            if known.stream is not None and (not here or (one.number == known.number and not known.holder)):
+                self._reclaim(known, max(one.number, known.number) + 1)
+            elif one.number > known.number or speaks:
+                self._hear(known, holder, one)
+        spoken = {one.vm for one in told}
+        for vm in [v for v in self._vms.values() if v.holder == holder and v.name not in spoken]:
+            self._lose(vm)
+
+    def unheard(self, holder: str) -> None:
+        """The replica `holder` is no more: its VMs have to find another one."""
+        for vm in [v for v in self._vms.values() if v.holder == holder]:
+            self._lose(vm)
+
+    def _hear(self, known: _Vm, holder: str, one: Shared) -> None:
+        state = _State(one.state)
+        anew = one.number != known.number
+        if not anew and _AGE[state] < _AGE[known.state]:
+            state = known.state  # it was not heard of for longer, by the clock here
+        before, was = known.items, known.state
+        known.identity, known.host = SpiffeId.parse(one.identity), one.host
+        known.holder, known.number, known.token, known.state = holder, one.number, None, state
+        known.said, known.refused = b"", ()
+        known.items = self._restored(known, one.services)
+        if not known.items and known.stream is None:
+            self._leases.drop(known.name)
+            self._vms.pop(known.name, None)
+            self._settle(known.name, before)
+            return
+        self._vms[known.name] = known
+        if state is _State.HERE:
+            self._leases.drop(known.name)
+        elif anew or was is not state:
+            self._lease(known.name, self._grace if _AGE[state] == 1 else self._forget)
+        self._settle(known.name, before, anew=was is not state)
+
+    def _reclaim(self, known: _Vm, number: int) -> None:
+        """Another replica spoke for it, and has lost it; its stream here is open."""
+        known.holder, known.number, known.token, known.state = "", number, known.stream, _State.HERE
+        self._leases.drop(known.name)
+        self._settle(known.name, known.items, anew=True)
+        self.on_share()
+
+    def _lose(self, vm: _Vm) -> None:
+        """Who spoke for it does so no more."""
+        if vm.stream is not None:
+            self._reclaim(vm, vm.number + 1)
+        elif vm.state is _State.HERE:
+            vm.state = _State.LOST
+            self._log.info("vm gone", vm=vm.name, replica=vm.holder, not_ready_in=self._grace)
+            self._lease(vm.name, self._grace)
+
     # --- on disk -----------------------------------------------------------------------------------------------------
 
     def dump(self) -> bytes:
@@ -184,7 +291,7 @@ class Workloads:
                     str(vm.identity),
                     vm.host,
                     vm.state in (_State.LEFT, _State.AWAY, _State.MISSED),
-                    [(item.data, item.since_ns, item.exported_ns) for _, item in sorted(vm.items.items())],
+                    _kept(vm),
                 )
                 for _, vm in sorted(self._vms.items())
                 if vm.items
@@ -200,13 +307,7 @@ class Workloads:
         for one in saved:
             vm = _Vm(name=one.vm, identity=SpiffeId.parse(one.identity), host=one.host)
             vm.state = _State.AWAY if one.away else _State.LOST
-            for item, since_ns, exported_ns in one.services:
-                try:
-                    registration = self._check(vm, parse(item))
-                except IsthmusError as error:  # settings or table are others now
-                    self._log.warning("kept service of a vm not taken", vm=one.vm, error=str(error))
-                else:
-                    vm.items[registration.name] = _Item(item, registration, since_ns, exported_ns)
+            vm.items = self._restored(vm, one.services)
             if vm.items:
                 self._vms[vm.name] = vm
                 self._lease(vm.name, self._forget if one.away else self._grace)
@@ -281,6 +382,18 @@ class Workloads:
             detail = f"registers {len(messages)} services; the first {MAX_SERVICES} are taken"
             refused.append(Problem("too_many_services", f"vm {vm.name}", detail))
         return items, tuple(refused)
+
+    def _restored(self, vm: _Vm, services: Iterable[tuple[bytes, int, int]]) -> dict[ServiceName, _Item]:
+        """What was taken before, or elsewhere, as far as it is taken here and now."""
+        items: dict[ServiceName, _Item] = {}
+        for data, since_ns, exported_ns in services:
+            try:
+                registration = self._check(vm, parse(data))
+            except IsthmusError as error:  # settings or table are others now
+                self._log.warning("kept service of a vm not taken", vm=vm.name, error=str(error))
+            else:
+                items[registration.name] = _Item(data, registration, since_ns, exported_ns)
+        return items
 
     def _check(self, vm: _Vm, message: pb.Workload) -> Registration:
         registration = check(message, identity=vm.identity, host=vm.host, site=self._site)
@@ -398,6 +511,10 @@ class Workloads:
         shown = ", ".join(map(str, names[:_SHOWN])) + (", …" if len(names) > _SHOWN else "")
         detail = f"it was not heard of for {self._grace:g} s: its {shown} counts as not ready"
         return (*vm.refused, Problem("vm_lost", f"vm {vm.name}", detail))
+
+
+def _kept(vm: _Vm) -> list[tuple[bytes, int, int]]:
+    return [(item.data, item.since_ns, item.exported_ns) for _, item in sorted(vm.items.items())]
 
 
 def _shared(held: Mapping[ServiceName, Service]) -> SharedMap[ServiceName, Service]:

@@ -247,7 +247,7 @@ async def world(
         first = made.replicas[0]
         try:
             for replica in made.replicas:
-                replica.adjust(vms={"listen": f"127.0.0.1:{free_port()}"})
+                replica.adjust(vms={"listen": f"127.0.0.1:{free_port()}", "services": {"any_address": True}})
                 replica.program.start()
                 await until(lambda replica=replica: replica.ready() or not replica.program.alive)
                 if replica is first:
@@ -351,6 +351,109 @@ async def test_a_machine_is_let_in_by_either_replica_and_put_out_by_both(
             return not await a.vms()
 
         await until(forgotten)
+
+
+class Machine:
+    """A VM's sidecar that registers `db`, and dials the replicas in turn, beginning with `first`."""
+
+    def __init__(self, grant: Any, first: Replica, other: Replica, namespace: str) -> None:
+        self.targets = [first.address, other.address]
+        self._grant, self._namespace = grant, namespace
+        sink = Sink(kinds=(Kind.PEER,), speaker="east")
+        self.client = WatchClient(
+            connect=self._dial, sink=sink, on_changes=lambda _: None, presence=self._presence, patience=2.0
+        )
+
+    def _presence(self) -> pb.Presence:
+        db = pb.Workload(
+            namespace=self._namespace,
+            name="db",
+            ports=[records_pb2.Port(name="sql", port=5432)],
+            targets={5432: 15432},
+            address="192.0.2.1",
+            ready=True,
+            exported=True,
+        )
+        return pb.Presence(role=pb.Presence.SIDECAR, name="vm-1", workloads=pb.Workloads(items=[db]))
+
+    async def _dial(self) -> grpc.aio.Channel:
+        self.targets.append(self.targets.pop(0))
+        return grpc.aio.secure_channel(
+            self.targets[-1],
+            channel_credentials(self._grant.svid, self._grant.bundle),
+            options=[*CHANNEL_OPTIONS, *channel_options(agent_server_name(self._grant.bundle.trust_domain))],
+        )
+
+    def at(self, replica: Replica) -> bool:
+        return self.client.connected and self.targets[-1] == replica.address
+
+
+async def test_what_a_machine_registers_at_one_replica_is_reported_whoever_leads_or_dies(
+    world: World, until: Until, tmp_path: Path
+) -> None:
+    """1. at the one that does not lead  2. that one is killed  3. it is back, and the leader is killed: at no look is
+    the service, or its readiness, missing at the registry  4. the machine is put out: gone at both"""
+    one, two = world.replicas
+    name = f"{world.namespace}/db"
+    async with AgentClient.open(one.state) as client:
+        invited = await client.invite_vm("vm-1", "shop", "web", services=[f"{world.namespace}/*"])
+    (tmp_path / "token").write_text(invited.token)
+    (tmp_path / "anchors").write_text(armour(invited.bundle.roots).decode())
+    job = Job(
+        vm="vm-1",
+        namespace="shop",
+        account="web",
+        trust_domain=invited.bundle.trust_domain,
+        enrolment=(one.door,),
+        anchors=str(tmp_path / "anchors"),
+        token_file=str(tmp_path / "token"),
+        key_file=str(tmp_path / "vm" / "machine.key"),
+    )
+    machine = Machine(await enrol(job, clock=SystemClock()), two, one, world.namespace)
+    dips: list[str] = []
+
+    async def look() -> None:
+        while True:
+            if world.west.clusters(name) != {"east": 1}:
+                dips.append(f"west has {world.west.clusters(name)}")
+            await asyncio.sleep(0.02)
+
+    running = asyncio.create_task(machine.client.run(), name="machine")
+    looking = None
+    try:
+        await until(lambda: world.west.clusters(name) == {"east": 1})
+        assert machine.at(two)
+        assert await world.led_by(one)
+        looking = asyncio.create_task(look(), name="look")
+        two.program.kill()
+        await until(lambda: machine.at(one))
+        two.program.start()
+        await until(two.ready)
+        await until(lambda: _imports(two, "db"))
+        one.program.kill()
+        await until(lambda: world.led_by(two))
+        await until(lambda: machine.at(two))
+        await until(lambda: _reports(two))
+        await world.export(2)  # what comes after it comes from the new leader
+        await until(lambda: world.west.clusters(f"{world.namespace}/api") == {"east": 2})
+        looking.cancel()
+        assert not dips
+        async with AgentClient.open(two.state) as client:
+            await client.remove_vm("vm-1")
+        await until(lambda: world.west.clusters(name) == {})
+    finally:
+        for task in (running, looking):
+            if task is not None:
+                await cancel(task)
+
+
+async def _imports(replica: Replica, name: str) -> bool:
+    async with AgentClient.open(replica.state) as client:
+        return name in {i.name for i in await client.imports()}
+
+
+async def _reports(replica: Replica) -> bool:
+    return bool((await replica.status()).replica.reporting)
 
 
 async def _states(client: AgentClient, wanted: list[str]) -> bool:

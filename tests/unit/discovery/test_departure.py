@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from discovery.departure import Metadata, is_gateway, is_import, is_stamped
+from discovery.departure import Metadata, is_announced, is_import, is_stamped
 
 LABEL = {"app.kubernetes.io/managed-by": "isthmus"}
 EPOCH = {"isthmus.io/epoch": "7"}
@@ -39,8 +39,9 @@ def test_what_was_written_for_imports(found: Metadata, stamped: bool, imported: 
 
 
 def test_leases_of_gateways_and_conditions() -> None:
-    assert is_gateway(meta(LABEL, None, BY_US, "isthmus-gateway-a"))
-    assert not is_gateway(meta(LABEL, None, BY_US, "isthmus-agent"))  # it goes last
-    assert not is_gateway(meta(LABEL, None, BY_OTHERS, "isthmus-gateway-a"))
+    assert is_announced(meta(LABEL, None, BY_US, "isthmus-gateway-a"))
+    assert is_announced(meta(LABEL, None, BY_US, "isthmus-vms-0123456789abcdef"))
+    assert not is_announced(meta(LABEL, None, BY_US, "isthmus-agent"))  # it goes last
+    assert not is_announced(meta(LABEL, None, BY_OTHERS, "isthmus-gateway-a"))
     assert meta(fields=STATUS).written(subresource="status")
     assert not meta(fields=BY_US).written(subresource="status")
