@@ -154,9 +154,7 @@ def test_a_gateway_is_where_its_service_says_also_when_that_changes(consumers: C
     assert consumers.gateways.value["gw-1"].address == ""
 
 
-def test_what_stood_before_a_gateway_counts_until_the_service_is_read(
-    consumers: Consumers, clock: FakeClock
-) -> None:
+def test_what_stood_before_a_gateway_counts_until_the_service_is_read(consumers: Consumers, clock: FakeClock) -> None:
     """An agent starts again: peers hear nothing of it."""
     arrive(consumers, address="service")
     consumers.before(Reach(addresses=("198.51.100.7",), ports={15443: 443}))
