@@ -265,6 +265,9 @@ def _peer(neighbour: Neighbour) -> pb.PeerStatus:
         state, detail = "unknown", "it has not reported to the registry yet"
     elif neighbour.stale:
         state, detail = "stale", "it is not connected to the registry; its last report counts"
+    elif not neighbour.gateways and neighbour.cluster is not None and neighbour.cluster.outbound_only:
+        if neighbour.services:
+            state, detail = "no gateway", "none of its gateways can be reached from outside: it cannot be called"
     elif not neighbour.gateways:
         state, detail = "no gateway", "none of its gateways is known: it cannot be called"
     return pb.PeerStatus(

@@ -18,7 +18,7 @@ from functools import partial
 
 import grpc
 
-from discovery import metrics
+from discovery import gateways, metrics
 from discovery.admin import AdminServer
 from discovery.consul.imports.writers import import_aliases, make_writers
 from discovery.consul.lock import Locks, make_locks
@@ -29,6 +29,7 @@ from discovery.folder import StateFolder
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS
+from discovery.kube.gateway_service import ServiceFront
 from discovery.kube.replicas import Replicas, make_replicas
 from discovery.kube.tokens import TokenReviews
 from discovery.mcs.derived import DerivedAllocations
@@ -205,6 +206,7 @@ class Agent:
             clock=self.clock,
             log=log,
         )
+        self.front = self._front()
         self._told = asyncio.Event()
         self.dns = self._dns() if settings.dns.listen else None
         if self.sink.replica.origins:
@@ -318,6 +320,7 @@ class Agent:
                 "publish": self._publish_when_complete(),
                 **({"writer": self.writer.run()} if self.writer is not None else {}),
                 **({"consul": self.consul.run()} if self.consul is not None else {}),
+                **({"front": self._follow_front(self.front)} if self.front is not None else {}),
                 **({"replicas": self.replicas.run()} if self.replicas is not None else {}),
                 **({"locks": self.locks.run()} if self.locks is not None else {}),
                 **self.folder.saving(),
@@ -369,6 +372,7 @@ class Agent:
             changed = changed_names(last.exports, state.exports, among=state.changed if follows else None)
             last = state
             self.report.services(state.exports, changed)
+            self._judge_gateways()
             await asyncio.sleep(0)  # it leaves for the registry while the own view is merged
             self.view.own_services(state.exports, changed)
             self._reported.set()
@@ -405,10 +409,32 @@ class Agent:
     async def _follow_gateways(self) -> None:
         version = -1
         while True:
-            version, gateways = await self.consumers.gateways.newer(version)
-            self.report.gateways(gateways)
-            self.view.own_gateways(gateways)
+            version, known = await self.consumers.gateways.newer(version)
+            self.report.gateways(known)
+            self.view.own_gateways(known)
             self.folder.touch(GATEWAYS)
+            self._judge_gateways()
+            if self._reported.is_set():
+                self._describe()
+
+    async def _follow_front(self, front: ServiceFront) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(front.run(), name="agent-front-watch")
+            version = front.reach.version
+            while True:
+                version, reach = await front.reach.newer(version)
+                self.consumers.before(reach)
+                self._judge_gateways()
+
+    def _judge_gateways(self) -> None:
+        found = gateways.problems(
+            self.consumers.said,
+            self.consumers.gateways.value,
+            exports=bool(self.source.state.value.exports),
+            service=self.front.name if self.front is not None else "",
+            reach=self.front.reach.value if self.front is not None else None,
+        )
+        self.problems.set("gateways", found)
 
     async def _expire(self) -> None:
         """Leases of gateways, memories of consumers, addresses of ended imports."""
@@ -507,6 +533,7 @@ class Agent:
                 agent_version=__version__,
                 problems=self.problems.all(),
                 network=self.settings.network,
+                outbound_only=gateways.outbound_only(self.consumers.gateways.value.values()),
             )
         )
 
@@ -557,6 +584,21 @@ class Agent:
             self._signer(lambda: door.addresses(addresses(wanted.advertise))),
             accounts=wanted.accounts,
             on_problems=lambda found: self.problems.set("pods", found),
+            log=self.log,
+        )
+
+    def _front(self) -> ServiceFront | None:
+        wanted = self.settings.kubernetes
+        if wanted is None or not wanted.gateway_service or self._kubernetes is None:
+            return None
+        return ServiceFront(
+            self._kubernetes.client,
+            wanted.gateway_service,
+            namespace=wanted.namespace,
+            lists=self._kubernetes.lists,
+            watch_seconds=wanted.watch,
+            confirm_seconds=wanted.confirm,
+            clock=self.clock,
             log=self.log,
         )
 

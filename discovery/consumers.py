@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from discovery.gateways import Reach, located
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.catalog.leases import Leases
@@ -87,7 +88,7 @@ class Consumers:
     """All consumers of one agent. `gateways` and `via_gateway` are set when they differ.
 
     `gateways` are those of the cluster: who made themselves known here (`announced`), and `elsewhere`, at another
-    replica of the agent.
+    replica of the agent; each where peers reach it (discovery.gateways).
     """
 
     def __init__(self, *, lease: float, memory: float, clock: Clock, log: Logger) -> None:
@@ -100,6 +101,7 @@ class Consumers:
         self._consumers: list[Consumer] = []
         self._leases = Leases()
         self._elsewhere: Mapping[str, Gateway] = {}
+        self._reach: Reach | None = None
 
     @property
     def all(self) -> list[Consumer]:
@@ -140,6 +142,16 @@ class Consumers:
     def elsewhere(self, gateways: Mapping[str, Gateway]) -> None:
         """What other replicas of the agent say of the cluster's gateways. Who is connected here is known better."""
         self._elsewhere = gateways
+        self._merge()
+
+    @property
+    def said(self) -> Mapping[str, Gateway]:
+        """The cluster's gateways as they describe themselves."""
+        return {**self._elsewhere, **{name: a.gateway for name, a in self.announced.value.items()}}
+
+    def before(self, reach: Reach | None) -> None:
+        """What stands before the gateways that say so."""
+        self._reach = reach
         self._merge()
 
     def named(self, consumer: Consumer, added: frozenset[str], dropped: frozenset[str]) -> None:
@@ -243,7 +255,7 @@ class Consumers:
             self._log.warning("two gateways of one name; the newer counts", gateway=gateway.name)
         consumer.gateway = gateway.name
         self._leases.drop(gateway.name)
-        if self.gateways.value.get(gateway.name) != gateway:
+        if self.said.get(gateway.name) != gateway:
             self._log.info("gateway", gateway=gateway.name, address=gateway.address, draining=gateway.draining)
         self.announced.set({**self.announced.value, gateway.name: Announced(gateway, consumer)})
         self._merge()
@@ -255,7 +267,7 @@ class Consumers:
             self._merge()
 
     def _merge(self) -> None:
-        merged = {**self._elsewhere, **{name: a.gateway for name, a in self.announced.value.items()}}
+        merged = located(self.said, self._reach, self.gateways.value)
         if merged != self.gateways.value:
             self.gateways.set(merged)
 

@@ -103,8 +103,8 @@ class Report:
         self.records.put([self.records.claim(Kind.CLUSTER, self._cluster, encode_cluster(cluster))])
 
     def gateways(self, gateways: Mapping[str, Gateway]) -> None:
-        """GATEWAY: exactly these, as peers see them."""
-        gateways = {name: replace(gateway, egress="") for name, gateway in gateways.items()}
+        """GATEWAY: exactly these, as peers see them; those that they do not reach are none."""
+        gateways = {name: replace(gateway, egress="") for name, gateway in gateways.items() if gateway.address}
         gone = self.records.names(Kind.GATEWAY) - gateways.keys()
         self.records.put(
             [

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from federation.errors import InvalidSettings
-from federation.model.cluster import Gateway
+from federation.model.cluster import VIA_SERVICE, Gateway
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 from federation.model.service import Locality
 from federation.registry.edge.settings import EdgeSettings, check_address, check_port, placed
@@ -16,6 +16,8 @@ from federation.settings import load
 
 class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`address` and `port` are what peers reach and what is announced; `bind` and `bind_port` what Envoy listens on.
+    The address `service` is that of the Service before the gateways, which the agent knows; without one no peer is to
+    reach this gateway, and workloads of its own cluster call out through it.
 
     `egress_address`: where workloads of the own cluster reach `egress_bind`; needed where that is all addresses. What
     they did not call for `egress_idle_seconds` Envoy forgets until they call again.
@@ -61,7 +63,13 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
         check_port(self.bind_port, key="bind_port", zero=True)
         check_address(self.bind, key="bind")
         check_address(self.egress_bind, key="egress_bind")
-        check_address(self.address, key="address")
+        if self.address not in ("", VIA_SERVICE):
+            check_address(self.address, key="address")
+        elif ipaddress.ip_address(self.egress_bind).is_unspecified and not self.egress_address:
+            raise InvalidSettings(
+                f"address is {self.address!r} and egress_bind {self.egress_bind}: no workload would know where to call",
+                hint="set egress_bind to the address of this pod or host, or egress_address",
+            )
         if self.egress_address:
             check_address(self.egress_address, key="egress_address")
         if not 1 <= self.egress_idle_seconds <= 1_000_000:

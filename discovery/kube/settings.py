@@ -26,6 +26,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
     """Create the namespaces that imports need and the cluster lacks; otherwise those services are not imported."""
     namespace: str = SYSTEM_NAMESPACE
     """Where the agent keeps what its replicas share: Leases, pins, the cluster's identity."""
+    gateway_service: str = ""
+    """The Service before the gateways, in `namespace`: those whose address is `service` are reached where it says."""
     lease: float = 8.0
     """A replica that leads and was not heard of for this time is replaced by another."""
     renew: float = 2.0
@@ -40,6 +42,8 @@ class KubernetesSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unkno
         if not 1 <= self.watch <= 3600:
             raise InvalidSettings(f"kubernetes.watch {self.watch:g} is not between 1 and 3600 seconds")
         parse_label(self.namespace, what="kubernetes.namespace")
+        if self.gateway_service:
+            parse_label(self.gateway_service, what="kubernetes.gateway_service")
         if not 0 < self.renew * 3 <= self.lease <= 3600:
             raise InvalidSettings(
                 f"kubernetes.lease {self.lease:g} is not at least three times kubernetes.renew {self.renew:g}, "

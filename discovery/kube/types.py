@@ -97,6 +97,39 @@ class Namespace(Struct, _Keyed, frozen=True, omit_defaults=True):
     metadata: ObjectMeta
 
 
+class _ServicePort(Struct, frozen=True, rename="camel"):
+    port: int
+    protocol: str = "TCP"
+    target_port: int | str | None = None
+
+
+class _Ingress(Struct, frozen=True):
+    ip: str = ""
+    hostname: str = ""
+
+
+class _LoadBalancer(Struct, frozen=True):
+    ingress: list[_Ingress] | None = None
+
+
+class _ServiceStatus(Struct, frozen=True, rename="camel"):
+    load_balancer: _LoadBalancer = _LoadBalancer()
+
+
+class _ServiceSpec(Struct, frozen=True, rename="camel"):
+    type: str = "ClusterIP"
+    ports: list[_ServicePort] | None = None
+    external_ips: list[str] | None = msgspec.field(default=None, name="externalIPs")
+
+
+class GatewayService(Struct, _Keyed, frozen=True):
+    """A Service as far as it says where it is reached from outside."""
+
+    metadata: ObjectMeta
+    spec: _ServiceSpec = _ServiceSpec()
+    status: _ServiceStatus = _ServiceStatus()
+
+
 class LeaseSpec(Struct, frozen=True, rename="camel", omit_defaults=True):
     holder_identity: str | None = None
     lease_duration_seconds: int | None = None

@@ -34,12 +34,14 @@ class ExportFacts:
     """What decides the conditions of a ServiceExport.
 
     `refused`: why the source does not offer the service; `rejected`: why the registry does not take it; `published`:
-    the registry has it as it is now. `conflicts` are those of the merged import, the same at every exporter.
+    the registry has it as it is now; `uncallable`: why nobody could call it even so. `conflicts` are those of the
+    merged import, the same at every exporter.
     """
 
     refused: Problem | None = None
     rejected: Problem | None = None
     published: bool = False
+    uncallable: str = ""
     conflicts: tuple[FieldConflict, ...] = ()
 
 
@@ -54,6 +56,8 @@ def export_states(facts: ExportFacts, held: Mapping[str, Condition], *, generati
 def _ready(facts: ExportFacts, held: Mapping[str, Condition], generation: int) -> State:
     if facts.rejected is not None:
         return State("Ready", "False", "Failed", _cut(f"{facts.rejected.code}: {facts.rejected.detail}"))
+    if facts.uncallable:
+        return State("Ready", "False", "NoGateway", facts.uncallable)
     exported = State("Ready", "True", "Exported")
     if facts.published:
         return exported

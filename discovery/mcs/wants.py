@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
+from discovery.gateways import outbound_only
 from discovery.kube.types import Namespace as NamespaceObject
 from discovery.kube.types import ServiceExport
 from discovery.mcs.apply import resource_of
@@ -22,6 +23,7 @@ from federation.aio.latest import Latest
 from federation.model.cluster import Gateway, Problem
 from federation.model.ids import ServiceName
 
+UNCALLABLE = "no gateway of this cluster can be reached from outside: other clusters see the export and cannot call it"
 PENDING_SECONDS = 0.5
 """So long a new export stays without conditions, for the registry mostly answers before: one write instead of two."""
 
@@ -38,11 +40,13 @@ class Wants:
         gateways: Latest[Mapping[str, Gateway]],
         published: Callable[[ServiceName], bool | Problem],
         create_namespaces: bool,
+        network: str = "",
         clock: Clock,
     ) -> None:
+        """`network`: as in the settings."""
         self._source, self._view, self._allocations = source, view, allocations
         self._gateways, self._published, self._create_namespaces = gateways, published, create_namespaces
-        self._clock = clock
+        self._network, self._clock = network, clock
         self._unpublished: dict[ServiceName, float] = {}
         self._overdue = float("-inf")
         self.families: tuple[str, ...] = ()
@@ -103,6 +107,7 @@ class Wants:
             refused=refused,
             rejected=registry if isinstance(registry, Problem) else None,
             published=registry is True,
+            uncallable=self._uncallable(name),
             conflicts=imported.conflicts if imported is not None else (),
         )
         meta = export.metadata
@@ -114,6 +119,13 @@ class Wants:
             conditions=conditions,
         )
         return plan_export(held, facts, resource_of(Kind.EXPORT, site.version).api_version, now=now)
+
+    def _uncallable(self, name: ServiceName) -> str:
+        """Not for what is reached directly: headless services on a flat network."""
+        if not outbound_only(self._gateways.value.values()):
+            return ""
+        offered = self._source.state.value.exports.get(name)
+        return "" if self._network and offered is not None and offered.headless else UNCALLABLE
 
     def unpublished(self) -> Collection[ServiceName]:
         """Exports that the registry had not taken when they were looked at last."""

@@ -16,6 +16,7 @@ import random
 from collections.abc import Callable, Collection, Mapping
 from datetime import UTC, datetime
 
+from discovery.gateways import outbound_only
 from discovery.kube.client import KubeClient
 from discovery.kube.watch import Key
 from discovery.mcs.actual import Actuals
@@ -61,6 +62,7 @@ class Writer:
         leader: Latest[int | None],
         on_problems: Callable[[list[Problem]], None],
         create_namespaces: bool = False,
+        network: str = "",
         clock: Clock,
         log: Logger,
         rng: random.Random | None = None,
@@ -77,6 +79,7 @@ class Writer:
             gateways=gateways,
             published=published,
             create_namespaces=create_namespaces,
+            network=network,
             clock=clock,
         )
         self._troubles = Troubles(on_problems=on_problems, clock=clock, rng=self._rng, log=log)
@@ -181,10 +184,15 @@ class Writer:
         self._log.info("IP families of Services", families=self._wants.families)
 
     async def _follow_gateways(self) -> None:
-        """EndpointSlices name the gateways, so one that moves is a write for every import."""
+        """EndpointSlices name the gateways, so one that moves is a write for every import; exports say whether there is
+        one that others reach."""
         version, known = self._gateways.version, self._wants.local_gateways()
+        apart = outbound_only(self._gateways.value.values())
         while True:
-            version, _ = await self._gateways.newer(version)
+            version, gateways = await self._gateways.newer(version)
+            if apart != outbound_only(gateways.values()):
+                apart = not apart
+                self.names_changed([ServiceName(*key) for key in self._source.exports_seen.objects])
             now = self._wants.local_gateways()
             if now != known:
                 known = now
@@ -289,6 +297,7 @@ def make_writer(
         leader=leader or Latest(1),
         on_problems=on_problems,
         create_namespaces=settings.kubernetes is not None and settings.kubernetes.create_namespaces,
+        network=settings.network,
         clock=clock,
         log=log.bind(part="writer"),
     )

@@ -67,6 +67,9 @@ def assess(seen: Seen) -> list[Finding]:
                 detail = "it has not reported yet, and its agent runs: see what it says of itself"
             findings.append(Finding("cluster_not_live", cluster.name, detail))
             away.add(cluster.name)
+        elif not cluster.gateways and cluster.outbound_only:
+            if cluster.services:  # its agent says so, which is told once
+                away.add(cluster.name)
         elif not cluster.gateways:
             findings.append(Finding("no_gateway", cluster.name, "it has no gateway: peers cannot call it"))
             away.add(cluster.name)

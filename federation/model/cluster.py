@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from federation.model.service import Locality
 
+VIA_SERVICE = "service"
+"""As the address of a gateway, said to its agent: peers reach it where the cluster's Service of the gateways says."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """An east-west gateway: where peers reach it. `weight` 1 or more.
+    """An east-west gateway: where peers reach it; no `address`: they do not. `weight` 1 or more.
 
     `egress`: where workloads of its own cluster reach it, if at another address; peers do not see it.
     """
@@ -49,6 +52,7 @@ class Cluster:
     """What a cluster says of itself (payload of CLUSTER).
 
     `network`: clusters that name the same one reach each other's endpoints directly; empty: through gateways only.
+    `outbound_only`: it has gateways, and none that others reach: it calls, and is not called.
     """
 
     name: str
@@ -58,6 +62,7 @@ class Cluster:
     agent_version: str = ""
     problems: tuple[Problem, ...] = ()
     network: str = ""
+    outbound_only: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -306,6 +306,7 @@ def cluster_to_pb(value: Cluster) -> pb.Cluster:
         agent_version=value.agent_version,
         problems=map(problem_to_pb, value.problems),
         network=value.network,
+        outbound_only=value.outbound_only,
     )
 
 
@@ -323,6 +324,7 @@ def decode_cluster(data: bytes) -> Cluster:
         agent_version=message.agent_version,
         problems=tuple(map(problem_from_pb, message.problems)),
         network=parse_label(message.network, what="network") if message.network else "",
+        outbound_only=message.outbound_only,
     )
 
 

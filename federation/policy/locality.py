@@ -2,7 +2,7 @@
 
 The own cluster's ready endpoints come first, then the gateways of other clusters: in the same zone, in the same
 region, elsewhere. A cluster that has nothing ready, or does not offer the port, is left out. Every gateway counts once,
-with its cluster's ready endpoints shared out by the gateways' weights.
+with its cluster's ready endpoints shared out by the gateways' weights; those at one address are one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import ipaddress
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from federation.model.cluster import Gateway, Peer
 from federation.model.service import Backend, Endpoint, Import, Locality
@@ -87,7 +87,7 @@ def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[
     gateways = [g for g in peer.gateways if _is_ip(g.address)]
     if not ready or not gateways:
         return
-    gateways = [g for g in gateways if not g.draining] or gateways
+    gateways = _doors([g for g in gateways if not g.draining] or gateways)
     by_tier: dict[int, list[Gateway]] = {}
     for gateway in gateways:
         by_tier.setdefault(_tier(gateway, peer, locality), []).append(gateway)
@@ -96,6 +96,27 @@ def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[
         tiers.setdefault(tier, []).extend(
             Host(g.address, g.port, max(1, ready * _SCALE * g.weight // total), peer.cluster) for g in members
         )
+
+
+def _doors(gateways: Iterable[Gateway]) -> list[Gateway]:
+    """Every address once: those behind one load balancer are one gateway of all their weight, where they all are."""
+    doors: dict[tuple[str, int], Gateway] = {}
+    for gateway in gateways:
+        at = (gateway.address, gateway.port)
+        known = doors.get(at)
+        if known is None:
+            doors[at] = gateway
+        else:
+            weight, locality = known.weight + gateway.weight, _common(known.locality, gateway.locality)
+            doors[at] = replace(known, weight=weight, locality=locality)
+    return list(doors.values())
+
+
+def _common(a: Locality, b: Locality) -> Locality:
+    """The zone or the region of both; of no place where they have none in common."""
+    if a.region != b.region:
+        return Locality()
+    return a if a.zone == b.zone else Locality(a.region)
 
 
 def _tier(gateway: Gateway, peer: Peer, locality: Locality) -> int:

@@ -103,6 +103,7 @@ class Inventory:
             gateways=_count(session, "gateways"),
             applied_revision=(session.applied or 0) if session else 0,
             problems=map(wire.problem_to_pb, problems),
+            outbound_only=bool(claim and claim.outbound_only),
             agent_version=(claim.agent_version if claim else "") or (session.agent_version if session else ""),
         )
 
@@ -132,6 +133,8 @@ class Inventory:
             applied=session.applied if session else None,
             gateways=len(gateways),
             draining=sum(g.draining for g in gateways),
+            outbound_only=bool(session and session.cluster and session.cluster.outbound_only),
+            services=_count(session, "services"),
             problem=_problem_about(session, other),
         )
 

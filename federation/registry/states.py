@@ -22,6 +22,9 @@ class End:
     applied: int | None
     gateways: int
     draining: int
+    outbound_only: bool
+    """None of its gateways is one that others reach; `gateways` counts none of them."""
+    services: int
     problem: str
     """What this end's agent says is wrong about the other end; empty: nothing."""
 
@@ -56,6 +59,8 @@ def _degraded(end: End, *, linked_at: int, settled: int) -> str:
         return f"{end.name} is behind: it has applied revision {end.applied} of {settled}"
     if end.problem:
         return f"{end.name}: {end.problem}"
+    if not end.gateways and end.outbound_only:  # it calls, which is all that it is asked to do, unless it exports
+        return f"no gateway of {end.name} can be reached from outside" if end.services else ""
     if not end.gateways:
         return f"{end.name} has no gateway"
     if end.draining == end.gateways:

@@ -187,7 +187,7 @@ class Bundle(_message.Message):
     def __init__(self, trust_domain: _Optional[str] = ..., sequence: _Optional[int] = ..., roots: _Optional[_Iterable[bytes]] = ..., refresh_hint_seconds: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems", "network")
+    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems", "network", "outbound_only")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
@@ -195,6 +195,7 @@ class Cluster(_message.Message):
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
+    OUTBOUND_ONLY_FIELD_NUMBER: _ClassVar[int]
     name: str
     trust_domain: str
     locality: Locality
@@ -202,7 +203,8 @@ class Cluster(_message.Message):
     agent_version: str
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
     network: str
-    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., network: _Optional[str] = ...) -> None: ...
+    outbound_only: bool
+    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., network: _Optional[str] = ..., outbound_only: _Optional[bool] = ...) -> None: ...
 
 class Link(_message.Message):
     __slots__ = ("a", "b", "created_ns", "grants")

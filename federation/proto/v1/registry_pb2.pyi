@@ -108,7 +108,7 @@ class DeleteLinkRequest(_message.Message):
     def __init__(self, a: _Optional[str] = ..., b: _Optional[str] = ...) -> None: ...
 
 class ClusterInfo(_message.Message):
-    __slots__ = ("name", "trust_domain", "state", "locality", "bundle_fingerprint", "joined_ns", "last_seen_ns", "epoch", "sequence", "services", "gateways", "applied_revision", "problems", "agent_version")
+    __slots__ = ("name", "trust_domain", "state", "locality", "bundle_fingerprint", "joined_ns", "last_seen_ns", "epoch", "sequence", "services", "gateways", "applied_revision", "problems", "agent_version", "outbound_only")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -123,6 +123,7 @@ class ClusterInfo(_message.Message):
     APPLIED_REVISION_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     AGENT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTBOUND_ONLY_FIELD_NUMBER: _ClassVar[int]
     name: str
     trust_domain: str
     state: str
@@ -137,7 +138,8 @@ class ClusterInfo(_message.Message):
     applied_revision: int
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
     agent_version: str
-    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., state: _Optional[str] = ..., locality: _Optional[_Union[_records_pb2.Locality, _Mapping]] = ..., bundle_fingerprint: _Optional[str] = ..., joined_ns: _Optional[int] = ..., last_seen_ns: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., services: _Optional[int] = ..., gateways: _Optional[int] = ..., applied_revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., agent_version: _Optional[str] = ...) -> None: ...
+    outbound_only: bool
+    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., state: _Optional[str] = ..., locality: _Optional[_Union[_records_pb2.Locality, _Mapping]] = ..., bundle_fingerprint: _Optional[str] = ..., joined_ns: _Optional[int] = ..., last_seen_ns: _Optional[int] = ..., epoch: _Optional[int] = ..., sequence: _Optional[int] = ..., services: _Optional[int] = ..., gateways: _Optional[int] = ..., applied_revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., agent_version: _Optional[str] = ..., outbound_only: _Optional[bool] = ...) -> None: ...
 
 class ListClustersReply(_message.Message):
     __slots__ = ("clusters",)

@@ -22,7 +22,10 @@ LONGEST_SOCKET_NAME = "identity.sock"
 
 
 class MetricsSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Where /metrics, /healthz and /readyz are served; port 0 picks one and writes it to ports.json."""
+    """Where /metrics, /healthz and /readyz are served; port 0 picks one and writes it to ports.json.
+
+    `host` is loopback unless somebody elsewhere has to ask: a kubelet does. Who reaches it reads the metrics.
+    """
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -134,7 +137,7 @@ class EdgeSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         if self.agent is not None:
             self.agent.check()
         check_port(self.metrics.port, key="metrics.port", zero=True)
-        check_loopback(self.metrics.host, key="metrics.host")
+        check_address(self.metrics.host, key="metrics.host")
         for key, directory in (("state_directory", self.state_directory), ("agent_directory", self.agent_directory)):
             if len(str(Path(directory) / LONGEST_SOCKET_NAME).encode()) > SOCKET_PATH_LIMIT:
                 raise InvalidSettings(
@@ -162,10 +165,3 @@ def check_address(text: str, *, key: str) -> None:
         ipaddress.ip_address(text)
     except ValueError:
         raise InvalidSettings(f"{key} {text!r} is no IP address") from None
-
-
-def check_loopback(text: str, *, key: str) -> None:
-    """Raises InvalidSettings unless `text` is an address of the loopback network."""
-    check_address(text, key=key)
-    if not ipaddress.ip_address(text).is_loopback:
-        raise InvalidSettings(f"{key} {text} is not a loopback address", hint="it is served without authentication")

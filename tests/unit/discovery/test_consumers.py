@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from discovery.consumers import MAX_LOST, MAX_NAMES, Consumer, Consumers, Role
+from discovery.gateways import Reach
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.errors import CorruptState, Denied, InvalidInput, IsthmusError
@@ -22,8 +23,10 @@ def consumers(clock: FakeClock) -> Consumers:
     return Consumers(lease=5, memory=60, clock=clock, log=log.get("test"))
 
 
-def presence(name: str = "gw-1", *, draining: bool = False, port: int = 15443) -> pb.Presence:
-    gateway = records_pb2.Gateway(name=name, address="192.0.2.1", port=port, draining=draining)
+def presence(
+    name: str = "gw-1", *, draining: bool = False, port: int = 15443, address: str = "192.0.2.1"
+) -> pb.Presence:
+    gateway = records_pb2.Gateway(name=name, address=address, port=port, draining=draining)
     return pb.Presence(role=pb.Presence.GATEWAY_PROCESS, name=name, gateway=gateway)
 
 
@@ -134,6 +137,31 @@ def test_known_gateways_are_kept_after_a_start(consumers: Consumers, clock: Fake
     assert set(after.gateways.value) == {"gw-1"}
     with pytest.raises(CorruptState):
         after.load(b"[3]", grace=1)
+
+
+def test_a_gateway_is_where_its_service_says_also_when_that_changes(consumers: Consumers) -> None:
+    arrive(consumers, address="service")
+    arrive(consumers, name="gw-2")
+    assert consumers.gateways.value["gw-1"].address == ""
+    consumers.before(Reach(addresses=("198.51.100.7",), ports={15443: 443}))
+    first = consumers.gateways.value
+    assert (first["gw-1"].address, first["gw-1"].port) == ("198.51.100.7", 443)
+    assert first["gw-2"].address == "192.0.2.1"
+    assert consumers.said["gw-1"].address == "service"
+    consumers.before(Reach(addresses=("198.51.100.8",), ports={15443: 443}))
+    assert consumers.gateways.value["gw-1"].address == "198.51.100.8"
+    consumers.before(Reach(ports={}, reason="there is no such Service"))
+    assert consumers.gateways.value["gw-1"].address == ""
+
+
+def test_what_stood_before_a_gateway_counts_until_the_service_is_read(consumers: Consumers, clock: FakeClock) -> None:
+    """An agent starts again: peers hear nothing of it."""
+    arrive(consumers, address="service")
+    consumers.before(Reach(addresses=("198.51.100.7",), ports={15443: 443}))
+    after = Consumers(lease=5, memory=60, clock=clock, log=log.get("test"))
+    after.load(consumers.dump(), grace=30)
+    arrive(after, address="service")
+    assert after.gateways.value == consumers.gateways.value
 
 
 def test_a_sidecar_that_comes_and_breaks_off_is_remembered_a_few_times(consumers: Consumers) -> None:

@@ -75,7 +75,7 @@ def test_upstream_servers_are_parsed_once(tmp_path: Path) -> None:
         ({"range": "127.128.0.0/30"}, "range"),
         ({"names_limit": 0}, "names_limit"),
         ({"idle_seconds": 0}, "idle_seconds"),
-        ({"metrics": {"host": "0.0.0.0"}}, "metrics.host"),
+        ({"metrics": {"host": "pod"}}, "metrics.host"),
         ({"metrics": {"port": 99999}}, "metrics.port"),
         ({"log": {"level": "loud"}}, "log.level"),
         ({"state_directory": "/" + "x" * 120}, "state_directory"),

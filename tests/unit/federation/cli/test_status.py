@@ -5,8 +5,8 @@ from federation.errors import Unavailable
 from federation.proto.v1 import agent_pb2, records_pb2, registry_pb2
 
 
-def cluster(name: str, state: str = "live", gateways: int = 1) -> registry_pb2.ClusterInfo:
-    return registry_pb2.ClusterInfo(name=name, state=state, gateways=gateways)
+def cluster(name: str, state: str = "live", gateways: int = 1, **fields: object) -> registry_pb2.ClusterInfo:
+    return registry_pb2.ClusterInfo(name=name, state=state, gateways=gateways, **fields)
 
 
 def link(a: str, b: str, state: str = "live", detail: str = "") -> registry_pb2.LinkInfo:
@@ -47,6 +47,7 @@ def test_each_fault_has_its_own_finding():
     ]
     assert codes(Seen(clusters=[cluster("east", "stale")])) == [("cluster_not_live", "east")]
     assert codes(Seen(clusters=[cluster("east", gateways=0)])) == [("no_gateway", "east")]
+    assert codes(Seen(clusters=[cluster("east", gateways=0, outbound_only=True)])) == []
     assert codes(Seen(links=[link("a", "b", "degraded")])) == [("link_not_live", "a/b")]
 
     def agent(**fields: object) -> Seen:
@@ -72,6 +73,20 @@ def test_one_cause_is_told_once():
         },
     )
     assert codes(alone) == [("no_gateway", "west")]
+    inside = Seen(  # behind NAT, and it exports something: its own agent says what that comes to
+        clusters=[cluster("east"), cluster("west", gateways=0, outbound_only=True, services=1)],
+        links=[link("east", "west", "degraded", "no gateway of west can be reached from outside")],
+        agents={
+            "east": agent_pb2.AgentStatus(
+                registry_connected=True, peers=[agent_pb2.PeerStatus(cluster="west", state="no gateway")]
+            ),
+            "west": agent_pb2.AgentStatus(
+                registry_connected=True,
+                problems=[records_pb2.Problem(code="no_inbound", subject="gateways", detail="nobody can call it")],
+            ),
+        },
+    )
+    assert codes(inside) == [("no_inbound", "west: gateways")]
     reason = "west is linked and not pinned"
     unpinned = Seen(
         clusters=[cluster("east"), cluster("west")],

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
 from federation.model.cluster import Bundle, Gateway, Peer
 from federation.model.ids import ServiceName
 from federation.model.service import Backend, Endpoint, Import, Locality, Port, Readiness
@@ -73,6 +75,35 @@ def test_ready_endpoints_are_shared_out_by_the_gateways_weights() -> None:
     south = peer("south", gateway("10.0.0.3"))
     (tier,) = placed(service(remote("west", ready=8), remote("south", ready=2)), west, south)
     assert {h.address: h.weight for h in tier} == {"10.0.0.1": 600, "10.0.0.2": 200, "10.0.0.3": 200}
+
+
+def test_gateways_behind_one_address_are_one_of_their_common_weight() -> None:
+    west = peer("west", gateway("10.0.0.1", weight=2), gateway("10.0.0.1"), gateway("10.0.0.2"))
+    (tier,) = placed(service(remote("west", ready=4)), west)
+    assert {h.address: h.weight for h in tier} == {"10.0.0.1": 300, "10.0.0.2": 100}
+    other_port = replace(gateway("10.0.0.1"), port=443)
+    (tier,) = placed(service(remote("west", ready=4)), peer("west", gateway("10.0.0.1"), other_port))
+    assert {(h.port, h.weight) for h in tier} == {(443, 200), (15443, 200)}, "another port is another gateway"
+    leaving = peer("west", gateway("10.0.0.1", draining=True, weight=9), gateway("10.0.0.1"), gateway("10.0.0.2"))
+    (tier,) = placed(service(remote("west", ready=4)), leaving)
+    assert {h.address: h.weight for h in tier} == {"10.0.0.1": 200, "10.0.0.2": 200}, "who drains weighs nothing"
+
+
+@pytest.mark.parametrize(
+    ("places", "tier"),
+    [
+        (("eu/eu-1", "eu/eu-1"), 0),
+        (("eu/eu-1", "eu/eu-2"), 1),  # behind one address nobody chooses the zone
+        (("eu/eu-1", "us/us-1"), 2),
+        (("eu/", "eu/eu-1"), 1),
+    ],
+)
+def test_what_stands_before_gateways_is_where_all_of_them_are(places: tuple[str, ...], tier: int) -> None:
+    behind = [gateway("10.0.0.9", locality=Locality(*place.split("/"))) for place in places]
+    marks = [gateway(f"10.0.0.{n}", locality=Locality(*p.split("/"))) for n, p in enumerate(("eu/eu-1", "eu/eu-2"), 1)]
+    elsewhere = peer("far", gateway("10.0.0.3"), locality=Locality("us", "us-9"))
+    order = placed(service(remote("west"), remote("far")), peer("west", *behind, *marks), elsewhere)
+    assert [n for n, hosts in enumerate(order) if "10.0.0.9" in [h.address for h in hosts]] == [tier]
 
 
 def test_who_is_left_out() -> None:

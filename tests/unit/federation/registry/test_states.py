@@ -24,6 +24,8 @@ def end(name: str, **changes: Any) -> End:
         "applied": 10,
         "gateways": 1,
         "draining": 0,
+        "outbound_only": False,
+        "services": 3,
         "problem": "",
     }
     return End(name=name, **{**values, **changes})
@@ -41,6 +43,9 @@ def end(name: str, **changes: Any) -> End:
         ({"applied": 8}, "degraded", "behind: it has applied revision 8 of 9"),
         ({"problem": "no pin"}, "degraded", "b: no pin"),
         ({"gateways": 0}, "degraded", "no gateway"),
+        ({"gateways": 0, "services": 0}, "degraded", "b has no gateway"),
+        ({"gateways": 0, "outbound_only": True}, "degraded", "no gateway of b can be reached from outside"),
+        ({"gateways": 0, "outbound_only": True, "services": 0}, "live", ""),
         ({"gateways": 2, "draining": 2}, "degraded", "draining"),
         ({"gateways": 2, "draining": 1}, "live", ""),
     ],
