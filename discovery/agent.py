@@ -589,13 +589,13 @@ class Agent:
 
     def _front(self) -> ServiceFront | None:
         wanted = self.settings.kubernetes
-        if wanted is None or not wanted.gateway_service or self._kubernetes is None:
+        if wanted is None or not wanted.gateway_service or self.kubernetes is None:
             return None
         return ServiceFront(
-            self._kubernetes.client,
+            self.kubernetes.client,
             wanted.gateway_service,
             namespace=wanted.namespace,
-            lists=self._kubernetes.lists,
+            lists=self.kubernetes.lists,
             watch_seconds=wanted.watch,
             confirm_seconds=wanted.confirm,
             clock=self.clock,

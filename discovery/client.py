@@ -31,10 +31,10 @@ class AgentClient(UnaryClient):
         self._stub: Any = rpc.AgentStub(channel)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def open(cls, directory: Path, *, timeout: float = 10.0) -> AgentClient:
+    def open(cls, directory: Path, *, timeout: float = 10.0, what: str = "") -> AgentClient:
         """The agent whose state is in `directory`; raises NotFound (no such directory), Unavailable (not running).
 
-        Needs a running event loop.
+        `what` names it in errors. Needs a running event loop.
         """
         if not directory.is_dir():
             raise NotFound(
@@ -53,7 +53,7 @@ class AgentClient(UnaryClient):
             f"unix:{path.absolute()}",
             options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)],
         )
-        return cls(channel, what=f"the agent in {directory}", timeout=timeout)
+        return cls(channel, what=what or f"the agent in {directory}", timeout=timeout)
 
     async def identity(self) -> pb.AgentIdentity:
         """The cluster, its trust domain, bundle and fingerprint."""

@@ -186,7 +186,7 @@ class Arrival:
                 hint=f"ask for one with: fedctl token issue {self._wanted.cluster}",
                 code="token_foreign",
             )
-        await asyncio.to_thread(make_folder, self._directory)
+        await asyncio.to_thread(make_folder, self._directory, mounted=True)
         if found is not None:
             write_secret(self._directory / KEYS / ROOT_FILE, found.root)
         authority = self._authority(invitation.trust_domain)
@@ -219,7 +219,7 @@ class Arrival:
         except msgspec.MsgspecError as error:
             raise InvalidSettings(f"{where} holds no settings: {error}", hint="see docs/backup.md") from error
         whole(self._wanted, known)
-        take(self._directory, identity)
+        take(self._directory, identity, mounted=True)
         self._authority(trust_domain_of(known.cluster, known.federation))
         return known
 

@@ -6,6 +6,7 @@ A cluster whose services are in an API server keeps its identity there, too; `re
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ipaddress
 import os
 import shutil
@@ -214,9 +215,12 @@ async def replicate(
     )
 
 
-def take(directory: Path, identity: shared.Identity) -> None:
-    """Keep in `directory` what the replicas of a cluster have in common; its settings are another matter. Blocks."""
-    make_folder(directory)
+def take(directory: Path, identity: shared.Identity, *, mounted: bool = False) -> None:
+    """Keep in `directory` what the replicas of a cluster have in common; its settings are another matter. Blocks.
+
+    `mounted`: see `make_folder`.
+    """
+    make_folder(directory, mounted=mounted)
     write_secret(directory / KEYS / ROOT_FILE, identity.root)
     keep_floor(directory / EPOCH, identity.epoch)
     write_state(directory / REGISTRY_BUNDLE, identity.registry)
@@ -291,12 +295,16 @@ def _absolute(path: Path) -> Path:
     return Path(os.path.abspath(path))
 
 
-def make_folder(directory: Path) -> bool:
-    """Make a state directory, whether it was not there before. Raises StorageFailed."""
+def make_folder(directory: Path, *, mounted: bool = False) -> bool:
+    """Make a state directory; whether it was not there before. Raises StorageFailed.
+
+    `mounted`: it may be the root of a volume, which belongs to somebody else and is only this process's to see.
+    """
     new = not directory.exists()
     try:
         directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        directory.chmod(0o711)  # other users reach the identity socket in it, and nothing else
+        with contextlib.suppress(*((PermissionError,) if mounted else ())):
+            directory.chmod(0o711)  # other users reach the identity socket in it, and nothing else
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
     return new

@@ -63,6 +63,7 @@ class Served:
         return next((v for v in among if plural in self.plurals.get(v, ())), None)
 
 
+PODS = Resource("", "v1", "pods", "Pod")
 SERVICES = Resource("", "v1", "services", "Service")
 NAMESPACES = Resource("", "v1", "namespaces", "Namespace", namespaced=False)
 NODES = Resource("", "v1", "nodes", "Node", namespaced=False)

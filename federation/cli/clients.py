@@ -1,4 +1,5 @@
-"""Connections of a command: to the registry with the operator's credential, to agents over their UNIX sockets.
+"""Connections of a command: to the registry with the operator's credential, to agents over their UNIX sockets, which
+federation.cli.pods brings here from pods.
 
 The clients are imported when they are used, because gRPC costs more to import than most commands take.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 import typer
@@ -32,25 +34,51 @@ def home_of(context: typer.Context | Home) -> Home:
 @contextlib.asynccontextmanager
 async def operator(context: typer.Context | Home, *, timeout: float = 10.0) -> AsyncIterator[OperatorClient]:
     """The registry; raises NotFound without a credential, Unavailable when it cannot be reached."""
-    directory = home_of(context).operator_directory()
+    home = home_of(context)
+    directory = home.operator_directory()
     from federation.registry.operator import OperatorClient
 
-    async with OperatorClient.open(directory, timeout=timeout) as client:
-        yield client
+    if home.registry is None:
+        async with OperatorClient.open(directory, timeout=timeout) as client:
+            yield client
+        return
+    from federation.cli.pods import bridged, refresh
+
+    await refresh(directory, home.registry)
+    if not home.registry.bridge:
+        async with OperatorClient.open(directory, timeout=timeout) as client:
+            yield client
+        return
+    async with (
+        bridged(home.registry, "registry-port") as bridge,
+        OperatorClient.open(directory, timeout=timeout, socket=bridge.socket) as client,
+    ):
+        with bridge.explaining():
+            yield client
 
 
 @contextlib.asynccontextmanager
 async def agent(context: typer.Context | Home, cluster: str, *, timeout: float = 10.0) -> AsyncIterator[AgentClient]:
-    """The agent of a cluster on this machine; raises NotFound or Unavailable."""
-    directory = home_of(context).cluster_directory(cluster)
+    """The agent of a cluster on this machine or in a pod; raises NotFound or Unavailable, and for a pod what
+    federation.cli.pods raises."""
+    where = home_of(context).cluster(cluster)
     from discovery.client import AgentClient
 
-    async with AgentClient.open(directory, timeout=timeout) as client:
-        yield client
+    if isinstance(where, Path):
+        async with AgentClient.open(where, timeout=timeout) as client:
+            yield client
+        return
+    from federation.cli.pods import bridged
+
+    async with bridged(where, "agent") as bridge:
+        what = f"the agent of {cluster} in {bridge.pod}"
+        async with AgentClient.open(bridge.socket.parent, timeout=timeout, what=what) as client:
+            with bridge.explaining():
+                yield client
 
 
 def from_agents(home: Home, cluster: str, ask: Callable[[str], Awaitable[list[T]]], printer: Printer) -> list[T]:
-    """What `ask` finds at the agent of `cluster`, or of every cluster on this machine ("").
+    """What `ask` finds at the agent of `cluster`, or of every cluster known here ("").
 
     One of many that does not answer is a note; the only one that was wanted raises.
     """

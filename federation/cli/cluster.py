@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import msgspec
 import typer
 
-from federation.cli.clients import home_of, operator
+from federation.cli.clients import agent, home_of, operator
+from federation.cli.home import Place
+from federation.cli.options import PodContextOption, PodKubeconfigOption, PodNamespaceOption, place_of
 from federation.cli.output import Format, OutputOption, Printer
 from federation.errors import InvalidInput, IsthmusError, NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
@@ -258,7 +262,7 @@ def leave(
     """
     parse_label(name, what="cluster")
     home = home_of(context)
-    directory = home.cluster_directory(name) if dry_run else home.clusters.get(name)
+    where = home.cluster(name) if dry_run else home.clusters.get(name)
     other = _kubernetes(kubeconfig, kube_context, False)
 
     async def ask() -> Departure:
@@ -267,9 +271,9 @@ def leave(
                 try:
                     await registry.leave(name)
                 except NotFound:
-                    if directory is None:
+                    if where is None:
                         raise
-        return await _retire(directory, other, keep_imports=keep_imports, dry_run=dry_run)
+        return await _retire(where, other, keep_imports=keep_imports, dry_run=dry_run)
 
     departed = asyncio.run(ask())
     failed = [{"what": f.what, **f.error.as_dict()} for f in departed.failed]
@@ -297,15 +301,27 @@ def leave(
 
 
 async def _retire(
-    directory: Path | None, other: KubernetesSettings | None, *, keep_imports: bool, dry_run: bool
+    where: Path | Place | None, other: KubernetesSettings | None, *, keep_imports: bool, dry_run: bool
 ) -> Departure:
     from discovery.departure import Departure, Failure, retire
+    from discovery.join import replicate
+    from discovery.kube.settings import KubernetesSettings
     from discovery.settings import SETTINGS_FILE, load
 
-    if directory is None or not await asyncio.to_thread((directory / SETTINGS_FILE).exists):
-        return Departure()
     try:
-        return await retire(load(directory / SETTINGS_FILE), other, keep_imports=keep_imports, dry_run=dry_run)
+        if isinstance(where, Place):
+            # Its agents have their state in pods: what is needed of it is in the API server.
+            there = KubernetesSettings(kubeconfig=where.kubeconfig, context=where.context, namespace=where.namespace)
+            with tempfile.TemporaryDirectory(prefix="isthmus-") as folder:
+                state = Path(folder) / "state"
+                try:
+                    await replicate(state, kubernetes=there)
+                except NotFound:
+                    return Departure()  # it has been removed already
+                return await retire(load(state / SETTINGS_FILE), other, keep_imports=keep_imports, dry_run=dry_run)
+        if where is None or not await asyncio.to_thread((where / SETTINGS_FILE).exists):
+            return Departure()
+        return await retire(load(where / SETTINGS_FILE), other, keep_imports=keep_imports, dry_run=dry_run)
     except IsthmusError as error:
         return Departure(failed=(Failure(what="its API server", error=error),))
 
@@ -321,16 +337,52 @@ def _short(removed: Sequence[str]) -> Iterator[str]:
             yield f"{len(found) - _SHOWN} more of {kind} (all of them: -o json)"
 
 
-@app.command("use", epilog="Example: fedctl cluster use east /var/lib/isthmus/east")
+@app.command(
+    "use", epilog="Examples: fedctl cluster use east /var/lib/isthmus/east; fedctl cluster use west --context kind-b"
+)
 def use(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="CLUSTER")],
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="The state folder of its agent on this machine.")],
+    directory: Annotated[
+        Path | None,
+        typer.Argument(metavar="DIR", help="The state folder of its agent on this machine.", show_default=False),
+    ] = None,
+    kube_context: PodContextOption = "",
+    kubeconfig: PodKubeconfigOption = None,
+    namespace: PodNamespaceOption = SYSTEM_NAMESPACE,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Tell fedctl where the agent of a cluster keeps its state on this machine."""
+    """Tell fedctl where the agent of a cluster is: its state on this machine, or its pods in a cluster."""
     parse_label(name, what="cluster")
-    if not directory.is_dir():
-        raise NotFound(f"there is no folder {directory}", hint="give the state folder of the cluster's agent")
-    home_of(context).with_cluster(name, directory).save()
-    Printer(output).item({"cluster": name, "directory": str(directory)}, line=f"{name} is in {directory}")
+    home, printer = home_of(context), Printer(output)
+    place = place_of(kube_context, kubeconfig, namespace)
+    if directory is not None:
+        if kube_context or kubeconfig:
+            raise InvalidInput("give DIR, or --context for an agent in a pod, not both")
+        if not directory.is_dir():
+            raise NotFound(f"there is no folder {directory}", hint="give the state folder of the cluster's agent")
+        home.with_cluster(name, directory).save()
+        printer.item({"cluster": name, "directory": str(directory)}, line=f"{name} is in {directory}")
+        return
+    if place is None:
+        raise InvalidInput("say where its agent is: DIR of its state, or --context NAME for one in a pod")
+    from federation.cli.pods import check_context
+
+    check_context(place)
+    told = home.with_cluster(name, place)
+
+    async def ask() -> str:
+        async with agent(told, name) as client:
+            return (await client.identity()).cluster
+
+    try:
+        found = asyncio.run(ask())
+    except Unavailable as error:  # it may have yet to join
+        printer.note(f"its agent does not answer yet: {error}")
+    else:
+        if found != name:
+            raise InvalidInput(
+                f"the cluster in {place} is {found}, not {name}", hint=f"run: fedctl cluster use {found} …"
+            )
+    told.save()
+    printer.item({"cluster": name, **msgspec.to_builtins(place)}, line=f"{name} is in {place}")

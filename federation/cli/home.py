@@ -1,13 +1,15 @@
 """Where fedctl finds the registry and the clusters that this person operates: one small file, written by fedctl itself.
 
 `contexts.yaml` in the home folder (ISTHMUS_HOME or --home, by default ~/.config/isthmus) names the folder of the
-operator's credential and, per cluster, the state folder of its agent on this machine. It holds no secret.
+operator's credential and, per cluster, the state folder of its agent on this machine, or the kubeconfig, context and
+namespace by which its agent's pods are reached. It holds no secret.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import yaml
@@ -15,12 +17,31 @@ import yaml
 from federation import settings
 from federation.aio.files import write_atomic
 from federation.errors import InvalidSettings, NotFound, StorageFailed
-from federation.model.ids import parse_label
+from federation.model.ids import SYSTEM_NAMESPACE, parse_label
+
+
+class Place(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where pods of Isthmus are. `context` empty: the kubeconfig's current one."""
+
+    kubeconfig: str
+    context: str = ""
+    namespace: str = SYSTEM_NAMESPACE
+
+    def __str__(self) -> str:
+        return f"{self.namespace} of {self.context or 'the current context'} in {self.kubeconfig}"
+
+
+class RegistryPlace(Place, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the registry's pod is, from which the operator's credential was fetched."""
+
+    bridge: bool = False
+    """Its own address cannot be dialled from here: by way of the API server."""
 
 
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     operator: str = ""
-    clusters: dict[str, str] = {}
+    registry: RegistryPlace | None = None
+    clusters: dict[str, str | Place] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +50,8 @@ class Home:
 
     directory: Path
     operator: Path | None = None
-    clusters: dict[str, Path] = field(default_factory=dict)
+    registry: RegistryPlace | None = None
+    clusters: dict[str, Path | Place] = field(default_factory=dict)
 
     @classmethod
     def load(cls, directory: Path) -> Home:
@@ -47,14 +69,21 @@ class Home:
         return cls(
             directory=directory,
             operator=Path(file.operator) if file.operator else None,
-            clusters={parse_label(name, what="cluster"): Path(where) for name, where in file.clusters.items()},
+            registry=file.registry,
+            clusters={
+                parse_label(name, what="cluster"): Path(where) if isinstance(where, str) else where
+                for name, where in file.clusters.items()
+            },
         )
 
     def save(self) -> None:
         """Write the file; raises StorageFailed."""
-        tree = {
-            "operator": str(self.operator) if self.operator else "",
-            "clusters": {name: str(where) for name, where in sorted(self.clusters.items())},
+        tree: dict[str, Any] = {"operator": str(self.operator) if self.operator else ""}
+        if self.registry is not None:
+            tree["registry"] = msgspec.to_builtins(self.registry)
+        tree["clusters"] = {
+            name: str(where) if isinstance(where, Path) else msgspec.to_builtins(where)
+            for name, where in sorted(self.clusters.items())
         }
         try:
             self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -62,11 +91,12 @@ class Home:
             raise StorageFailed(f"cannot make {self.directory}: {error.strerror}") from error
         write_atomic(self.directory / "contexts.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
 
-    def with_operator(self, directory: Path) -> Home:
-        return replace(self, operator=directory.absolute())
+    def with_operator(self, directory: Path, *, registry: RegistryPlace | None = None) -> Home:
+        """`registry`: where the credential in `directory` comes from, if that is a pod."""
+        return replace(self, operator=directory.absolute(), registry=registry)
 
-    def with_cluster(self, name: str, directory: Path) -> Home:
-        return replace(self, clusters={**self.clusters, name: directory.absolute()})
+    def with_cluster(self, name: str, where: Path | Place) -> Home:
+        return replace(self, clusters={**self.clusters, name: where.absolute() if isinstance(where, Path) else where})
 
     def without_cluster(self, name: str) -> Home:
         return replace(self, clusters={n: d for n, d in self.clusters.items() if n != name})
@@ -81,8 +111,8 @@ class Home:
             )
         return self.operator
 
-    def cluster_directory(self, name: str) -> Path:
-        """The state folder of the cluster's agent; raises NotFound."""
+    def cluster(self, name: str) -> Path | Place:
+        """The state folder of the cluster's agent, or where its pods are; raises NotFound."""
         parse_label(name, what="cluster")
         try:
             return self.clusters[name]
@@ -91,5 +121,13 @@ class Home:
             raise NotFound(
                 f"no agent of a cluster {name!r} is known here (known: {known})",
                 code="unknown_cluster",
-                hint=f"run this where the agent runs, or `fedctl cluster use {name} DIR` with its state folder",
+                hint=f"run this where the agent runs, or `fedctl cluster use {name} DIR` with its state folder; "
+                f"for an agent in a pod: fedctl cluster use {name} --context NAME",
             ) from None
+
+    def cluster_directory(self, name: str) -> Path:
+        """The state folder of the cluster's agent; raises NotFound, also where it runs in a pod."""
+        where = self.cluster(name)
+        if isinstance(where, Path):
+            return where
+        raise NotFound(f"the agent of {name} runs in a pod ({where}): it has no folder here", code="agent_in_pod")

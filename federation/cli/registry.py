@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated
 
+import msgspec
 import typer
 
 from federation.cli.clients import home_of
+from federation.cli.home import RegistryPlace
+from federation.cli.options import PodContextOption, PodKubeconfigOption, PodNamespaceOption, place_of
 from federation.cli.output import Format, OutputOption, Printer
-from federation.errors import NotFound
+from federation.errors import InvalidInput, NotFound
+from federation.model.ids import SYSTEM_NAMESPACE
 from federation.registry.settings import DEFAULT_ENROLMENT, DEFAULT_LISTEN, DEFAULT_METRICS
 
 app = typer.Typer(no_args_is_help=True, help="The federation's registry.")
@@ -70,14 +75,46 @@ def serve(directory: Directory) -> None:
     run()
 
 
-@app.command("use", epilog="Example: fedctl registry use ./operator")
+@app.command("use", epilog="Examples: fedctl registry use ./operator; fedctl registry use --context kind-a")
 def use(
     context: typer.Context,
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an operator's credential.")],
+    directory: Annotated[
+        Path | None, typer.Argument(metavar="DIR", help="Folder of an operator's credential.", show_default=False)
+    ] = None,
+    kube_context: PodContextOption = "",
+    kubeconfig: PodKubeconfigOption = None,
+    namespace: PodNamespaceOption = SYSTEM_NAMESPACE,
+    bridge: Annotated[
+        bool, typer.Option("--bridge", help="Dial it by way of the API server, also where its address can be reached.")
+    ] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Use a registry that was made elsewhere, with an operator's credential copied from there."""
-    if not directory.is_dir():
-        raise NotFound(f"there is no folder {directory}", hint="copy the `operator` folder of the registry")
-    home_of(context).with_operator(directory).save()
-    Printer(output).item({"operator": str(directory)}, line=f"using the operator's credential in {directory}")
+    """Use a registry that was made elsewhere: with an operator's credential copied from there, or from its pod."""
+    home, printer = home_of(context), Printer(output)
+    if directory is not None:
+        if kube_context or kubeconfig or bridge:
+            raise InvalidInput("give DIR, or --context for a registry in a pod, not both")
+        if not directory.is_dir():
+            raise NotFound(f"there is no folder {directory}", hint="copy the `operator` folder of the registry")
+        home.with_operator(directory).save()
+        printer.item({"operator": str(directory)}, line=f"using the operator's credential in {directory}")
+        return
+    place = place_of(kube_context, kubeconfig, namespace)
+    if place is None:
+        raise InvalidInput("say where the registry is: DIR of a credential, or --context NAME for one in a pod")
+    from federation.cli.pods import dialled, fetch_credential, registry_address
+
+    folder = home.directory / "operator"
+    registry = RegistryPlace(kubeconfig=place.kubeconfig, context=place.context, namespace=place.namespace)
+
+    async def fetch() -> bool:
+        await fetch_credential(folder, registry)
+        return bridge or not await dialled(registry_address(folder))
+
+    by_bridge = asyncio.run(fetch())
+    home.with_operator(folder, registry=msgspec.structs.replace(registry, bridge=by_bridge)).save()
+    address = registry_address(folder)
+    printer.item(
+        {"operator": str(folder), "registry": address, "bridge": by_bridge, "namespace": place.namespace},
+        line=f"using the registry in {place}, at {address}{' by way of the API server' if by_bridge else ''}",
+    )

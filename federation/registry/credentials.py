@@ -8,7 +8,6 @@ from __future__ import annotations
 import getpass
 import re
 from datetime import timedelta
-from pathlib import Path
 
 import yaml
 
@@ -59,13 +58,23 @@ def write_operator(settings: RegistrySettings, authority: Authority, *, address:
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
     svid = issue_operator(settings, authority, operator_name())
-    where = {"registry": address or settings.advertise or settings.listen, "federation": settings.federation}
-    _replace(directory / "operator.yaml", yaml.safe_dump(where).encode())
-    _replace(directory / "ca.pem", chain_to_pem(authority.bundle.roots))
-    # One file would be atomic, but people and tools expect a key beside a certificate.
-    _replace(directory / "operator.key", svid.key_pem)
-    _replace(directory / "operator.pem", svid.chain_pem)
+    for name, data in operator_files(settings, authority, svid, address=address).items():
+        write_atomic(directory / name, data, mode=0o600)
     return svid
+
+
+def operator_files(
+    settings: RegistrySettings, authority: Authority, svid: Svid, *, address: str = ""
+) -> dict[str, bytes]:
+    """The credentials of an operator, by file, in the order in which they are to be written."""
+    where = {"registry": address or settings.advertise or settings.listen, "federation": settings.federation}
+    return {
+        "operator.yaml": yaml.safe_dump(where).encode(),
+        "ca.pem": chain_to_pem(authority.bundle.roots),
+        # One file would be atomic, but people and tools expect a key beside a certificate.
+        "operator.key": svid.key_pem,
+        "operator.pem": svid.chain_pem,
+    }
 
 
 def operator_name() -> str:
@@ -74,8 +83,9 @@ def operator_name() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):  # a uid without a name
         name = ""
+    return part_of_id(name)
+
+
+def part_of_id(name: str) -> str:
+    """A person's name as part of a SPIFFE ID."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)[:64] or "local"
-
-
-def _replace(path: Path, data: bytes) -> None:
-    write_atomic(path, data, mode=0o600)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,17 @@ def init(
     return path
 
 
-def make(settings: RegistrySettings, *, clock: Clock | None = None) -> None:
+def make(settings: RegistrySettings, *, clock: Clock | None = None, mounted: bool = False) -> None:
     """Make what `settings` need in their directory; what an attempt before has left there counts. Blocks.
 
-    Raises CorruptState, Conflict, Denied, StorageFailed.
+    `mounted`: it may be the root of a volume, which belongs to somebody else and is only this process's to see. Raises
+    CorruptState, Conflict, Denied, StorageFailed.
     """
     clock, directory = clock or SystemClock(), settings.path
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        directory.chmod(0o700)
+        with contextlib.suppress(*((PermissionError,) if mounted else ())):
+            directory.chmod(0o700)
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
     write_operator(settings, open_authority(settings, clock))

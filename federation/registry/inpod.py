@@ -45,7 +45,7 @@ def prepare(settings: RegistrySettings, *, clock: Clock | None = None) -> None:
     except OSError as error:
         raise StorageFailed(f"cannot read {path}: {error.strerror}") from error
     if not there:
-        make(settings, clock=clock)
+        make(settings, clock=clock, mounted=True)
         log.get("registry").info("registry made", federation=settings.federation, directory=settings.directory)
         return
     held = parse.load(path)

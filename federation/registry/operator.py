@@ -55,8 +55,11 @@ class OperatorClient(UnaryClient):
         self._stub: Any = rpc.OperatorStub(channel)  # type: ignore[no-untyped-call]
 
     @classmethod
-    def open(cls, directory: Path, *, timeout: float = 10.0) -> OperatorClient:
-        """With the credentials below `directory`; raises NotFound, InvalidSettings. Needs a running event loop."""
+    def open(cls, directory: Path, *, timeout: float = 10.0, socket: Path | None = None) -> OperatorClient:
+        """With the credentials below `directory`; raises NotFound, InvalidSettings. Needs a running event loop.
+
+        `socket`: a UNIX socket that leads to the registry, where its own address cannot be dialled from here.
+        """
         missing = [name for name in CREDENTIAL_FILES if not (directory / name).is_file()]
         if missing:
             raise NotFound(
@@ -70,7 +73,7 @@ class OperatorClient(UnaryClient):
         except OSError as error:
             raise InvalidSettings(f"cannot read the credentials in {directory}: {error.strerror}") from error
         channel = grpc.aio.secure_channel(
-            where.registry,
+            f"unix:{socket.absolute()}" if socket is not None else where.registry,
             grpc.ssl_channel_credentials(root_certificates=root, private_key=key, certificate_chain=chain),
             options=[
                 *channel_options(registry_server_name(where.federation)),

@@ -1,4 +1,5 @@
-"""The registry process: opens what it keeps, serves its two ports and its metrics, and ends in order.
+"""The registry process: opens what it keeps, serves its two ports, its socket and its
+metrics, and ends in order.
 
 Arrives: settings. Leaves: Catalog and Operator on the main port (mutual TLS), Enrolment on the second one. Everything
 that serves reads the newest certificate and the present members at each handshake.
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Any
 
 import grpc
+import msgspec
 
 from federation import log as logs
 from federation.aio.clock import Clock, SystemClock
@@ -20,9 +22,17 @@ from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle
 from federation.proto.v1 import registry_pb2_grpc as rpc
-from federation.registry.credentials import issue_server, open_authority, write_operator
+from federation.registry.credentials import (
+    issue_operator,
+    issue_server,
+    open_authority,
+    operator_files,
+    part_of_id,
+    write_operator,
+)
 from federation.registry.init import STORE_FILE
 from federation.registry.inventory import VERSION, Inventory
+from federation.registry.local import SOCKET, LocalServer, Question
 from federation.registry.meters import Meters
 from federation.registry.publish import Intake
 from federation.registry.rpc import EnrolmentServicer, Gate, OperatorServicer
@@ -51,6 +61,7 @@ class Registry:
         self._given_store = store
         self._servers: list[grpc.aio.Server] = []
         self._metrics: MetricsServer | None = None
+        self._local: LocalServer | None = None
         self.address = self.enrolment_address = ""
         self.metrics_port = 0
         self._beat = self._clock.monotonic()
@@ -99,6 +110,7 @@ class Registry:
         self.enrolment_address = await self._serve_enrolment()
         self._serve_metrics()
         await self._write_operator()
+        await self._serve_local()
         self._serving = True
         self._log.info(
             "serving",
@@ -175,6 +187,21 @@ class Registry:
         except IsthmusError as error:  # a full disk: who has valid credentials goes on with them
             self._log.warning("operator_credentials_failed", code=error.error_code, detail=error.message)
 
+    async def _serve_local(self) -> None:
+        path = self.settings.path / SOCKET
+        self._local = LocalServer(path, {"credential": self._credential}, log=self._log)
+        try:
+            await self._local.start()
+        except IsthmusError as error:  # a read-only disk: members are served all the same
+            self._log.warning("local_socket_failed", code=error.error_code, detail=error.message)
+
+    async def _credential(self, question: Question, _: bytes) -> bytes:
+        name = part_of_id(question.name)
+        svid = issue_operator(self.settings, self._authority, name)
+        self._audit.info("credential_issued", operator=name, until=svid.not_after.isoformat())
+        address = self._addresses().catalog
+        return msgspec.json.encode(operator_files(self.settings, self._authority, svid, address=address))
+
     def _new_operator(self) -> Svid:
         return write_operator(self.settings, self._authority, address=self._addresses().catalog)
 
@@ -216,6 +243,9 @@ class Registry:
     async def close(self) -> None:
         """Say goodbye on every stream, wait up to `drain` s for them to end, release the ports and the store."""
         self._serving = False
+        if self._local is not None:
+            await self._local.close()
+            self._local = None
         if self._servers:
             self.catalog.stop()
             await asyncio.gather(*(server.stop(self.settings.drain) for server in self._servers))

@@ -6,7 +6,7 @@ Arrives: an IsthmusError raised by a handler. Leaves: the same class, code, mess
 from __future__ import annotations
 
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -99,6 +99,12 @@ def from_rpc_error(error: grpc.RpcError, *, what: str) -> IsthmusError:
         return errors.Unavailable(f"{what} has ended the stream, and the reason was lost on the way")
     kind = _BY_STATUS.get(code, IsthmusError)
     return kind(f"{what}: {details or code.name}")
+
+
+def named_error(described: Mapping[str, str]) -> IsthmusError:
+    """An error from its class, code, message and hint."""
+    kind = _CLASSES.get(described.get("class", ""), IsthmusError)
+    return kind(described.get("message", ""), hint=described.get("hint", ""), code=described.get("code"))
 
 
 def _unreachable(what: str, details: str) -> errors.Unavailable:

@@ -66,3 +66,15 @@ def test_bad_settings(tmp_path: Path, keys: dict[str, Any], says: str) -> None:
     with pytest.raises(InvalidSettings) as caught:
         load(file(tmp_path, **keys))
     assert says in str(caught.value)
+
+
+def test_a_volume_that_belongs_to_somebody_else_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    settings = load(file(tmp_path))
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "chmod", refuse)  # root owns it, and its group may write
+        prepare(settings)
+    assert (tmp_path / "state/ca").stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "state/settings.yaml").exists()
