@@ -285,6 +285,8 @@ async def _put(worker: Worker, component: str, tree: Values, how: _How) -> list[
         )
     chart().values(values)  # what cannot be is said before anything is done
     extra = [request.join_secret(how.token, worker.namespace)] if how.token else []
+    if component == "agent" and not how.token and not await worker.can_join():
+        worker.say("no join token: the agent waits for one; give it with --token, of `fedctl token issue`")
     return await _bring(worker, record, values, wanted, how, extra=extra, crds=component == "agent")
 
 
@@ -302,6 +304,7 @@ async def _bring(
     from discovery.kube.objects import Name
     from federation.cli.chart.source import Release, chart
     from federation.cli.installation import request
+    from federation.cli.installation.leftovers import JOIN
     from federation.cli.installation.plan import plan
     from federation.cli.installation.record import Record
 
@@ -309,7 +312,7 @@ async def _bring(
     rendered = {**values, "namespace": {**values.get("namespace", {}), "create": ours}}
     documents = request.documents(chart(), rendered, Release(namespace=worker.namespace)) + extra
     agent = "agent" in Record(namespace="", values=values).components
-    keep = [Name("Secret", worker.namespace, request.JOIN)] if agent and record is not None else []
+    keep = [Name("Secret", worker.namespace, JOIN)] if agent and record is not None else []
     held = record.objects if record is not None else frozenset()
     made = plan(documents, held=held, keep=keep)
     await worker.check(made)
@@ -459,7 +462,7 @@ async def _uninstall(worker: Worker, what: str, *, crds: bool, purge: bool, dry_
     # The namespace holds what is kept.
     keep = [name for name in record.objects if name.kind == "Namespace"]
     if "agent" in after.components:
-        keep += [name for name in record.objects if name.name == request.JOIN]
+        keep += [name for name in record.objects if name.name == leftovers.JOIN]
     gone = plan(rest, held=record.objects, keep=keep).gone
     more = [name for name in leftovers.kept(names, worker.namespace)] if purge else []
     if dry_run:

@@ -15,12 +15,15 @@ from federation.cli.output import Format, OutputOption, Printer
 from federation.cli.processes import PROCESSES, process_of
 from federation.cli.vm_host import KeepOption, ProgramsOption, ReplaceOption, RootOption, beside, show
 from federation.dns.upstream import parse_server
-from federation.errors import InvalidInput
+from federation.errors import InvalidInput, NotFound
 from federation.model.address import join_address
 from federation.model.ids import SYSTEM_NAMESPACE, parse_domain, parse_label
 
 if TYPE_CHECKING:
     from discovery.kube.client import KubeClient
+
+AGENT_SERVICE = "isthmus-agent"
+"""Service before the agents of a cluster, in the chart."""
 
 app = typer.Typer(no_args_is_help=True, help="What a Kubernetes cluster or a plain host needs of isthmus.")
 
@@ -66,13 +69,19 @@ def rbac(
 
 @app.command(
     "dns",
-    epilog="Examples: fedctl install dns --to 10.96.0.53 --dry-run; fedctl install dns --undo --context east",
+    epilog="Examples: fedctl install dns --context east --dry-run; fedctl install dns --to 10.96.0.53; "
+    "fedctl install dns --undo --context east",
 )
 def dns(
     to: Annotated[
         list[str] | None,
-        typer.Option(metavar="ADDRESS[:PORT]", help="dns.listen of the cluster's agents as pods reach it; repeatable."),
+        typer.Option(
+            metavar="ADDRESS[:PORT]",
+            show_default="Service isthmus-agent",
+            help="dns.listen of the cluster's agents as pods reach it; repeatable.",
+        ),
     ] = None,
+    namespace: Annotated[str, typer.Option("--namespace", "-n", help="Where isthmus is.")] = SYSTEM_NAMESPACE,
     suffix: Annotated[str, typer.Option(help="As in the settings of the agents.")] = "global",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
@@ -87,19 +96,21 @@ def dns(
     from discovery.kube import corefile, stubdomain
 
     parse_domain(suffix, what="--suffix")
-    namespace, slash, name = configmap.partition("/")
-    if not slash or not namespace or not name or "/" in name:
+    place, slash, name = configmap.partition("/")
+    if not slash or not place or not name or "/" in name:
         raise InvalidInput(f"--configmap {configmap} is not NAMESPACE/NAME")
-    if undo == bool(to):
+    if undo and to:
         raise InvalidInput("give --to ADDRESS[:PORT] of the agent's DNS, or --undo", hint="see dns.listen in docs")
     zones = ("clusterset.local", suffix)
-    wanted = "" if undo else corefile.block(zones, [_reachable(text) for text in to or ()])
+    named = [_reachable(text) for text in to or ()]
 
     async def work(client: KubeClient) -> stubdomain.Edit:
-        def change(text: str) -> str:
-            return corefile.take_out(text) if undo else corefile.put(text, wanted, zones=zones)
+        servers = named if named or undo else await _agents(client, namespace)
 
-        return await stubdomain.edit(client, namespace, name, change, dry_run=dry_run)
+        def change(text: str) -> str:
+            return corefile.take_out(text) if undo else corefile.put(text, corefile.block(zones, servers), zones=zones)
+
+        return await stubdomain.edit(client, place, name, change, dry_run=dry_run)
 
     made = asyncio.run(with_client(kubeconfig, context, work))
     printer = Printer(output)
@@ -141,6 +152,24 @@ def systemd(
         raise InvalidInput("say where its settings are: --settings FILE", code="usage")
     part = setup.process_part(process_of(kind, settings, root=root, programs=str(programs or beside())), name=kind)
     show(printer, [setup.install(host, part, replace_changed=replace, dry_run=dry_run)], dry_run=dry_run)
+
+
+async def _agents(client: KubeClient, namespace: str) -> list[str]:
+    """Where pods reach the DNS of the agents that `fedctl install agent` has installed. Raises NotFound."""
+    import msgspec
+
+    from discovery.kube import errors as kube
+    from discovery.kube.resources import SERVICES
+
+    try:
+        service = msgspec.json.decode(await client.get(SERVICES, namespace, AGENT_SERVICE))
+    except kube.NotFound as error:
+        raise NotFound(
+            f"there is no Service {AGENT_SERVICE} in namespace {namespace}",
+            hint="run `fedctl install agent` first, or give --to ADDRESS[:PORT] of an agent that runs elsewhere",
+            code="no_agent",
+        ) from error
+    return [_reachable(address) for address in service["spec"].get("clusterIPs") or ()]
 
 
 def _reachable(text: str) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from discovery.kube import errors as kube
 from discovery.kube.install import Installed
-from discovery.kube.objects import Name
+from discovery.kube.objects import PART_OF, Name
 
 if TYPE_CHECKING:
     from federation.cli.installation.work import Worker
 
+IDENTITY = "isthmus-identity"
+"""Secret with the cluster's root, which the agent has made."""
+JOIN = "isthmus-join"
+"""Secret with the join token, which the agent reads."""
 _OF_AGENT = (
-    ("Secret", "isthmus-identity"),
-    ("Secret", "isthmus-join"),
+    ("Secret", IDENTITY),
+    ("Secret", JOIN),
     ("ConfigMap", "isthmus-trust"),
     ("ConfigMap", "isthmus-pins"),
     ("ConfigMap", "isthmus-vms"),
@@ -27,6 +31,17 @@ def kept(components: Iterable[str], namespace: str) -> list[Name]:
     names = set(components)
     found = (_OF_AGENT if "agent" in names else ()) + (_OF_REGISTRY if "registry" in names else ())
     return [Name(kind, namespace, name) for kind, name in found]
+
+
+def of_isthmus(name: str, held: Mapping[str, Any]) -> bool:
+    """Whether an object in our namespace is of isthmus: it is labelled so, or the agent keeps it under such a name."""
+    labels = held["metadata"].get("labels") or {}
+    return labels.get(PART_OF) == "isthmus" or name.startswith("isthmus-") or name == "state-isthmus-registry-0"
+
+
+def of_namespace(kind: str, name: str) -> bool:
+    """Whether Kubernetes puts it into every namespace."""
+    return (kind, name) in (("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default"))
 
 
 async def purge(worker: Worker, names: Iterable[Name]) -> list[Installed]:

@@ -28,9 +28,12 @@ class Plan:
     waves: tuple[Wave, ...]
     gone: tuple[Name, ...]
     """No longer wanted, in the order in which they go."""
+    kept: frozenset[Name] = frozenset()
+    """Made before, and to stay although nobody wants them now."""
 
     @property
     def names(self) -> frozenset[Name]:
+        """What is applied."""
         return frozenset(Name.of(one) for wave in self.waves for one in wave.documents)
 
 
@@ -52,9 +55,10 @@ def plan(documents: Iterable[Document], *, held: Iterable[Name], keep: Iterable[
         group = tuple(one for one in documents if component(one) == number)
         workloads = tuple(Name.of(one) for one in group if one["kind"] in ("Deployment", "StatefulSet"))
         waves.append(Wave(titles[order[number]] if number >= 0 else "", group, workloads))
-    wanted = {Name.of(one) for one in documents} | set(keep)
-    gone = sorted(set(held) - wanted, key=lambda name: (-rank(name), name))
-    return Plan(tuple(waves), tuple(gone))
+    held, wanted = set(held), {Name.of(one) for one in documents}
+    kept = (held - wanted) & set(keep)
+    gone = sorted(held - wanted - kept, key=lambda name: (-rank(name), name))
+    return Plan(tuple(waves), tuple(gone), frozenset(kept))
 
 
 def check_owner(name: Name, held: Document) -> None:

@@ -13,12 +13,11 @@ from discovery.kube.objects import PART_OF
 from federation.cli.chart import values as trees
 from federation.cli.chart.source import Chart, Release
 from federation.cli.chart.values import Values
+from federation.cli.installation.leftovers import JOIN
 from federation.cli.installation.record import COMPONENTS, Record, switched
 from federation.errors import Conflict
 from federation.model.ids import parse_domain, parse_label
 
-JOIN = "isthmus-join"
-"""Secret with the join token, which the agent reads."""
 HIDDEN = "<hidden: --show-secrets shows it>"
 
 

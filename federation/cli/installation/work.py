@@ -17,9 +17,10 @@ from discovery.kube import errors as kube
 from discovery.kube.client import KubeClient
 from discovery.kube.crds import manifests as crds
 from discovery.kube.install import Installed, apply_one, install
-from discovery.kube.objects import CRDS, MANAGER, PODS, Name
+from discovery.kube.objects import CRDS, MANAGER, ORDER, PODS, WEBHOOKS, Name
 from discovery.kube.resources import CONFIG_MAPS, NAMESPACES
 from federation.aio.clock import Clock
+from federation.cli.installation import leftovers
 from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
 from federation.cli.installation.record import LABEL, NAME, Record
 from federation.cli.installation.rollout import missing, reasons
@@ -82,6 +83,11 @@ class Worker:
             return None
         return found
 
+    async def can_join(self) -> bool:
+        """Whether the cluster has an identity, or a token to get one with."""
+        names = (Name("Secret", self.namespace, one) for one in (leftovers.IDENTITY, leftovers.JOIN))
+        return any([await self.held(name) is not None for name in names])
+
     async def namespace_there(self) -> bool:
         return await self.held(Name("Namespace", "", self.namespace)) is not None
 
@@ -120,11 +126,16 @@ class Worker:
                     done.append(await apply_one(self.client, document))
         begun = await self.remember(begun)
         for wave in plan.waves:
-            done += [await apply_one(self.client, one) for one in wave.documents if one["kind"] != "Namespace"]
+            # A webhook is asked only when there is somebody to answer.
+            early, late = (
+                [one for one in wave.documents if (one["kind"] == WEBHOOKS.kind) is last] for last in (False, True)
+            )
+            done += [await apply_one(self.client, one) for one in early if one["kind"] != "Namespace"]
             if wait and wave.workloads:
                 await self.wait(wave, wait)
+            done += [await apply_one(self.client, one) for one in late]
         done += await self.remove(plan.gone)
-        await self.remember(replace(record, objects=plan.names, resource_version=begun.resource_version))
+        await self.remember(replace(record, objects=plan.names | plan.kept, resource_version=begun.resource_version))
         return done
 
     async def remember(self, record: Record) -> Record:
@@ -180,15 +191,31 @@ class Worker:
         return done
 
     async def remove_namespace(self, record: Record) -> list[Installed]:
-        """Delete the namespace if we made it."""
+        """Delete the namespace if we made it, and nobody else has anything in it."""
         if not record.made_namespace:
-            self.say(f"namespace {self.namespace} was there before: left")
+            self.say(f"kept: namespace {self.namespace}, which was there before")
+            return []
+        if found := await self._foreign():
+            self.say(f"kept: namespace {self.namespace}, which holds {found} of somebody else")
             return []
         try:
             await self.client.delete(NAMESPACES, None, self.namespace)
         except kube.NotFound:
             return []
         return [Installed("Namespace", self.namespace, "removed")]
+
+    async def _foreign(self) -> str:
+        """Something in the namespace that is not of isthmus; empty where there is nothing."""
+        for resource in (PODS, *ORDER):
+            if not resource.namespaced:
+                continue
+            async for page in self.client.pages(resource, namespace=self.namespace):
+                for item in page.items:
+                    held = msgspec.json.decode(item)
+                    name = held["metadata"]["name"]
+                    if not (leftovers.of_isthmus(name, held) or leftovers.of_namespace(resource.kind, name)):
+                        return f"{resource.kind} {name}"
+        return ""
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 

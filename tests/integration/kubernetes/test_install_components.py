@@ -1,0 +1,397 @@
+"""`fedctl install registry|agent|gateway|webhook`, `upgrade`, `uninstall` against a real API server without nodes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
+from clusters.kubeclient import KubeClient
+from federation.cli.main import run
+from federation.errors import NotFound
+from federation.trust.token import JoinToken
+
+pytestmark = pytest.mark.integration
+
+SYSTEM = "isthmus-system"
+RBAC = "rbac.authorization.k8s.io/v1"
+LABELLED = {"labelSelector": "app.kubernetes.io/part-of=isthmus"}
+NAMESPACED = (
+    ("v1", "ServiceAccount"),
+    ("v1", "ConfigMap"),
+    ("v1", "Secret"),
+    ("v1", "Service"),
+    ("v1", "PersistentVolumeClaim"),
+    ("v1", "Pod"),
+    ("apps/v1", "Deployment"),
+    ("apps/v1", "StatefulSet"),
+    ("policy/v1", "PodDisruptionBudget"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    (RBAC, "Role"),
+    (RBAC, "RoleBinding"),
+)
+CLUSTER_WIDE = (
+    (RBAC, "ClusterRole"),
+    (RBAC, "ClusterRoleBinding"),
+    ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+)
+
+
+def apart(work: Coroutine[Any, Any, Any]) -> Any:
+    """The result of a coroutine, apart from the event loop of a test."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        return thread.submit(asyncio.run, work).result()
+
+
+@pytest.fixture(scope="module")
+def bare(testbed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """A cluster without our custom resources, and without controllers: what is there, somebody has put there."""
+    made = local_clusters(tmp_path_factory.mktemp("bare"), ("bare",), controllers=False)
+    apart(start_all(made, install=()))
+    yield made[0]
+    stop_all(made, discard=True)
+
+
+class Place:
+    """The cluster, and fedctl as its administrator or as somebody else."""
+
+    def __init__(self, cluster: LocalCluster, client: KubeClient, capsys: pytest.CaptureFixture[str]) -> None:
+        self.cluster, self.client, self.capsys = cluster, client, capsys
+        self.kubeconfig = cluster.kubeconfig
+
+    async def fedctl(self, *words: str, kubeconfig: Path | None = None) -> tuple[int, str, str]:
+        """Exit status, output, errors."""
+        where = ["--kubeconfig", str(kubeconfig or self.kubeconfig)]
+        status = await asyncio.to_thread(run, [*words, *where])
+        out, err = self.capsys.readouterr()
+        return status, out, err
+
+    async def done(self, *words: str) -> dict[str, str]:
+        """What became of each object."""
+        status, out, err = await self.fedctl(*words, "-o", "json")
+        assert status == 0, err
+        return {f"{one['kind']}/{one['name']}": one["done"] for one in json.loads(out)}
+
+    async def refused(self, *words: str, **more: Any) -> tuple[str, int]:
+        """Code and exit status of an error, which is one line with a hint."""
+        status, _, err = await self.fedctl(*words, "-o", "json", **more)
+        assert status, words
+        error = json.loads(err.splitlines()[-1])["error"]
+        assert error["hint"], error
+        assert "\n" not in error["message"]
+        return error["code"], status
+
+    async def ours(self) -> set[str]:
+        """Everything that is labelled as of isthmus."""
+        found = set()
+        for version, kind in (*NAMESPACED, *CLUSTER_WIDE):
+            for one in await self.client.list(version, kind, **LABELLED):
+                found.add(f"{kind}/{one['metadata']['name']}")
+        return found
+
+    async def settings(self, component: str) -> dict[str, Any]:
+        held = await self.client.get("v1", "ConfigMap", f"isthmus-{component}", SYSTEM)
+        settings: dict[str, Any] = yaml.safe_load(held["data"][f"{component}.yaml"])
+        return settings
+
+
+@pytest.fixture
+async def place(bare: LocalCluster, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Place]:
+    async with bare.connect() as client:
+        yield Place(bare, client, capsys)
+        for namespace in (SYSTEM, "mesh"):
+            await client.remove_namespace(namespace, kinds=NAMESPACED)
+        for version, kind in CLUSTER_WIDE:
+            for one in await client.list(version, kind, **LABELLED):
+                await client.delete(version, kind, one["metadata"]["name"])
+        for one in await client.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+            await client.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", one["metadata"]["name"])
+
+
+def token(cluster: str) -> str:
+    return JoinToken.new(registry="192.0.2.1:7401", ca_fingerprint=f"sha256:{'0' * 64}", cluster=cluster).encode()
+
+
+async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
+    # 1. Each component brings its own, and the values of those before it are remembered.
+    first = await place.done("install", "registry", "--federation", "example.isthmus", "--address", "192.0.2.10")
+    assert first["Namespace/isthmus-system"] == first["StatefulSet/isthmus-registry"] == "created"
+    namespace = await place.client.get("v1", "Namespace", SYSTEM)
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    second = await place.done("install", "agent", "--token", token("east"), "--set", "agent.replicas=1")
+    assert second["CustomResourceDefinition/serviceexports.multicluster.x-k8s.io"] == "created"
+    assert second["StatefulSet/isthmus-registry"] == "unchanged"
+    await place.done("install", "gateway", "--set", "gateway.service.nodePort=32100")
+    await place.done("install", "webhook", "--set", "injector.replicas=1")
+    assert (await place.settings("registry"))["advertise"] == "192.0.2.10:31400"
+    assert (await place.settings("agent"))["cluster"] == "east"
+    assert (await place.settings("gateway"))["port"] == 32100
+
+    # 2. The token is in its Secret alone.
+    secret = await place.client.get("v1", "Secret", "isthmus-join", SYSTEM)
+    assert set(secret["data"]) == {"token"}
+    record = await place.client.get("v1", "ConfigMap", "isthmus-values", SYSTEM)
+    assert token("east")[:20] not in json.dumps(record)
+
+    # 3. What is there already stays as it is; a changed value rolls the pods that read it, and no others.
+    again = await place.done("install", "gateway")
+    assert set(again.values()) == {"unchanged"}
+    rolled = await place.done("install", "gateway", "--set", "gateway.drainSeconds=30")
+    assert {name for name, done in rolled.items() if done == "changed"} == {
+        "ConfigMap/isthmus-gateway",
+        "Deployment/isthmus-gateway",
+    }
+
+    # 4. What the injector writes into its webhook survives: nobody else owns that field.
+    hook = ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "isthmus-injector")
+    bundle = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg=="
+    names = [one["name"] for one in (await place.client.get(*hook))["webhooks"]]
+    written = [{"name": name, "clientConfig": {"caBundle": bundle}} for name in names]
+    patch = {"apiVersion": hook[0], "kind": hook[1], "metadata": {"name": hook[2]}, "webhooks": written}
+    await place.client.apply(patch, manager="isthmus-injector")
+    assert set((await place.done("upgrade", "--no-wait")).values()) == {"unchanged"}
+    assert {one["clientConfig"]["caBundle"] for one in (await place.client.get(*hook))["webhooks"]} == {bundle}
+
+    # 5. What is no longer rendered goes, with nothing else.
+    mine = {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": "mine", "namespace": SYSTEM, "labels": {"app.kubernetes.io/part-of": "isthmus"}},
+    }
+    await place.client.apply(mine)
+    pruned = await place.done("upgrade", "--no-wait", "--set", "gateway.service.type=None")
+    assert {name for name, done in pruned.items() if done == "removed"} == {"Service/isthmus-gateway"}
+    assert (await place.settings("gateway"))["address"] == ""
+
+    # 6. One component goes; the others do not notice.
+    gone = await place.done("uninstall", "webhook")
+    assert set(gone.values()) == {"removed"}
+    assert {"MutatingWebhookConfiguration/isthmus-injector", "ClusterRole/isthmus-injector"} <= gone.keys()
+    assert not [name for name in await place.ours() if "injector" in name]
+    assert (await place.client.get("apps/v1", "Deployment", "isthmus-gateway", SYSTEM))["metadata"]["generation"] == 3
+
+    # 7. All goes but what was promised to stay: identities, volumes, the custom resources, and what others have made.
+    for kind, name in (("Secret", "isthmus-identity"), ("PersistentVolumeClaim", "state-isthmus-registry-0")):
+        spec = {"spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}
+        made = {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": SYSTEM}}
+        await place.client.apply(made | (spec if kind != "Secret" else {}))
+    status, _, err = await place.fedctl("uninstall", "all")
+    assert status == 0
+    assert "kept: custom resources" in err
+    assert "kept: namespace isthmus-system with identities and volumes" in err
+    assert await place.ours() == {"ConfigMap/mine"}
+    await place.client.get("v1", "Secret", "isthmus-identity", SYSTEM)
+    await place.client.get("v1", "PersistentVolumeClaim", "state-isthmus-registry-0", SYSTEM)
+    assert await place.refused("uninstall", "all") == ("not_installed", 3)
+
+    # 8. With --purge and --crds that goes, too; the namespace was there before this installation.
+    await place.done("install", "agent", "--cluster", "east", "--set", "agent.replicas=1")
+    status, _, err = await place.fedctl("uninstall", "all", "--purge", "--crds")
+    assert status == 0
+    with pytest.raises(NotFound):
+        await place.client.get("v1", "Secret", "isthmus-identity", SYSTEM)
+    assert "kept: namespace isthmus-system, which was there before" in err
+    for one in await place.client.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
+        assert one["metadata"]["deletionTimestamp"]  # its controller takes its time
+
+
+async def test_the_namespace_that_was_made_goes_unless_others_have_something_in_it(place: Place) -> None:
+    theirs = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "theirs", "namespace": SYSTEM}}
+    await place.done("install", "registry", "--federation", "example.isthmus")
+    await place.client.apply(theirs)
+    status, _, err = await place.fedctl("uninstall", "registry", "--purge")
+    assert status == 0
+    assert "kept: namespace isthmus-system, which holds ConfigMap theirs of somebody else" in err
+    await place.client.get("v1", "ConfigMap", "theirs", SYSTEM)
+
+
+async def test_it_goes_otherwise(place: Place) -> None:
+    await place.done("install", "registry", "--federation", "example.isthmus")
+    gone = await place.done("uninstall", "all", "--purge")
+    assert gone["Namespace/isthmus-system"] == "removed"
+    namespace = await place.client.get("v1", "Namespace", SYSTEM)
+    assert namespace["metadata"]["deletionTimestamp"]
+
+
+async def test_one_that_was_there_keeps_its_labels_and_stays(place: Place) -> None:
+    await place.client.create_namespace(SYSTEM, team="mesh")
+    made = await place.done("install", "registry", "--federation", "example.isthmus")
+    assert "Namespace/isthmus-system" not in made
+    gone = await place.done("uninstall", "all", "--purge")
+    assert "Namespace/isthmus-system" not in gone
+    namespace = await place.client.get("v1", "Namespace", SYSTEM)
+    assert "deletionTimestamp" not in namespace["metadata"]
+    assert "pod-security.kubernetes.io/enforce" not in namespace["metadata"]["labels"]
+
+
+async def test_a_dry_run_changes_nothing_and_hides_the_token(place: Place) -> None:
+    secret = token("east")
+    status, out, _ = await place.fedctl("install", "agent", "--token", secret, "--dry-run")
+    assert status == 0
+    documents = [one for one in yaml.safe_load_all(out) if one]
+    kinds = {one["kind"] for one in documents}
+    assert {"Namespace", "CustomResourceDefinition", "Deployment", "NetworkPolicy", "Secret"} <= kinds
+    assert documents[0]["kind"] == "Namespace"
+    assert secret not in out
+    _, out, _ = await place.fedctl("install", "agent", "--token", secret, "--dry-run", "--show-secrets")
+    assert secret in out
+    with pytest.raises(NotFound):
+        await place.client.get("v1", "Namespace", SYSTEM)
+    # The values of a cluster count where it is named; the other components are not printed.
+    await place.done("install", "registry", "--federation", "example.isthmus", "--set", "log.level=debug")
+    status, out, _ = await place.fedctl("install", "gateway", "--dry-run", "--context", place.cluster.name)
+    assert status == 0
+    assert "level: debug" in out
+    assert "isthmus-registry" not in out
+
+
+async def test_what_cannot_be_is_refused_before_anything_is_done(place: Place, tmp_path: Path) -> None:
+    values = tmp_path / "values.yaml"
+    values.write_text("agent:\n  replica: 3\n")
+    refused = place.refused
+    assert await refused("install", "agent", "--cluster", "east", "--values", str(values)) == ("unknown_value", 2)
+    _, _, err = await place.fedctl("install", "agent", "--cluster", "east", "--values", str(values))
+    assert "there is no value agent.replica\n  next: did you mean agent.replicas?" in err
+    assert await refused("install", "agent") == ("value_missing", 2)
+    assert await refused("install", "registry", "--federation", "Example") == ("invalid_name", 2)
+    assert await refused("install", "agent", "--cluster", "west", "--token", token("east")) == (
+        "token_of_another_cluster",
+        2,
+    )
+    assert await refused("install", "agent", "--cluster", "east", "--skip-crds") == ("crds_missing", 3)
+    assert await refused("upgrade") == ("not_installed", 3)
+    assert await refused("uninstall", "gateway") == ("not_installed", 3)
+    assert await refused("install", "registry", "--federation", "a.b", "-n", "No_Label") == ("invalid_name", 2)
+    assert await place.ours() == set()
+
+    # Two clusters of one name, and one cluster of two names.
+    await place.done("install", "agent", "--cluster", "east")
+    assert await refused("install", "agent", "--cluster", "west") == ("cluster_renamed", 7)
+    assert await refused("install", "agent", "--token", token("west")) == ("cluster_renamed", 7)
+    # Another installation in the cluster would write the same roles.
+    assert await refused("install", "registry", "--federation", "a.b", "-n", "mesh") == ("installed_elsewhere", 7)
+    assert await refused("upgrade", "-n", "mesh") == ("not_installed", 3)
+
+
+async def test_what_others_have_made_is_not_taken_over(place: Place) -> None:
+    await place.client.create_namespace(SYSTEM)
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "gateway", "namespace": SYSTEM}}
+    await place.client.apply(account, manager="kubectl")
+    assert await place.refused("install", "gateway") == ("not_ours", 7)
+    annotated = {**account, "metadata": {**account["metadata"], "annotations": {"meta.helm.sh/release-name": "mesh"}}}
+    await place.client.apply(annotated, manager="kubectl")
+    assert await place.refused("install", "gateway") == ("managed_by_helm", 7)
+    assert await place.ours() == set()
+    # What somebody made anew under a name of ours is theirs when we go.
+    await place.client.delete("v1", "ServiceAccount", "gateway", SYSTEM)
+    await place.done("install", "gateway")
+    await place.client.delete("v1", "ServiceAccount", "gateway", SYSTEM)
+    await place.client.apply(account, manager="kubectl")
+    assert (await place.done("uninstall", "gateway"))["ServiceAccount/gateway"] == "kept"
+    await place.client.get("v1", "ServiceAccount", "gateway", SYSTEM)
+
+
+async def test_who_lacks_rights_is_told_which(place: Place) -> None:
+    nobody = place.cluster.kubeconfig_for("nobody")
+    status, _, err = await place.fedctl("install", "gateway", kubeconfig=nobody)
+    assert status == 5
+    assert err.startswith("error: not allowed: list configmaps.core\n  next: the user of the kubeconfig lacks {")
+    assert await place.refused("install", "gateway", kubeconfig=nobody) == ("kube_forbidden", 5)
+
+
+async def test_versions_follow_each_other_or_are_refused(place: Place) -> None:
+    await place.done("install", "gateway", "--image", "registry.example.com/isthmus:0.1.0")
+
+    async def images() -> str:
+        held = await place.client.get("apps/v1", "Deployment", "isthmus-gateway", SYSTEM)
+        return str(held["spec"]["template"]["spec"]["containers"][0]["image"])
+
+    assert await place.refused("install", "agent", "--cluster", "east", "--set", "image.tag=0.2.0") == (
+        "upgrade_first",
+        7,
+    )
+    await place.done("upgrade", "--no-wait", "--to", "0.2.0")
+    assert await images() == "registry.example.com/isthmus:0.2.0"
+    assert await place.refused("upgrade", "--to", "0.1.0") == ("downgrade_refused", 7)
+    assert await place.refused("upgrade") == ("downgrade_refused", 7)
+    assert await place.refused("upgrade", "--to", "0.4.0") == ("version_skew", 7)
+    assert await place.refused("upgrade", "--to", "latest") == ("invalid_version", 2)
+    await place.done("upgrade", "--no-wait", "--to", "0.2.3")
+    await place.done("upgrade", "--no-wait", "--image", "mirror.example.com:5000/mesh/isthmus:0.2.1")
+    assert await images() == "mirror.example.com:5000/mesh/isthmus:0.2.1"
+    assert (await place.settings("gateway"))["port"] == 31443
+
+
+async def test_waiting_says_what_is_not_ready_and_why(place: Place) -> None:
+    """No node runs the pods: a test says what a kubelet and the controllers would say."""
+    await place.done("install", "gateway", "--image", "isthmus:nowhere")
+    labels = {"app.kubernetes.io/part-of": "isthmus", "app.kubernetes.io/component": "gateway"}
+    metadata = {"name": "isthmus-gateway-x", "namespace": SYSTEM, "labels": labels}
+    spec = {"containers": [{"name": "gateway", "image": "isthmus:nowhere"}]}
+    await place.client.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": secure(spec)})
+    waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "isthmus:nowhere"'}
+    container = {"name": "gateway", "ready": False, "restartCount": 0, "image": "", "imageID": ""}
+    status = {"phase": "Pending", "containerStatuses": [{**container, "state": {"waiting": waiting}}]}
+    await place.client.patch("v1", "Pod", metadata["name"], SYSTEM, merge={"status": status}, subresource="status")
+    rollout = {"status": {"observedGeneration": 1, "replicas": 2, "updatedReplicas": 2, "readyReplicas": 1}}
+    where = ("apps/v1", "Deployment", "isthmus-gateway", SYSTEM)
+    await place.client.patch(*where, merge=rollout, subresource="status")
+    code, _, err = await place.fedctl("install", "gateway", "--wait", "--timeout", "1.5")
+    assert code == 11
+    assert "gateway: 1 of 2 replicas are ready (pod isthmus-gateway-x: ImagePullBackOff: Back-off pulling" in err
+    assert "error: gateway is not ready after 1.5 s: 1 of 2 replicas are ready; pod isthmus-gateway-x" in err
+    assert (await place.refused("install", "gateway", "--wait", "--timeout", "0.1")) == ("not_ready", 11)
+    # It goes on to wait while it is not, and is done as soon as it is.
+    waiter = asyncio.create_task(place.fedctl("install", "gateway", "--wait", "--timeout", "60"))
+    await place.client.patch(*where, merge={"status": {"readyReplicas": 2}}, subresource="status")
+    code, _, err = await waiter
+    assert code == 0
+    assert "gateway: ready" in err
+
+
+def secure(spec: dict[str, Any]) -> dict[str, Any]:
+    """As the namespace demands it."""
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    for container in spec["containers"]:
+        container["securityContext"] = security
+    return {**spec, "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
+
+
+async def test_two_who_install_at_once_do_not_mix(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    from federation.cli.installation.work import Worker
+
+    await place.done("install", "gateway")
+    real: Callable[..., Any] = Worker.check
+
+    async def slowly(self: Worker, plan: Any) -> None:
+        async with place.cluster.connect() as other:  # between our reading and our writing
+            await other.patch("v1", "ConfigMap", "isthmus-values", SYSTEM, merge={"data": {"version": "0.1.0 "}})
+        await real(self, plan)
+
+    monkeypatch.setattr(Worker, "check", slowly)
+    assert await place.refused("install", "gateway", "--set", "gateway.replicas=3") == ("installation_busy", 7)
+    held = await place.client.get("apps/v1", "Deployment", "isthmus-gateway", SYSTEM)
+    assert held["spec"]["replicas"] == 2
+
+
+async def test_dns_leads_to_the_agents_of_the_installation(place: Place) -> None:
+    corefile = ".:53 {\n    kubernetes cluster.local\n    reload\n}\n"
+    await place.client.create_namespace("mesh")
+    config = {"name": "coredns", "namespace": "mesh"}
+    await place.client.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": config, "data": {"Corefile": corefile}}
+    )
+    assert await place.refused("install", "dns", "--configmap", "mesh/coredns") == ("no_agent", 3)
+    await place.done("install", "agent", "--cluster", "east")
+    status, _, err = await place.fedctl("install", "dns", "--configmap", "mesh/coredns")
+    assert status == 0, err
+    address = (await place.client.get("v1", "Service", "isthmus-agent", SYSTEM))["spec"]["clusterIP"]
+    held = await place.client.get("v1", "ConfigMap", "coredns", "mesh")
+    assert f"forward . {address}" in held["data"]["Corefile"]
