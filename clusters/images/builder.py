@@ -91,11 +91,20 @@ class Builder:
             raise StorageFailed(f"cannot write to {self.cache}: {error.strerror or error}") from error
 
     def trees(self, into: Path) -> None:
-        """Write the layers of the `isthmus` image as folders, for a Dockerfile: base, dependencies and code."""
-        for layer in self._layers(recipe.VARIANTS["isthmus"]):
-            folder = into / layer.name.split()[0]
-            folder.mkdir(parents=True)
-            _run(["tar", "-x", "-f", str(layer.tar), "-C", str(folder)], "unpacking a layer")
+        """Write the layers of the `isthmus` image as folders, for a Dockerfile: base, dependencies, code.
+
+        In `owned` is what belongs to the user that the programs run as. Raises as `image`.
+        """
+        try:
+            for layer in self._layers(recipe.VARIANTS["isthmus"]):
+                folder = into / layer.name.split()[0]
+                folder.mkdir(parents=True)
+                _run(["tar", "-x", "-p", "-f", str(layer.tar), "-C", str(folder)], "unpacking a layer")
+            state = into / "base" / recipe.STATE
+            state.rmdir()  # COPY gives an owner to what it makes, not to what is there
+            (into / "owned" / state.name).mkdir(parents=True)
+        except OSError as error:
+            raise StorageFailed(f"cannot write to {into}: {error.strerror or error}") from error
 
     def _image(self, variant: Variant) -> Image:
         settings: dict[str, object] = {
@@ -252,8 +261,9 @@ class Builder:
     # --- the cache ---------------------------------------------------------------------------------------------------
 
     def _key(self, *parts: str) -> str:
-        """A digest of what determines a layer: what is given, this package's own source, the time and the platform."""
-        own = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+        """A digest of what determines a layer: what is given, the source that makes it, the time and the platform."""
+        own = b"".join(Path(module.__file__ or "").read_bytes() for module in (recipe, layers))
+        own += Path(__file__).read_bytes()
         text = "\0".join((*parts, str(epoch_of(self.environ)), platform.machine()))
         return hashlib.sha256(own + text.encode()).hexdigest()[:16]
 

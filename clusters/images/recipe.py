@@ -126,6 +126,8 @@ def python_system(python: str) -> System:
             f"{library}/_sysconfigdata__*_d_*",
             f"etc/python{python}/*",
             "usr/share/python3/*",
+            "usr/share/gcc/*",
+            "usr/share/gdb/*",
             "usr/share/pixmaps/*",
             "usr/share/applications/*",
             "usr/share/binfmts/*",
