@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
     which.add_argument("-o", "--output", choices=[f.value for f in Format], default="table")
     up = commands.add_parser("up", parents=[which], help="make what is missing, repair what is broken")
     up.add_argument("--image", default=os.environ.get(IMAGE, ""), help=f"of the nodes (default: {IMAGE}, else kind's)")
+    up.add_argument("--bare", action="store_true", help="without isthmus")
     commands.add_parser("status", parents=[which], help="each cluster, and what up would do")
     down = commands.add_parser("down", parents=[which], help="remove everything of a topology")
     down.add_argument("--all", action="store_true", help="of every topology of this prefix")
@@ -83,7 +84,7 @@ async def _run(options: argparse.Namespace, printer: Printer) -> int:
     harness = KindHarness(topology, image=image, prefix=options.prefix, where=options.state, say=Progress())
     match options.command:
         case "up":
-            await harness.up()
+            await harness.up(installed=not options.bare)
             await _show(harness, printer)
         case "status":
             return 0 if await _show(harness, printer) else 6
@@ -121,9 +122,10 @@ def _known(text: str, options: argparse.Namespace) -> Topology:
         return saved
     try:
         return topologyfile.find(text)
-    except IsthmusError:
+    except IsthmusError as error:
         if options.command != "down":
-            raise
+            hint = f"{error.hint}; `down --topology {text}` removes what there is without it"
+            raise type(error)(error.message, hint=hint, code=error.error_code) from error
         return Topology(federation=topologyfile.FEDERATION, clusters=(), links=(), name=text)
 
 

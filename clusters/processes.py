@@ -27,6 +27,7 @@ from clusters.children import start_child
 from clusters.ground import Folders, Ground
 from clusters.network import free_port, loopback_addresses, virtual_ranges
 from clusters.program import last_line
+from clusters.separation import Separation
 from clusters.topology import ECHO, KV, ClusterSpec, Topology
 from clusters.waiting import START
 from discovery.settings import SETTINGS_FILE
@@ -83,10 +84,16 @@ class ProcessFederation:
     """Builds, breaks and heals one federation below `directory` (which should have a short path: UNIX sockets)."""
 
     def __init__(
-        self, topology: Topology, directory: Path, *, ground: Ground | None = None, seed: int | None = None
+        self,
+        topology: Topology,
+        directory: Path,
+        *,
+        ground: Ground | None = None,
+        separation: Separation | None = None,
+        seed: int | None = None,
     ) -> None:
-        """`ground`: what its clusters stand on; plain hosts unless given."""
-        self.topology, self.directory = topology, directory
+        """`ground`: what its clusters stand on; plain hosts unless given. `separation`, of `directory`: see there."""
+        self.topology, self.directory, self.separation = topology, directory, separation
         self.ground = ground or Folders(lambda cluster: self.places[cluster].manifests)
         rng = random.Random(seed)
         ranges = virtual_ranges(rng)
@@ -241,7 +248,11 @@ class ProcessFederation:
         )
 
     def _spawn(self, running: Running) -> None:
-        running.process = start_child([sys.executable, "-m", *running.arguments], running.log)
+        command: list[str] = [sys.executable, "-m", *running.arguments]
+        owner = next((name for name in self.places if running.name.startswith(f"{name}-")), "")
+        if self.separation is not None and owner:
+            command = self.separation.command(owner, command, clock=running.name == f"{owner}-agent")
+        running.process = start_child(command, running.log)
         self.running[running.name] = running
 
     # --- breaking and healing ----------------------------------------------------------------------------------------
@@ -256,10 +267,13 @@ class ProcessFederation:
         running.process.wait(timeout=30)
         return moment
 
-    def pause(self, cluster: str) -> float:
-        """Stop every process of the cluster where it stands (SIGSTOP), its Envoys too; returns the monotonic time."""
+    def pause(self, cluster: str, *names: str) -> float:
+        """Stop every process of the cluster where it stands (SIGSTOP), its Envoys too, or those of `names`.
+
+        Returns the monotonic time (s).
+        """
         moment = time.monotonic()
-        self._signal(cluster, signal.SIGSTOP)
+        self._signal(cluster, signal.SIGSTOP, names)
         return moment
 
     def resume(self, cluster: str) -> float:
@@ -267,9 +281,10 @@ class ProcessFederation:
         self._signal(cluster, signal.SIGCONT)
         return time.monotonic()
 
-    def _signal(self, cluster: str, number: signal.Signals) -> None:
+    def _signal(self, cluster: str, number: signal.Signals, names: Sequence[str] = ()) -> None:
         for name, running in self.running.items():
-            if name.startswith(f"{cluster}-") and running.alive and running.process is not None:
+            chosen = name in names if names else name.startswith(f"{cluster}-")
+            if chosen and running.alive and running.process is not None:
                 # Envoys lead sessions of their own. They are found while their parents still wait for them.
                 for pid in (running.process.pid, *children(running.process.pid)):
                     with contextlib.suppress(ProcessLookupError):
@@ -331,6 +346,8 @@ class ProcessFederation:
                     os.killpg(running.process.pid, signal.SIGKILL)
                 running.process.wait()
         self.ground.stop()
+        if self.separation is not None:
+            self.separation.close()
 
 
 def children(pid: int) -> list[int]:

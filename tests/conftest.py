@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from clusters.apiserver import LocalCluster
     from clusters.consul import Datacenter
 
+pytest_plugins = ["clusters.pytest_plugin"]
+
 REQUIRED = "ISTHMUS_TESTBED_REQUIRED"
 """Set by scripts/test: a component of the testbed that is missing is then an error, not a reason to skip."""
 

@@ -19,14 +19,14 @@ from clusters.kind.config import Wanted
 from clusters.kind.engine import Node
 from clusters.kind.folder import base
 from clusters.kind.harness import KindHarness
+from clusters.kind.installation import COMPONENTS
 from federation.errors import InvalidInput, IsthmusError, NotFound, StorageFailed
+from federation.model.ids import SYSTEM_NAMESPACE
 
-COMPONENTS = ("registry", "agent", "gateway", "injector")
 NODE = "node"
 """Stands for what a node itself says: its kubelet and its containerd."""
 
 KUBECTL = ("kubectl", "--kubeconfig=/etc/kubernetes/admin.conf")
-NAMESPACE = "isthmus-system"
 PART = "app.kubernetes.io/part-of=isthmus"
 
 _KINDS = (
@@ -70,7 +70,13 @@ async def logs(harness: KindHarness, cluster: str = "", component: str = "", *, 
                 print(await engine.execute(node.name, *_journal(tail)), end="")
             continue
         selector = PART + f",app.kubernetes.io/component={component}" * bool(component)
-        words = ("logs", f"--namespace={NAMESPACE}", f"--selector={selector}", f"--tail={tail}", "--all-containers")
+        words = (
+            "logs",
+            f"--namespace={SYSTEM_NAMESPACE}",
+            f"--selector={selector}",
+            f"--tail={tail}",
+            "--all-containers",
+        )
         said = await engine.execute(wants[name].control_plane, *KUBECTL, *words, "--prefix", "--max-log-requests=64")
         print(said, end="")
         if not said:

@@ -12,7 +12,7 @@ import datetime as dt
 import os
 import shutil
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,13 @@ from clusters.kind import engine, packets
 from clusters.kind.config import MADE, PREFIX, Wanted, mark, wanted
 from clusters.kind.engine import Node
 from clusters.kind.folder import Folder
+from clusters.kind.installation import Installation
 from clusters.kind.packets import Route
 from clusters.kind.plan import Found, Step, plan
 from clusters.kind.ranges import networks
 from clusters.kubeclient import KubeClient, connect
 from clusters.progress import Say, silent
+from clusters.together import finish_together
 from clusters.topology import Topology
 from clusters.waiting import until
 from federation.errors import IsthmusError, NotFound, StorageFailed, TimedOut
@@ -85,7 +87,6 @@ class KindHarness:
         self.topology, self.image, self.prefix, self.say = topology, image, prefix, say
         self.mark = mark(topology.name, prefix).rpartition("/")[2]
         self.folder = Folder(topology.name, prefix=prefix, where=where)
-        self._limit = asyncio.Semaphore(max(2, os.cpu_count() or 2))
 
     # --- looking -----------------------------------------------------------------------------------------------------
 
@@ -141,8 +142,10 @@ class KindHarness:
 
     # --- up ----------------------------------------------------------------------------------------------------------
 
-    async def up(self) -> dict[str, list[Step]]:
+    async def up(self, *, installed: bool = False) -> dict[str, list[Step]]:
         """Do what is missing; returns what was done to each cluster. With nothing to do it ends after one look.
+
+        `installed`: isthmus too, joined and linked as the topology says.
 
         Raises InvalidInput, NotFound (`kind_missing`, `docker_missing`, `kind_image_missing`), Unavailable
         (`docker_down`), StorageFailed (`no_disk`), AlreadyExists, Conflict and TimedOut. Other clusters are finished
@@ -161,12 +164,15 @@ class KindHarness:
             found = await self.look(wants)
             plans = {n: plan(w, found[n], mark=self.mark, flat=self.topology.flat) for n, w in wants.items()}
             await self._check_room(plans)
-            await self._together({n: self._bring(wants[n], steps) for n, steps in plans.items()})
+            works = {f"up-{name}": self._bring(wants[name], steps) for name, steps in plans.items()}
+            await finish_together(works, at_once=max(2, os.cpu_count() or 2))
             for name, steps in plans.items():
                 if any(step.verb == "flatten" for step in steps):
                     await self._flatten(wants, name)
+            if installed:
+                await Installation(self.topology, wants, self.folder, say=self.say).up()
         if not any(plans.values()):
-            self.say(f"nothing to do: {', '.join(plans)} are as they should be")
+            self.say(f"nothing to do: {', '.join(plans)} {'are' if len(plans) > 1 else 'is'} as it should be")
         return plans
 
     async def _check_room(self, plans: Mapping[str, list[Step]]) -> None:
@@ -184,23 +190,6 @@ class KindHarness:
                 hint="make room (`docker system df` shows what Docker holds)",
                 code="no_disk",
             )
-
-    async def _together(self, works: Mapping[str, Coroutine[Any, Any, None]]) -> None:
-        """All at once; the first error is raised when all have ended."""
-        errors: list[IsthmusError] = []
-
-        async def one(work: Coroutine[Any, Any, None]) -> None:
-            try:
-                async with self._limit:
-                    await work
-            except IsthmusError as error:
-                errors.append(error)
-
-        async with asyncio.TaskGroup() as tasks:
-            for name, work in works.items():
-                tasks.create_task(one(work), name=f"up-{name}")
-        if errors:
-            raise errors[0]
 
     async def _bring(self, want: Wanted, steps: list[Step]) -> None:
         began = dt.datetime.now(dt.UTC)
@@ -326,13 +315,21 @@ class KindHarness:
         """
         await engine.check()
         with self.folder.locked():
-            nodes = [node for node in await engine.nodes() if self.mark in node.marks]
-            if nodes:
-                self.say(f"removing {', '.join(sorted({node.cluster for node in nodes}))} …")
-            await engine.remove([node.name for node in nodes])
+            gone = await remove_marked(self.mark, say=self.say)
             self.folder.remove()
-        self.say(f"{len(nodes)} nodes were removed" if nodes else f"there is nothing of {self.topology.name}")
-        return [node.name for node in nodes]
+        if not gone:
+            self.say(f"there is nothing of {self.topology.name}")
+        return gone
+
+
+async def remove_marked(mark: str, *, say: Say = silent) -> list[str]:
+    """Remove every node that bears the mark, in whatever state; returns their names."""
+    nodes = [node for node in await engine.nodes() if mark in node.marks]
+    if nodes:
+        say(f"removing {', '.join(sorted({node.cluster for node in nodes}))} …")
+        await engine.remove([node.name for node in nodes])
+        say(f"{len(nodes)} nodes were removed")
+    return [node.name for node in nodes]
 
 
 async def _silent(client: KubeClient, nodes: tuple[str, ...], since: dt.datetime) -> str:

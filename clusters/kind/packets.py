@@ -14,6 +14,7 @@ from clusters.kind.engine import Node
 from federation.errors import Unavailable
 
 Family = Literal["iptables", "ip6tables"]
+FAMILIES: tuple[Family, ...] = ("iptables", "ip6tables")
 INTERFACE = "eth0"
 """Of a node, in the network of all nodes."""
 

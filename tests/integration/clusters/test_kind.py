@@ -1,0 +1,330 @@
+"""The harness on real kind clusters: what is there is not touched, what is broken is repaired, and all of it goes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from clusters.command import attempt
+from clusters.faults import NotSupported
+from clusters.kind import engine
+from clusters.kind.config import MADE
+from clusters.kind.faults import FAULTS, STATE
+from clusters.kind.harness import IMAGE, KindHarness
+from clusters.kind.installation import LABEL
+from clusters.kind.plan import Step
+from clusters.pytest_plugin import Clusters
+from clusters.topology import EAST, Topology
+from clusters.waiting import START, until
+from federation.errors import AlreadyExists, NotFound
+from federation.model.ids import SYSTEM_NAMESPACE
+
+pytestmark = pytest.mark.integration
+PATIENCE = "4"
+"""Seconds for which a node waits for another one's answer."""
+
+
+async def reaches(clusters: Clusters, a: str, b: str) -> bool:
+    """Whether a node of `a` gets an answer from the API server of `b`, at its node's address."""
+    wants = await clusters.harness.wanted()
+    (other,) = [n for n in await engine.nodes(cluster=wants[b].name) if n.name == wants[b].control_plane]
+    url = f"https://{other.address}:6443/healthz"
+    command = ("curl", "--silent", "--insecure", "--max-time", PATIENCE, url)
+    done = await attempt("docker", "exec", wants[a].control_plane, *command)
+    return done.text == "ok"
+
+
+async def both_ways(clusters: Clusters, a: str, b: str) -> tuple[bool, bool]:
+    there, back = await asyncio.gather(reaches(clusters, a, b), reaches(clusters, b, a))
+    return there, back
+
+
+# --- two clusters ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clusters("two-kind")
+async def test_they_are_what_the_topology_says(clusters: Clusters) -> None:
+    wants = await clusters.harness.wanted()
+    for spec in clusters.topology.clusters:
+        async with clusters.connect(spec.name) as client:
+            (node,) = await client.list("v1", "Node")
+            service = await client.get("v1", "Service", "kubernetes", "default")
+        labels, ranges = node["metadata"]["labels"], wants[spec.name].ranges
+        assert labels["topology.kubernetes.io/region"] == spec.locality.region
+        assert labels["topology.kubernetes.io/zone"] == spec.locality.zone
+        assert node["spec"]["podCIDR"].startswith(str(ranges.pods).rpartition(".0.0/")[0])
+        assert service["spec"]["clusterIP"].startswith(str(ranges.services).rpartition(".0.0/")[0])
+    assert not wants["east"].ranges.pods.overlaps(wants["west"].ranges.pods)
+
+
+@pytest.mark.clusters("two-kind")
+async def test_a_second_up_does_nothing(clusters: Clusters) -> None:
+    before = await engine.nodes()
+    assert await clusters.harness.up() == {"east": [], "west": []}
+    assert await engine.nodes() == before
+
+
+@pytest.mark.clusters("two-kind")
+async def test_up_repairs_what_stopped_and_what_was_lost(clusters: Clusters) -> None:
+    wants = await clusters.harness.wanted()
+    east, west = (wants[name].control_plane for name in ("east", "west"))
+    await engine.kill([east])
+    await engine.pause([west])
+    states = {one.want.cluster: one.state for one in await clusters.harness.status()}
+    assert states == {"east": "stopped", "west": "paused"}
+    clusters.kubeconfig("west").unlink()
+    done = await clusters.harness.up()
+    assert [step.verb for step in done["east"]] == ["start", "export", "wait"]
+    assert [step.verb for step in done["west"]] == ["unpause", "export", "wait"]
+    assert {one.state for one in await clusters.harness.status()} == {"ready"}
+
+
+@pytest.mark.clusters("two-kind")
+async def test_a_partition_one_way_and_full(clusters: Clusters) -> None:
+    assert await both_ways(clusters, "east", "west") == (True, True)
+    # Answers are packets, too: who sends into one direction only gets none.
+    await clusters.faults.partition("east", "west", one_way=True)
+    wants = await clusters.harness.wanted()
+    rules = {n: await engine.execute(wants[n].control_plane, "iptables-save", "-t", "mangle") for n in wants}
+    assert "ISTHMUS-FAULTS" in rules["west"]
+    assert "ISTHMUS-FAULTS" not in rules["east"]
+    assert await both_ways(clusters, "east", "west") == (False, False)
+    await clusters.faults.partition("east", "west")
+    assert await both_ways(clusters, "east", "west") == (False, False)
+    # Another process of the harness undoes it: nothing has to be remembered.
+    await type(clusters.faults)(clusters.harness).heal()
+    assert await both_ways(clusters, "east", "west") == (True, True)
+
+
+@pytest.mark.clusters("two-kind")
+async def test_lost_packets_and_a_slow_network(clusters: Clusters) -> None:
+    wants = await clusters.harness.wanted()
+    node = wants["west"].control_plane
+    await clusters.faults.drop("west", 1.0)
+    assert not await reaches(clusters, "east", "west")
+    async with clusters.connect("west") as client:  # this machine is not another cluster
+        await client.list("v1", "Node")
+    await clusters.faults.slow("west", rate=50_000)
+    assert "qdisc tbf 1517:" in await engine.execute(node, "tc", "qdisc", "show", "dev", "eth0")
+    await clusters.faults.heal()
+    assert "1517:" not in await engine.execute(node, "tc", "qdisc", "show", "dev", "eth0")
+    assert FAULTS.name not in await engine.execute(node, "iptables-save")
+    assert await reaches(clusters, "east", "west")
+
+
+@pytest.mark.clusters("two-kind")
+async def test_slow_makes_it_slow(clusters: Clusters) -> None:
+    """A hundred kilobytes at ten a second: an answer that takes a few milliseconds otherwise takes seconds."""
+    wants = await clusters.harness.wanted()
+    (west,) = await engine.nodes(cluster=wants["west"].name)
+    await engine.execute(west.name, "sh", "-c", "head -c 100000 /dev/zero >/tmp/slow")
+    server = ["docker", "exec", west.name, "socat", "-u", "FILE:/tmp/slow", "TCP-LISTEN:7999,reuseaddr"]
+
+    async def seconds() -> float:
+        process = await asyncio.create_subprocess_exec(*server)
+        try:
+            client = f"exec 3<>/dev/tcp/{west.address}/7999 && cat <&3 | wc -c"
+            told = await until(lambda: _read(wants["east"].control_plane, client), seconds=START, what="100 kB")
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
+        return float(told)
+
+    fast = await seconds()
+    await clusters.faults.slow("west", rate=20_000)
+    assert await seconds() > max(3.0, fast)
+
+
+async def _read(node: str, script: str) -> float:
+    """The seconds in which all of it came; 0 while nobody listens."""
+    began = time.monotonic()
+    done = await attempt("docker", "exec", node, "bash", "-c", script)
+    return time.monotonic() - began if done.text.strip() == "100000" else 0.0
+
+
+@pytest.mark.clusters("two-kind")
+async def test_what_makes_no_sense_says_why(clusters: Clusters) -> None:
+    with pytest.raises(NotSupported, match="clock of their machine"):
+        await clusters.faults.clock("east", 60)
+    with pytest.raises(NotSupported, match="disk of a node is this machine's own"):
+        await clusters.faults.disk_full("east")
+    with pytest.raises(NotFound, match="no cluster north"):
+        await clusters.faults.kill("north")
+    with pytest.raises(NotFound, match="no gateway runs in east"):
+        await clusters.faults.pause("east", "gateway")
+    with pytest.raises(NotFound, match="east has no part worker7"):
+        await clusters.faults.kill("east", "worker7")
+
+
+@pytest.mark.clusters("two-kind")
+async def test_faults_of_a_component(clusters: Clusters) -> None:
+    """A container with our label: its disk fills, it stands still, it is killed; a heal lets it go on."""
+    wants = await clusters.harness.wanted()
+    node = wants["east"].control_plane
+    # An image that every node has, and that does nothing.
+    image = (await engine.execute(node, "sh", "-c", "crictl images | awk '/pause/ {print $1 \":\" $2}'")).split()[0]
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "stand-in", "namespace": SYSTEM_NAMESPACE, "labels": {LABEL: "gateway"}},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {"name": "it", "image": image, "volumeMounts": [{"name": "state", "mountPath": STATE}]},
+            ],
+            "volumes": [{"name": "state", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}],
+        },
+    }
+    inspected = "crictl inspect --output go-template --template '{{.info.pid}}' $(crictl ps --quiet --name ^it$)"
+    inside = f"where=/proc/$({inspected})/root{STATE}"
+    async with clusters.connect("east") as client:
+        await client.create_namespace(SYSTEM_NAMESPACE)
+        await client.apply(pod)
+        try:
+
+            async def state() -> dict[str, object]:
+                found = await client.get("v1", "Pod", "stand-in", SYSTEM_NAMESPACE)
+                return {"ready": False, "restartCount": 0, **(found["status"].get("containerStatuses") or [{}])[0]}
+
+            async def ready() -> object:
+                return (await state())["ready"]
+
+            await until(ready, seconds=START, what="the pod")
+            await clusters.faults.disk_full("east", "gateway")
+            refused = await attempt("docker", "exec", node, "sh", "-c", f"{inside}; echo more >$where/file")
+            assert refused.status != 0
+            await clusters.faults.pause("east", "gateway")
+            assert "PAUSED" in await engine.execute(node, "ctr", "-n", "k8s.io", "tasks", "list")
+            await clusters.faults.heal()
+            assert "PAUSED" not in await engine.execute(node, "ctr", "-n", "k8s.io", "tasks", "list")
+            assert (await state())["restartCount"] == 0
+            assert await engine.execute(node, "sh", "-c", f"{inside}; echo more >$where/file; ls -A $where") == "file\n"
+            await clusters.faults.kill("east", "gateway")
+
+            async def again() -> bool:
+                return (await state())["restartCount"] == 1
+
+            await until(again, seconds=START, what="the kubelet to start it again")
+        finally:
+            await client.remove_namespace(SYSTEM_NAMESPACE, kinds=[("v1", "Pod")])
+
+
+# --- behind NAT ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clusters("nat-kind")
+async def test_behind_nat(clusters: Clusters) -> None:
+    assert await both_ways(clusters, "edge", "east") == (True, False)
+    wants = await clusters.harness.wanted()
+    await engine.execute(wants["edge"].control_plane, "iptables", "-t", "mangle", "-F", "ISTHMUS-NAT")
+    assert await reaches(clusters, "east", "edge")
+    assert await clusters.harness.up() == {"east": [], "edge": [Step("guard")]}
+    assert await both_ways(clusters, "edge", "east") == (True, False)
+    async with clusters.connect("edge") as client:
+        await client.list("v1", "Node")
+
+
+# --- life and death --------------------------------------------------------------------------------------------------
+
+ONE = Topology.full_mesh("test.isthmus", EAST, name="one")
+
+
+@pytest.fixture
+def harness(clusters: Clusters, tmp_path: Path) -> Iterator[KindHarness]:
+    """One cluster of the test's own, of which nothing is there; the mark says that clusters can be had."""
+    own = KindHarness(ONE, image=os.environ.get(IMAGE, ""), prefix=clusters.harness.prefix, where=tmp_path)
+    yield own
+    asyncio.run(own.down())
+
+
+@pytest.mark.clusters("nat-kind")
+async def test_an_interrupted_up_goes_on_and_down_forgets_nothing(harness: KindHarness, tmp_path: Path) -> None:
+    """The command is killed with -9 in the midst; the next `up` finishes, and `down` needs no file of ours."""
+    topology = tmp_path / "one.yaml"
+    topology.write_text("name: one\nfederation: test.isthmus\nclusters: [{name: east, region: eu, zone: eu-1}]")
+    words = ["--topology", str(topology), "--prefix", harness.prefix, "--state", str(tmp_path)]
+    command = [sys.executable, "-m", "clusters"]
+    want = (await harness.wanted())["east"]
+    up = await asyncio.create_subprocess_exec(*command, "up", "--bare", *words, "--image", harness.image)
+
+    async def begun() -> bool:
+        return any(node.cluster == want.name for node in await engine.nodes())
+
+    await until(begun, seconds=START, what="the node's container")
+    up.kill()
+    await up.wait()
+    (seen,) = await harness.status()
+    assert seen.state == "incomplete"
+    done = await harness.up()
+    assert [step.verb for step in done["east"]] == ["delete", "create", "wait"]
+    assert await engine.read(want.control_plane, MADE) == want.digest.encode()
+    # Its files are lost; what stands is known by its marks.
+    harness.folder.remove()
+    status = await _clusters("status", *words, "-o", "json")
+    (row,) = json.loads(status.stdout)
+    assert (row["cluster"], row["state"], row["next"]) == ("east", "not ready", ["export", "wait"])
+    gone = await _clusters("down", "--topology", "one", *words[2:])
+    assert gone.returncode == 0, gone.stderr
+    assert not await begun()
+    assert not harness.folder.path.exists()
+    again = await _clusters("down", "--topology", "one", *words[2:])
+    assert (again.returncode, "there is nothing of one" in again.stderr) == (0, True)
+
+
+@pytest.mark.clusters("nat-kind")
+async def test_docker_stopped(harness: KindHarness) -> None:
+    """`up`, `status` and `down` say what is wrong and what to do, and forget nothing."""
+    harness.folder.make()
+    for command in ("up", "status", "down"):
+        words = [command, "--topology", "two-kind", "--prefix", harness.prefix, "-o", "json"]
+        done = await _clusters(*words, DOCKER_HOST="unix:///nowhere/docker.sock")
+        error = json.loads(done.stderr.splitlines()[-1])["error"]
+        assert (done.returncode, error["code"]) == (6, "docker_down"), command
+        assert "start it" in error["hint"]
+
+
+@pytest.mark.clusters("nat-kind")
+async def test_an_image_that_is_not_there(harness: KindHarness) -> None:
+    own = KindHarness(ONE, image="isthmus.invalid/node:none", prefix=harness.prefix, where=harness.folder.path.parent)
+    with pytest.raises(NotFound) as caught:
+        await own.up()
+    assert caught.value.error_code == "kind_image_missing"
+    assert "isthmus.invalid/node:none" in caught.value.message
+    assert "--image or ISTHMUS_KIND_IMAGE" in caught.value.hint
+
+
+@pytest.mark.clusters("nat-kind")
+async def test_what_is_not_ours_is_left_alone(clusters: Clusters, tmp_path: Path) -> None:
+    """Another topology whose cluster would have the name of one that stands."""
+    prefix, name = clusters.harness.prefix, clusters.topology.name
+    one, two = name.split("-", 1)
+    other = Topology.full_mesh("test.isthmus", replace(EAST, name=f"{two}-east"), name=one)
+    harness = KindHarness(other, image=clusters.harness.image, prefix=prefix, where=tmp_path)
+    before = await engine.nodes()
+    with pytest.raises(AlreadyExists, match="not of this topology"):
+        await harness.up()
+    assert await harness.down() == []
+    assert await engine.nodes() == before
+
+
+async def _clusters(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return await asyncio.to_thread(
+        subprocess.run,
+        [sys.executable, "-m", "clusters", *words],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=START,
+        check=False,
+    )

@@ -1,0 +1,86 @@
+"""Tests of one topology run together; where clusters cannot be had a test says so, or fails where they have to be."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from clusters.pytest_plugin import NOT_HERE, Pool, grouped, required
+from federation.errors import IsthmusError, NotFound, Unavailable
+
+
+class Item:
+    def __init__(self, name: str, topology: str = "", *, installed: bool = False) -> None:
+        self.name = name
+        self._mark = pytest.mark.clusters(topology, installed=installed).mark if topology else None
+
+    def get_closest_marker(self, name: str) -> Any:
+        return self._mark if name == "clusters" else None
+
+
+def test_order() -> None:
+    items: list[Any] = [
+        Item("a", "two-kind", installed=True),
+        Item("b"),
+        Item("c", "nat-kind"),
+        Item("d", "two-kind"),
+        Item("e"),
+        Item("f", "two-kind", installed=True),
+        Item("g", "nat-kind", installed=True),
+    ]
+    assert "".join(item.name for item in grouped(items)) == "bedafcg"
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_required"),
+    [
+        ({}, False),
+        ({"CI": "true"}, True),
+        ({"ISTHMUS_KIND_REQUIRED": "1"}, True),
+        ({"ISTHMUS_KIND_REQUIRED": "0"}, False),
+    ],
+)
+def test_required(environ: dict[str, str], is_required: bool) -> None:
+    assert required(environ) is is_required
+
+
+@pytest.mark.parametrize(
+    ("code", "is_required", "expected"),
+    [
+        ("docker_down", "", pytest.skip.Exception),
+        ("docker_down", "1", pytest.fail.Exception),
+        ("no_disk", "", pytest.fail.Exception),
+    ],
+)
+def test_where_they_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, code: str, is_required: str, expected: Any, request: pytest.FixtureRequest
+) -> None:
+    def take(_pool: Pool, _name: str, *, installed: bool) -> Any:
+        raise Unavailable("it is not there", hint="start it", code=code)
+
+    monkeypatch.setattr(Pool, "take", take)
+    monkeypatch.setenv("ISTHMUS_KIND_REQUIRED", is_required)
+    monkeypatch.delenv("CI", raising=False)
+    request.node.add_marker(pytest.mark.clusters("two-kind"))
+    with pytest.raises(expected, match="it is not there"):
+        request.getfixturevalue("clusters")
+
+
+def test_a_refusal_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def complete(work: Any) -> Any:
+        work.close()
+        asked.append(work.__name__)
+        if work.__name__ == "up":
+            raise NotFound("no image", code="kind_image_missing")
+
+    monkeypatch.setattr("clusters.pytest_plugin.complete", complete)
+    pool = Pool("p", None, keep=True)
+    for _ in range(3):
+        with pytest.raises(IsthmusError, match="no image") as caught:
+            pool.take("two-kind", installed=False)
+        assert caught.value.error_code in NOT_HERE
+    assert asked == ["up"]
+    pool.close()
