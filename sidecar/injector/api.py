@@ -17,7 +17,6 @@ from federation.errors import AlreadyExists, Conflict, Denied, IsthmusError, Not
 from sidecar.injector.settings import ApiSettings
 
 SECONDS = 10.0
-_MOST = 64 << 20
 _JSON = "application/json"
 PATCH = "application/json-patch+json"
 METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
@@ -63,7 +62,7 @@ class Api:
                 ssl=await asyncio.to_thread(self._context),
                 allow_redirects=False,
             ) as response:
-                data = await response.content.read(_MOST)
+                data = await response.read()
                 status = response.status
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             text = " ".join(str(error).split()) or type(error).__name__

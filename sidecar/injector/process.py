@@ -26,6 +26,7 @@ from federation.registry.edge.problems import Problems
 from federation.registry.edge.state import StateDirectory
 from federation.trust.pem import armour
 from federation.trust.renewal import Renewer
+from federation.trust.svid import utc
 from federation.trust.workload import Grant
 from sidecar.injector.admission import Answer, Outcome, answer
 from sidecar.injector.api import Api
@@ -154,13 +155,16 @@ class Injector:
             await first_of(self._renewer.latest.newer(version), self._clock.sleep(LOOK))
             version = self._renewer.latest.version
             await self._find_agent()
+            if self._shown.not_after <= utc(self._clock):
+                self._show(self._renewer.current)  # it is no use any more, so nothing is lost
             known = await self._register()
-            if self._shown is not self._renewer.current:
-                if known:
-                    await self._clock.sleep(SETTLE)
-                self._show(self._renewer.current)
+            if known and self._shown.bundle != self._renewer.current.bundle:
+                await self._clock.sleep(SETTLE)
+            self._show(self._renewer.current)
 
     def _show(self, grant: Grant) -> None:
+        if grant is self._shown:
+            return
         try:
             self._certificate.use(grant.svid)
         except IsthmusError as error:
