@@ -198,7 +198,7 @@ class Prober:
     # --- what both do ------------------------------------------------------------------------------------------------
 
     async def _shake(self, cluster: str, gateway: Gateway, bundle: Bundle, seconds: float) -> Reach:
-        ended = 0
+        ended, where = 0, join_address(gateway.address, gateway.port)
 
         async def shake() -> Outcome:
             nonlocal ended
@@ -214,10 +214,11 @@ class Prober:
                 ended = line.not_after_ns
                 # TLS 1.3: whether the other end takes this certificate shows with what it says next.
                 line.writer.write(b"GET / HTTP/1.1\r\nHost: handshake.isthmus.global\r\nConnection: close\r\n\r\n")
-                await dial.read_some(line.reader, f"{gateway.address} port {gateway.port}")
+                if not await dial.read_some(line.reader, where):
+                    return Outcome(dial.REFUSED, f"{where} closes the connection when it has seen this certificate")
             return Outcome("", "TCP and TLS are good")
 
-        outcome, took = await self._timed(shake, seconds, join_address(gateway.address, gateway.port))
+        outcome, took = await self._timed(shake, seconds, where)
         own = cluster == self._cluster
         return Reach(cluster=cluster, gateway=gateway, own=own, outcome=outcome, took=took, not_after_ns=ended)
 

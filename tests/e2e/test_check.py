@@ -15,6 +15,7 @@ import pytest
 
 from clusters import manifests
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from federation.cli.clients import agent
 from federation.cli.main import run
 
 pytestmark = pytest.mark.e2e
@@ -145,6 +146,29 @@ def test_copies_that_are_away_are_told_apart(fedctl: Any, offer: Callable[..., N
     assert [f["detail"] for f in found.json["findings"] if f["code"] == "exports" and f["subject"] == "west"] == [
         "no copy is ready of shop/down"
     ]
+
+
+def test_a_root_that_is_pinned_on_one_side_only(running: ProcessFederation, fedctl: Any, eventually: Any):
+    """East goes on to call west, whose gateway does not know east any more."""
+
+    async def unpin() -> None:
+        async with agent(running.home, "west") as client:
+            await client.unpin("east")
+
+    asyncio.run(unpin())
+
+    def code(source: str, target: str) -> str:
+        done = fedctl("verify", "--service", "shop/kv", "-o", "json")
+        return f"{done.status} {calls(done)['shop/kv', source, target]['code']}"
+
+    eventually(lambda: code("east", "west") == "6 tls_refused", what="a refusal")
+    assert code("west", "east") == "6 not_pinned"
+    found = levels(fedctl("check", "-o", "json"))
+    assert found["pins", "west -> east"] == found["gateway-reach", "east -> west: west-gateway"] == "error"
+    assert found["pins", "east"] == "ok"
+    fedctl.ok("link", "east", "west")
+    fedctl.ok("check", "--wait", "--timeout", "60")
+    eventually(lambda: code("east", "west") == code("west", "east") == "0 None", what="answers")
 
 
 def test_a_gateway_and_an_agent_that_are_away_are_named_and_wait_sees_them_come_back(

@@ -70,3 +70,30 @@ def answered(caller: Any, name: str, cluster: str) -> bool:
         return caller.get(name) == cluster
     except (OSError, AssertionError, ValueError):
         return False
+
+
+def test_checks_and_verifies_whole_and_calls_as_pods_do(running: ProcessFederation, fedctl: Any, eventually: Any):
+    """Imports are written here: the agents call them through their own gateways, and ask their own DNS for them."""
+
+    def whole() -> Any:
+        done = fedctl("verify", "-o", "json")
+        return done if done.status == 0 else None
+
+    made = {(c["service"], c["from"], c["to"]): c for c in eventually(whole, what="every answer").json["calls"]}
+    for source, target in (("east", "west"), ("west", "east")):
+        for service in ("shop/echo", "shop/kv"):
+            assert (made[service, source, target]["state"], made[service, source, target]["answered_by"]) == (
+                "ok",
+                [target],
+            )
+            through = made[service, source, "any"]
+            assert (through["state"], through["way"]) == ("ok", "egress"), through
+            assert set(through["answered_by"]) == {"east", "west"}  # the nearest; nothing in an answer says which
+        assert made["shop/echo", source, "any"]["status"] == 200
+    done = fedctl("check", "-o", "json")
+    found = {(f["code"], f["subject"]): f for f in done.json["findings"]}
+    assert done.status == 0, done.out
+    for name in ("east", "west"):
+        assert found["dns", name]["level"] == found["addresses", name]["level"] == "ok"
+        assert "echo.shop.global is " in found["dns", name]["detail"]
+        assert found["leader", name]["level"] == "ok"
