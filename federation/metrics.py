@@ -1,4 +1,4 @@
-"""/metrics, /healthz and /readyz of a process, on loopback, from threads of their own.
+"""/metrics, /healthz and /readyz of a process, from threads of their own.
 
 Arrives: the process's prometheus registry and two callables. The threads keep answering when the event loop is stuck,
 and `alive` then says so. Three GET requests need no HTTP library: aiohttp's and the standard library's servers cost a

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from discovery.kube.client import KubeClient
-from discovery.kube.errors import ServerFailed
+from discovery.kube.errors import Invalid, ServerFailed
 from discovery.kube.resources import TOKEN_REVIEWS
 from discovery.pods.identity import AUDIENCE, ReviewStatus
 
@@ -24,10 +24,14 @@ class TokenReviews:
         self._client = client
 
     async def review(self, token: str) -> ReviewStatus:
-        """Raises the errors of KubeClient; they say nothing of the token."""
+        """Raises the errors of KubeClient, which say nothing of the token. What the API server does not even take for
+        one is none."""
         spec = {"token": token, "audiences": [AUDIENCE]}
         body = {"apiVersion": TOKEN_REVIEWS.api_version, "kind": TOKEN_REVIEWS.kind, "spec": spec}
-        data = await self._client.create(TOKEN_REVIEWS, None, msgspec.json.encode(body))
+        try:
+            data = await self._client.create(TOKEN_REVIEWS, None, msgspec.json.encode(body))
+        except Invalid as error:
+            return ReviewStatus(error=error.message)
         try:
             return _decoder.decode(data).status
         except msgspec.MsgspecError as error:

@@ -12,6 +12,7 @@ from discovery.kube.crds import manifests as crds
 from discovery.kube.install import install
 from discovery.kube.rbac import ACCOUNT, manifests
 from discovery.kube.settings import KubernetesSettings
+from discovery.kube.tokens import TokenReviews
 from discovery.vms.plans import Invitation, Invited
 from federation import log
 from federation.aio.clock import SystemClock
@@ -133,6 +134,10 @@ async def test_an_agent_does_all_its_work_with_exactly_these_rights(
         await vms.redeem("vm-1", b"t" * 32, "sha256:k")
         assert (await here.get("v1", "ConfigMap", "isthmus-vms", kube_namespace))["data"]
         await vms.remove("vm-1")
+        # pods: the API server tells whose a token is
+        token = await here.token(kube_namespace, ACCOUNT, audiences=["isthmus"])
+        reviewed = await TokenReviews(agent.agent.source.client).review(token)
+        assert reviewed.user.username == f"system:serviceaccount:{kube_namespace}:{ACCOUNT}"
         lease = await here.get("coordination.k8s.io/v1", "Lease", "isthmus-agent", kube_namespace)
         assert lease["spec"]["holderIdentity"]
         assert not {c for c in agent.codes() if c.startswith("kube_")}, agent.agent.problems.all()

@@ -25,6 +25,7 @@ from clusters.network import free_port
 from clusters.waiting import until
 from discovery.kube.client import KubeClient as AgentKubeClient
 from discovery.kube.settings import KubernetesSettings
+from discovery.kube.tokens import TokenReviews
 from discovery.pods.identity import AUDIENCE
 from discovery.settings import PodsSettings
 from federation.errors import AlreadyExists, Denied, InvalidInput, IsthmusError, Unavailable
@@ -149,6 +150,9 @@ async def test_what_is_no_token_of_a_living_pod_of_this_cluster_is_refused(site:
     # The API server hears of the end of a Pod by its own watch.
     await until(lambda: is_refused(site, orphan))
     assert (await site.refusal("")).error_code == "token_missing"
+    empty = await TokenReviews(site.running.agent.source.client).review("")  # from somebody else's client
+    assert not empty.authenticated
+    assert "token" in empty.error
     await site.identity(good).fetch(None)  # the door is as open as before
 
 

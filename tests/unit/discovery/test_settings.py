@@ -138,6 +138,34 @@ def test_one_source_and_its_settings(tmp_path: Path, text: str, said: str) -> No
     assert said in str(caught.value)
 
 
+DIALLED = "listen: 10.1.0.5:7445\n"
+
+
+def test_pods_are_let_in_where_an_api_server_knows_them(tmp_path: Path) -> None:
+    more = DIALLED + "kubernetes: {}\npods: {listen: '0.0.0.0:7446', advertise: '10.96.0.9:7446'}\n"
+    pods = load(write(tmp_path, more, text=KUBERNETES)).pods
+    assert (pods.listen, pods.advertise, pods.accounts) == ("0.0.0.0:7446", "10.96.0.9:7446", ("gateway", "injector"))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (GOOD + DIALLED + "pods: {listen: '10.1.0.5:7446'}\n", "pods.listen is set and kubernetes is not"),
+        (KUBERNETES + DIALLED + "kubernetes: {}\npods: {listen: '0.0.0.0:7446'}\n", "set pods.advertise"),
+        (KUBERNETES + DIALLED + "kubernetes: {}\npods: {advertise: '10.1.0.5:7446'}\n", "pods.listen is not"),
+        (KUBERNETES + "kubernetes: {}\npods: {listen: '10.1.0.5:7446'}\n", "pods are let in at 10.1.0.5:7446"),
+        (KUBERNETES + "kubernetes: {}\npods: {listen: nowhere}\n", "pods.listen"),
+        (KUBERNETES + "kubernetes: {}\npods: {accounts: [agent]}\n", "pods.accounts: 'agent'"),
+        (KUBERNETES + "kubernetes: {}\npods: {accounts: [registry]}\n", "pods.accounts: 'registry'"),
+        (KUBERNETES + "kubernetes: {gateway_service: Not A Name}\n", "kubernetes.gateway_service"),
+    ],
+)
+def test_where_pods_cannot_be_let_in(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(write(tmp_path, text=text))
+    assert said in str(caught.value)
+
+
 @pytest.mark.parametrize("old", ["cluster: east", "federation: fed.example", "folder: manifests"])
 def test_missing_values(tmp_path: Path, old: str) -> None:
     with pytest.raises(InvalidSettings):

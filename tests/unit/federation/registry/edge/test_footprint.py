@@ -10,7 +10,8 @@ import pytest
 HEAVY = ("aiohttp", "kubernetes_asyncio", "rich", "typer", "pygments", "dns", "discovery", "dashboard")
 OURS = (
     *("federation.store", "federation.cli", "federation.registry.server", "federation.trust.petition"),
-    *("federation.registry.machine", "federation.trust.enrolment", "federation.trust.token"),
+    *("federation.registry.machine", "federation.registry.pod", "federation.registry.door"),
+    *("federation.trust.enrolment", "federation.trust.token"),
 )
 BY_THE_WAY = (
     *("cryptography", "_cffi_backend", "ssl", "_ssl", "_hashlib", "http.server", "http.client", "wsgiref.handlers"),
