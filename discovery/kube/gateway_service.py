@@ -61,6 +61,8 @@ def front(service: GatewayService | None) -> Front:
         if isinstance(port.target_port, str):  # a name that only the Pods know
             only_port = port.port if len(tcp) == 1 else 0
         ports.setdefault(port.target_port if isinstance(port.target_port, int) else port.port, port.port)
+    for port in tcp:
+        ports.setdefault(port.port, port.port)  # a gateway may also say the port of the Service itself
     ingress = service.status.load_balancer.ingress or () if service.spec.type == "LoadBalancer" else ()
     addresses = [*(i.ip for i in ingress if i.ip), *(service.spec.external_ips or ())]
     names = tuple(sorted({i.hostname for i in ingress if i.hostname and not i.ip}))

@@ -35,7 +35,10 @@ IP = [{"ip": "198.51.100.7"}]
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
-        (service("LoadBalancer", MTLS, ingress=IP), Front(addresses=("198.51.100.7",), ports=((15443, 443),))),
+        (
+            service("LoadBalancer", MTLS, ingress=IP),
+            Front(addresses=("198.51.100.7",), ports=((443, 443), (15443, 443))),
+        ),
         (
             service("LoadBalancer", {"port": 15443}, ingress=IP),
             Front(addresses=("198.51.100.7",), ports=((15443, 15443),)),
@@ -46,23 +49,27 @@ IP = [{"ip": "198.51.100.7"}]
         ),
         (
             service("LoadBalancer", MTLS, {"port": 53, "protocol": "UDP"}, ingress=IP),
-            Front(addresses=("198.51.100.7",), ports=((15443, 443),)),
+            Front(addresses=("198.51.100.7",), ports=((443, 443), (15443, 443))),
         ),
         (
             service("LoadBalancer", MTLS, ingress=[{"hostname": "lb.example.com"}]),
-            Front(names=("lb.example.com",), ports=((15443, 443),)),
+            Front(names=("lb.example.com",), ports=((443, 443), (15443, 443))),
         ),
         (
             service("LoadBalancer", MTLS, ingress=[{"ip": "198.51.100.7", "hostname": "lb.example.com"}]),
-            Front(addresses=("198.51.100.7",), ports=((15443, 443),)),
+            Front(addresses=("198.51.100.7",), ports=((443, 443), (15443, 443))),
         ),
         (
             service("LoadBalancer", MTLS),
-            Front(ports=((15443, 443),), reason="its load balancer has no address yet"),
+            Front(ports=((443, 443), (15443, 443)), reason="its load balancer has no address yet"),
         ),
         (
             service("ClusterIP", MTLS, externalIPs=["198.51.100.9"]),
-            Front(addresses=("198.51.100.9",), ports=((15443, 443),)),
+            Front(addresses=("198.51.100.9",), ports=((443, 443), (15443, 443))),
+        ),
+        (
+            service("LoadBalancer", MTLS, {"port": 15443, "targetPort": 8443}, ingress=IP),  # what is listened on first
+            Front(addresses=("198.51.100.7",), ports=((443, 443), (8443, 15443), (15443, 443))),
         ),
         (None, Front(reason="there is no such Service")),
     ],
@@ -94,9 +101,9 @@ def test_ipv4_where_there_is_any(addresses: list[str], expected: tuple[str, ...]
 
 
 def test_a_name_without_an_address_is_told() -> None:
-    named = Front(names=("lb.example.com",), ports=((15443, 443),))
+    named = Front(names=("lb.example.com",), ports=((443, 443), (15443, 443)))
     assert named.reach().reason == "lb.example.com has no address"
-    assert named.reach(["198.51.100.7"]) == Reach(addresses=("198.51.100.7",), ports={15443: 443})
+    assert named.reach(["198.51.100.7"]) == Reach(addresses=("198.51.100.7",), ports={443: 443, 15443: 443})
 
 
 async def test_a_name_is_resolved_again_and_what_was_known_stays(monkeypatch: pytest.MonkeyPatch) -> None:
