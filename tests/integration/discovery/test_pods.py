@@ -9,28 +9,36 @@ import asyncio
 import base64
 import contextlib
 import json
+import random
+import signal
+import sys
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from clusters.apiserver import LocalCluster
+from clusters.children import start_child
 from clusters.kubeclient import KubeClient
-from clusters.network import free_port
-from clusters.waiting import until
+from clusters.network import free_port, virtual_ranges
+from clusters.waiting import DEADLINE, START, until
 from discovery.kube.client import KubeClient as AgentKubeClient
 from discovery.kube.settings import KubernetesSettings
 from discovery.kube.tokens import TokenReviews
 from discovery.pods.identity import AUDIENCE
 from discovery.settings import PodsSettings
+from federation.aio.clock import SystemClock
 from federation.errors import AlreadyExists, Denied, InvalidInput, IsthmusError, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
-from federation.registry.edge.pod import PodIdentity
+from federation.registry import pod
+from federation.registry.edge.pod import PodIdentity, PodJob
 from federation.registry.edge.settings import RemoteAgentSettings
 from federation.trust.keys import key_from_pem
 from federation.trust.pem import armour
@@ -71,24 +79,33 @@ class Site:
     async def token(self, pod: str = "", *, account: str = "web", namespace: str = "", audience: str = AUDIENCE) -> str:
         return await self.client.token(namespace or self.namespace, account, seconds=600, audiences=[audience], pod=pod)
 
-    def identity(self, token: str, *, account: str = "web", namespace: str = "", **changes: Any) -> PodIdentity:
+    def identity(self, token: str) -> PodIdentity:
         """What a process in a Pod has, whose kubelet has put `token` where it belongs."""
         path = self.folder / "token"
         path.write_text(token)
         settings = RemoteAgentSettings(
-            **{
-                "enrolment": (self.door,),
-                "anchors": str(self.anchors),
-                "service_account_token": str(path),
-                **changes,
-            }
+            enrolment=(self.door,), anchors=str(self.anchors), service_account_token=str(path)
         )
         settings.check()
-        return PodIdentity(settings, namespace=namespace or self.namespace, account=account)
+        return PodIdentity(settings, namespace=self.namespace, account="web")
+
+    async def enrol(self, token: str, *, account: str = "web", namespace: str = "", trust_domain: str = "") -> Grant:
+        """What the process of `identity` does, in this one: most of its time is its start."""
+        path = self.folder / "token"
+        path.write_text(token)
+        job = PodJob(
+            namespace=namespace or self.namespace,
+            account=account,
+            trust_domain=trust_domain,
+            enrolment=(self.door,),
+            anchors=str(self.anchors),
+            token=str(path),
+        )
+        return await pod.enrol(job, clock=SystemClock())
 
     async def refusal(self, token: str, **changes: Any) -> IsthmusError:
         with pytest.raises(IsthmusError) as caught:
-            await self.identity(token, **changes).fetch(None)
+            await self.enrol(token, **changes)
         return caught.value
 
 
@@ -115,7 +132,7 @@ async def test_a_pod_is_what_its_token_says(site: Site) -> None:
     # What the request asks for decides nothing: the certificate is of `web`, and who wanted another one says so.
     asked = await site.refusal(await site.token("web-1"), account="other")
     assert isinstance(asked, Denied)
-    assert "sa/web where" in asked.message
+    assert "sa/web where" in asked.message, asked
     # The token and the anchors are read anew: another token renews; anchors that went away leave what was believed.
     (site.folder / "token").write_text(await site.token("web-1") + "\n")
     site.anchors.unlink()
@@ -153,12 +170,12 @@ async def test_what_is_no_token_of_a_living_pod_of_this_cluster_is_refused(site:
     empty = await TokenReviews(site.running.agent.source.client).review("")  # from somebody else's client
     assert not empty.authenticated
     assert "token" in empty.error
-    await site.identity(good).fetch(None)  # the door is as open as before
+    await site.enrol(good)  # the door is as open as before
 
 
 async def is_refused(site: Site, token: str) -> bool:
     try:
-        await site.identity(token).fetch(None)
+        await site.enrol(token)
     except Denied as error:
         return error.error_code == "token_refused"
     return False
@@ -194,11 +211,35 @@ async def test_of_our_own_namespace_only_some_accounts_are_anything(system: Site
     for name, account in (("gw-1", "gateway"), ("other-1", "other")):
         await system.pod(name, account=account, namespace=SYSTEM_NAMESPACE)
     token = await system.token("gw-1", account="gateway", namespace=SYSTEM_NAMESPACE)
-    grant = await system.identity(token, account="gateway", namespace=SYSTEM_NAMESPACE).fetch(None)
+    grant = await system.enrol(token, account="gateway", namespace=SYSTEM_NAMESPACE)
     assert grant.svid.spiffe_id.path == f"/ns/{SYSTEM_NAMESPACE}/sa/gateway"
     token = await system.token("other-1", account="other", namespace=SYSTEM_NAMESPACE)
     error = await system.refusal(token, account="other", namespace=SYSTEM_NAMESPACE)
     assert error.error_code == "identity_denied"
+
+
+async def test_a_sidecar_of_any_namespace_is_let_in_under_the_name_of_its_pod(site: Site) -> None:
+    await site.pod("web.v1")
+    (site.folder / "token").write_text(await site.token("web.v1"))
+    with tempfile.TemporaryDirectory(prefix="is-") as state:  # short: UNIX sockets are in it
+        settings = {
+            "namespace": site.namespace,
+            "account": "web",
+            "state_directory": state,
+            "range": next(virtual_ranges(random.Random())),
+            "dns": {"port": 0},
+            "agent": {"enrolment": [site.door], "anchors": "root.pem", "service_account_token": "token"},
+        }
+        (site.folder / "sidecar.yaml").write_text(yaml.safe_dump(settings))
+        command = [sys.executable, "-m", "sidecar", "--settings", str(site.folder / "sidecar.yaml")]
+        process = start_child([*command, "--set", "name=web.v1"], site.folder / "log")
+        try:
+            await until(lambda: [c.shown for c in site.running.agent.consumers.all] == ["web.v1"], seconds=START)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            status = await asyncio.to_thread(process.wait, DEADLINE)
+    await until(lambda: not site.running.agent.consumers.all)  # it has said goodbye
+    assert (status, site.running.agent.pod_calls) == (0, (1, 0))
 
 
 async def test_an_api_server_that_is_away_refuses_nobody(site: Site) -> None:
@@ -215,7 +256,7 @@ async def test_an_api_server_that_is_away_refuses_nobody(site: Site) -> None:
 
 async def granted(site: Site, token: str) -> Grant | None:
     with contextlib.suppress(Unavailable):
-        return await site.identity(token).fetch(None)
+        return await site.enrol(token)
     return None
 
 
@@ -244,4 +285,4 @@ async def test_only_the_agent_of_the_anchors_gets_the_token(site: Site, federati
     site.anchors.write_bytes(armour((*west.agent.bundle.roots, *site.running.agent.bundle.roots)))
     error = await site.refusal(token, trust_domain="west.fed.example")
     assert error.error_code == "agent_foreign"
-    await asyncio.gather(*(site.identity(token).fetch(None) for _ in range(3)))
+    await asyncio.gather(*(site.enrol(token) for _ in range(3)))

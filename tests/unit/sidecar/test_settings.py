@@ -144,3 +144,12 @@ def test_an_agent_that_cannot_be_reached_so_is_refused(tmp_path: Path, changes: 
         read(write(tmp_path, **changes))
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_in_a_pod_it_is_called_as_the_pod_which_may_be_no_label(tmp_path: Path) -> None:
+    agent = {"enrolment": ["10.96.0.9:7446"], "anchors": "/a/root.pem", "service_account_token": "/t/token"}
+    assert read(write(tmp_path, name="web.v1", agent_directory=None, agent=agent)).name == "web.v1"
+    with pytest.raises(InvalidInput, match=r"name 'web\.v1' is no DNS label"):
+        read(write(tmp_path, name="web.v1"))
+    with pytest.raises(InvalidInput, match="name"):
+        read(write(tmp_path, name="web..v1", agent_directory=None, agent=agent))
