@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -13,13 +13,13 @@ import typer
 
 from federation.cli.kubeconfig import ContextOption, KubeconfigOption, with_client
 from federation.cli.output import Format, OutputOption, Printer
-from federation.errors import Conflict, InvalidInput, NotFound
+from federation.errors import InvalidInput
 from federation.model.ids import SYSTEM_NAMESPACE, parse_label
 
 if TYPE_CHECKING:
     from discovery.kube.client import KubeClient
     from discovery.kube.install import Installed
-    from federation.cli.installation.record import Record
+    from federation.cli.installation.lifecycle import Manner
     from federation.cli.installation.request import Given
     from federation.cli.installation.work import Worker
 
@@ -89,7 +89,9 @@ def registry(
         "registry",
         _given(given, federation=federation, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
-        _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output),
+        _manner(wait=wait, timeout=timeout),
+        dry_run=dry_run,
+        output=output,
     )
 
 
@@ -128,14 +130,9 @@ def agent(
         "agent",
         _given({}, cluster=cluster, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
-        _How(
-            dry_run=dry_run,
-            wait=timeout if wait else 0.0,
-            output=output,
-            token=token,
-            show_secrets=show_secrets,
-            crds=not skip_crds,
-        ),
+        _manner(wait=wait, timeout=timeout, token=token, show_secrets=show_secrets, crds=not skip_crds),
+        dry_run=dry_run,
+        output=output,
     )
 
 
@@ -160,7 +157,9 @@ def gateway(
         "gateway",
         _given(given, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
-        _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output),
+        _manner(wait=wait, timeout=timeout),
+        dry_run=dry_run,
+        output=output,
     )
 
 
@@ -181,20 +180,16 @@ def webhook(
         "webhook",
         _given({}, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
-        _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output),
+        _manner(wait=wait, timeout=timeout),
+        dry_run=dry_run,
+        output=output,
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _How:
-    """The options that say how it is done; `wait` is 0 where nothing is waited for."""
+def _manner(*, wait: bool, timeout: float, token: str = "", show_secrets: bool = False, crds: bool = True) -> Manner:
+    from federation.cli.installation.lifecycle import Manner
 
-    dry_run: bool = False
-    wait: float = 0.0
-    output: Format = Format.TABLE
-    token: str = field(default="", repr=False)
-    show_secrets: bool = False
-    crds: bool = True
+    return Manner(wait=timeout if wait else 0.0, token=token, show_secrets=show_secrets, crds=crds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,109 +227,15 @@ def _given(
     return Given(values=values, cluster=cluster, federation=federation, image=image, sets=sets or (), files=files or ())
 
 
-def _install(component: str, given: Given, target: _Target, how: _How) -> None:
-    from federation.cli.installation import request
+def _install(component: str, given: Given, target: _Target, manner: Manner, *, dry_run: bool, output: Format) -> None:
+    from federation.cli.installation import lifecycle
 
-    printer, tree = Printer(how.output), given.tree()
-    if how.dry_run:
+    printer, tree = Printer(output), given.tree()
+    if dry_run:
         remembered = target.run(lambda worker: worker.record(), printer) if target.context else None
-        values = request.only(request.installed(remembered, component, tree), component)
-        print(_manifests(component, values, target.namespace, how))
+        print(lifecycle.manifests(component, tree, remembered, manner, namespace=target.namespace))
         return
-
-    async def work(worker: Worker) -> list[Installed]:
-        return await _put(worker, component, tree, how)
-
-    _show(printer, target.run(work, printer))
-
-
-def _manifests(component: str, values: Values, namespace: str, how: _How) -> str:
-    """As --dry-run prints them."""
-    from discovery.kube.crds import manifests as crds
-    from federation.cli.chart import yamltext
-    from federation.cli.chart.source import Release, chart
-    from federation.cli.installation import request
-
-    values = {**values, "namespace": {**values.get("namespace", {}), "create": True}}
-    parts = list(chart().render(chart().values(values), Release(namespace=namespace)).values())
-    parts.sort(key=lambda text: "kind: Namespace\n" not in text)
-    if component == "agent":
-        if how.crds:
-            parts += crds()
-        if how.token:
-            parts.append(yamltext.dump(request.join_secret(how.token, namespace, shown=how.show_secrets)))
-    return request.text_of(parts)
-
-
-async def _put(worker: Worker, component: str, tree: Values, how: _How) -> list[Installed]:
-    """Install one component beside those that are there."""
-    from federation.cli.chart.source import chart
-    from federation.cli.installation import request, skew
-
-    await worker.check_alone()
-    record = await worker.record()
-    if record is not None:
-        request.check_same(record, tree)
-    values = request.installed(record, component, tree)
-    wanted = _version(values)
-    if record is not None and skew.Version.parse(record.version) != skew.Version.parse(wanted):
-        raise Conflict(
-            f"isthmus {record.version} is installed, and this would be {wanted}",
-            hint="run `fedctl upgrade` first, or use the fedctl of that version",
-            code="upgrade_first",
-        )
-    chart().values(values)  # what cannot be is said before anything is done
-    extra = [request.join_secret(how.token, worker.namespace)] if how.token else []
-    if component == "agent" and not how.token and not await worker.can_join():
-        worker.say("no join token: the agent waits for one; give it with --token, of `fedctl token issue`")
-    return await _bring(worker, record, values, wanted, how, extra=extra, crds=component == "agent")
-
-
-async def _bring(
-    worker: Worker,
-    record: Record | None,
-    values: Values,
-    version: str,
-    how: _How,
-    *,
-    extra: list[dict[str, Any]],
-    crds: bool,
-) -> list[Installed]:
-    """Make the cluster what the values say."""
-    from discovery.kube.objects import Name
-    from federation.cli.chart.source import Release, chart
-    from federation.cli.installation import request
-    from federation.cli.installation.leftovers import JOIN
-    from federation.cli.installation.plan import plan
-    from federation.cli.installation.record import Record
-
-    ours = record.made_namespace if record is not None else not await worker.namespace_there()
-    rendered = {**values, "namespace": {**values.get("namespace", {}), "create": ours}}
-    documents = request.documents(chart(), rendered, Release(namespace=worker.namespace)) + extra
-    agent = "agent" in Record(namespace="", values=values).components
-    keep = [Name("Secret", worker.namespace, JOIN)] if agent and record is not None else []
-    held = record.objects if record is not None else frozenset()
-    made = plan(documents, held=held, keep=keep)
-    await worker.check(made)
-    done = await worker.install_crds(wanted=how.crds) if crds else []
-    after = Record(
-        namespace=worker.namespace,
-        version=version,
-        values=values,
-        made_namespace=ours,
-        resource_version=record.resource_version if record is not None else "",
-    )
-    return done + await worker.apply(made, after, before=record, wait=how.wait)
-
-
-def _version(values: Values) -> str:
-    """The version that the values install: that of the image's tag where it says one, otherwise the chart's."""
-    from federation.cli.chart.source import chart
-    from federation.cli.installation.skew import version_of_image
-
-    tag = (values.get("image") or {}).get("tag", "")
-    told = version_of_image(f"isthmus:{tag}") if tag else None
-    return str(told) if told is not None else chart().version
+    _show(printer, target.run(lambda worker: lifecycle.install(worker, component, tree, manner), printer))
 
 
 # --- upgrade ---------------------------------------------------------------------------------------------------------
@@ -357,56 +258,18 @@ def upgrade(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Upgrade all that is installed in the namespace, with the values that were given when it was."""
+    from federation.cli.installation import lifecycle
     from federation.cli.installation.skew import Version
 
     if to:
         Version.parse(to)
     target, printer = _Target(kubeconfig, context, namespace), Printer(output)
     tree = _given({}, image=image, sets=sets, files=files).tree()
-    how = _How(dry_run=dry_run, wait=timeout if wait else 0.0, output=output, crds=not skip_crds)
-
-    async def work(worker: Worker) -> list[Installed] | str:
-        return await _upgrade(worker, to, tree, how)
-
-    done = target.run(work, printer)
-    if isinstance(done, str):
-        print(done)
-    else:
-        _show(printer, done)
-
-
-async def _upgrade(worker: Worker, to: str, tree: Values, how: _How) -> list[Installed] | str:
-    from federation.cli.chart.source import Release, chart
-    from federation.cli.chart.values import gather
-    from federation.cli.installation import request, skew
-
-    record = await _installed(worker)
-    request.check_same(record, tree)
-    # The tag that was there is that of the old version; whose image is elsewhere names the new one.
-    tag = {"image": {"tag": to, "digest": ""}} if to or not tree.get("image") else {}
-    values = gather(record.values, tag, tree)
-    own, wanted = skew.Version.parse(chart().version), skew.Version.parse(_version(values))
-    skew.check(skew.Version.parse(record.version), wanted, own=own)
-    chart().values(values)
-    if how.dry_run:
-        rendered = {**values, "namespace": {**values.get("namespace", {}), "create": record.made_namespace}}
-        texts = chart().render(chart().values(rendered), Release(namespace=worker.namespace))
-        return request.text_of(texts.values())
-    worker.say(f"{record.version} → {wanted}: {', '.join(record.components)}")
-    return await _bring(worker, record, values, str(wanted), how, extra=[], crds="agent" in record.components)
-
-
-async def _installed(worker: Worker) -> Record:
-    """Raises NotFound when there is no installation in the namespace."""
-    record = await worker.record()
-    if record is None:
-        others = await worker.elsewhere()
-        raise NotFound(
-            f"isthmus is not installed in namespace {worker.namespace}",
-            hint=f"it is in {others[0]}: --namespace {others[0]}" if others else "see fedctl install --help",
-            code="not_installed",
-        )
-    return record
+    if dry_run:
+        print(target.run(lambda worker: lifecycle.upgraded_manifests(worker, to, tree), printer))
+        return
+    manner = _manner(wait=wait, timeout=timeout, crds=not skip_crds)
+    _show(printer, target.run(lambda worker: lifecycle.upgrade(worker, to, tree, manner), printer))
 
 
 # --- uninstall -------------------------------------------------------------------------------------------------------
@@ -427,61 +290,19 @@ def uninstall(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Take away what `fedctl install` has made, and nothing else."""
+    from federation.cli.installation import lifecycle
     from federation.cli.installation.record import COMPONENTS
 
     if what not in (*COMPONENTS, "all"):
         raise InvalidInput(f"{what!r} is no component", hint=f"one of {', '.join(COMPONENTS)}, or all", code="usage")
     if crds and what != "all":
         raise InvalidInput("--crds goes with all only", hint="fedctl uninstall all --crds", code="usage")
-    printer = Printer(output)
+    printer, names = Printer(output), [] if what == "all" else [what]
 
-    async def work(worker: Worker) -> list[Installed]:
-        return await _uninstall(worker, what, crds=crds, purge=purge, dry_run=dry_run)
+    def work(worker: Worker) -> Awaitable[list[Installed]]:
+        return lifecycle.uninstall(worker, names, crds=crds, purge=purge, dry_run=dry_run)
 
     _show(printer, _Target(kubeconfig, context, namespace).run(work, printer), empty="there is nothing to remove")
-
-
-async def _uninstall(worker: Worker, what: str, *, crds: bool, purge: bool, dry_run: bool) -> list[Installed]:
-    from discovery.kube.install import Installed
-    from federation.cli.chart.source import Release, chart
-    from federation.cli.chart.values import gather
-    from federation.cli.installation import leftovers, request
-    from federation.cli.installation.plan import plan
-    from federation.cli.installation.record import switched
-
-    record = await _installed(worker)
-    names = list(record.components) if what == "all" else [what]
-    if what != "all" and what not in record.components:
-        raise NotFound(f"{what} is not installed in namespace {worker.namespace}", code="not_installed")
-    values = gather(record.values, switched(names, on=False))
-    after = replace(record, values=values)
-    rest: list[dict[str, Any]] = []
-    if after.components:
-        rendered = {**values, "namespace": {**values.get("namespace", {}), "create": record.made_namespace}}
-        rest = request.documents(chart(), rendered, Release(namespace=worker.namespace))
-    # The namespace holds what is kept.
-    keep = [name for name in record.objects if name.kind == "Namespace"]
-    if "agent" in after.components:
-        keep += [name for name in record.objects if name.name == leftovers.JOIN]
-    gone = plan(rest, held=record.objects, keep=keep).gone
-    more = [name for name in leftovers.kept(names, worker.namespace)] if purge else []
-    if dry_run:
-        return [Installed(name.kind, name.name, "would go") for name in (*gone, *more)]
-    done = await worker.remove(gone)
-    done += await leftovers.purge(worker, more) if purge else []
-    if after.components:
-        await worker.remember(replace(after, objects=record.objects - frozenset(gone)))
-        return done
-    if crds:
-        done += await worker.remove_crds()
-    else:
-        worker.say("kept: custom resources and what is in them (--crds removes them)")
-    await worker.forget(record)
-    if purge:
-        done += await worker.remove_namespace(record)
-    else:
-        worker.say(f"kept: namespace {worker.namespace} with identities and volumes (--purge removes them)")
-    return done
 
 
 def _show(printer: Printer, done: list[Installed], *, empty: str = "there is nothing to install") -> None:

@@ -7,7 +7,7 @@ nothing that the next run does not know.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from discovery.kube import errors as kube
 from discovery.kube.client import KubeClient
 from discovery.kube.crds import manifests as crds
 from discovery.kube.install import Installed, apply_one, install
-from discovery.kube.objects import CRDS, MANAGER, ORDER, PODS, WEBHOOKS, Name
+from discovery.kube.objects import CRDS, MANAGER, ORDER, PODS, WEBHOOKS, Name, installed_by_us
 from discovery.kube.resources import CONFIG_MAPS, NAMESPACES
 from federation.aio.clock import Clock
 from federation.cli.installation import leftovers
@@ -88,8 +88,10 @@ class Worker:
         names = (Name("Secret", self.namespace, one) for one in (leftovers.IDENTITY, leftovers.JOIN))
         return any([await self.held(name) is not None for name in names])
 
-    async def namespace_there(self) -> bool:
-        return await self.held(Name("Namespace", "", self.namespace)) is not None
+    async def may_make_namespace(self) -> bool:
+        """Whether the namespace is for us to make: there is none, or we have made it before."""
+        held = await self.held(Name("Namespace", "", self.namespace))
+        return held is None or installed_by_us(held)
 
     # --- what is made ------------------------------------------------------------------------------------------------
 
@@ -112,8 +114,11 @@ class Worker:
             )
         return []
 
-    async def apply(self, plan: Plan, record: Record, *, before: Record | None, wait: float) -> list[Installed]:
-        """Apply the waves of the plan, waiting up to `wait` seconds for each (0: not at all), then take away what goes.
+    async def apply(
+        self, plan: Plan, record: Record, *, before: Record | None, wait: float, awaited: Collection[str]
+    ) -> list[Installed]:
+        """Apply the waves of the plan, then take away what goes. Those whose title is `awaited` are waited for before
+        the next one, up to `wait` seconds (0: not at all).
 
         Raises Conflict when another one works on the same installation, NotReady.
         """
@@ -131,7 +136,7 @@ class Worker:
                 [one for one in wave.documents if (one["kind"] == WEBHOOKS.kind) is last] for last in (False, True)
             )
             done += [await apply_one(self.client, one) for one in early if one["kind"] != "Namespace"]
-            if wait and wave.workloads:
+            if wait and wave.workloads and wave.title in awaited:
                 await self.wait(wave, wait)
             done += [await apply_one(self.client, one) for one in late]
         done += await self.remove(plan.gone)

@@ -191,13 +191,14 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     await place.client.get("v1", "PersistentVolumeClaim", "state-isthmus-registry-0", SYSTEM)
     assert await place.refused("uninstall", "all") == ("not_installed", 3)
 
-    # 8. With --purge and --crds that goes, too; the namespace was there before this installation.
+    # 8. With --purge and --crds that goes, too.
     await place.done("install", "agent", "--cluster", "east", "--set", "agent.replicas=1")
     status, _, err = await place.fedctl("uninstall", "all", "--purge", "--crds")
     assert status == 0
     with pytest.raises(NotFound):
         await place.client.get("v1", "Secret", "isthmus-identity", SYSTEM)
-    assert "kept: namespace isthmus-system, which was there before" in err
+    assert "kept" not in err
+    assert (await place.client.get("v1", "Namespace", SYSTEM))["metadata"]["deletionTimestamp"]
     for one in await place.client.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
         assert one["metadata"]["deletionTimestamp"]  # its controller takes its time
 
@@ -208,6 +209,7 @@ async def test_the_namespace_that_was_made_goes_unless_others_have_something_in_
     await place.client.apply(theirs)
     status, _, err = await place.fedctl("uninstall", "registry", "--purge")
     assert status == 0
+    assert (await place.client.get("v1", "Namespace", SYSTEM))["metadata"].get("deletionTimestamp") is None
     assert "kept: namespace isthmus-system, which holds ConfigMap theirs of somebody else" in err
     await place.client.get("v1", "ConfigMap", "theirs", SYSTEM)
 
@@ -268,11 +270,14 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(place: Place, t
     assert await refused("install", "agent", "--cluster", "east", "--skip-crds") == ("crds_missing", 3)
     assert await refused("upgrade") == ("not_installed", 3)
     assert await refused("uninstall", "gateway") == ("not_installed", 3)
+    assert await refused("uninstall", "gateways") == ("usage", 2)
+    assert await refused("uninstall", "gateway", "--crds") == ("usage", 2)
     assert await refused("install", "registry", "--federation", "a.b", "-n", "No_Label") == ("invalid_name", 2)
     assert await place.ours() == set()
 
     # Two clusters of one name, and one cluster of two names.
     await place.done("install", "agent", "--cluster", "east")
+    assert await refused("uninstall", "gateway") == ("not_installed", 3)
     assert await refused("install", "agent", "--cluster", "west") == ("cluster_renamed", 7)
     assert await refused("install", "agent", "--token", token("west")) == ("cluster_renamed", 7)
     # Another installation in the cluster would write the same roles.
