@@ -45,8 +45,12 @@ DryRunOption = Annotated[
 WaitOption = Annotated[bool, typer.Option("--wait", help="Until all is ready; says what is not, and why.")]
 TimeoutOption = Annotated[float, typer.Option("--timeout", metavar="SECONDS", help="How long --wait waits.")]
 SkipCrdsOption = Annotated[bool, typer.Option("--skip-crds", help="The cluster has the custom resources already.")]
-FederationOption = Annotated[str, typer.Option("--federation", metavar="DOMAIN", help="The federation's domain.")]
-ClusterOption = Annotated[str, typer.Option("--cluster", metavar="NAME", help="This cluster's name in the federation.")]
+FederationOption = Annotated[
+    str, typer.Option("--federation", metavar="DOMAIN", help="The federation's domain; the registry needs it.")
+]
+ClusterOption = Annotated[
+    str, typer.Option("--cluster", metavar="NAME", help="This cluster's name; the agent needs it.")
+]
 
 _EXAMPLES = {
     "registry": "fedctl install registry --context east --federation example.isthmus --address 192.0.2.10 --wait",
@@ -100,6 +104,7 @@ def agent(
     token: Annotated[
         str, typer.Option(metavar="TOKEN", help="Of `fedctl token issue`; - reads it from standard input.")
     ] = "",
+    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -128,7 +133,7 @@ def agent(
         cluster = named
     _install(
         "agent",
-        _given({}, cluster=cluster, image=image, sets=sets, files=files),
+        _given({}, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _manner(wait=wait, timeout=timeout, token=token, show_secrets=show_secrets, crds=not skip_crds),
         dry_run=dry_run,
@@ -140,6 +145,8 @@ def gateway(
     address: Annotated[
         str, typer.Option(metavar="IP", help="Where other clusters reach it; default: the node that each pod runs on.")
     ] = "",
+    cluster: ClusterOption = "",
+    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -155,7 +162,7 @@ def gateway(
     given: Values = {"gateway": {"address": address}} if address else {}
     _install(
         "gateway",
-        _given(given, image=image, sets=sets, files=files),
+        _given(given, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _manner(wait=wait, timeout=timeout),
         dry_run=dry_run,
@@ -164,6 +171,8 @@ def gateway(
 
 
 def webhook(
+    cluster: ClusterOption = "",
+    federation: FederationOption = "",
     kubeconfig: KubeconfigOption = None,
     context: ContextOption = "",
     namespace: NamespaceOption = SYSTEM_NAMESPACE,
@@ -178,7 +187,7 @@ def webhook(
     """Install the webhook that gives a sidecar to pods that ask for one."""
     _install(
         "webhook",
-        _given({}, image=image, sets=sets, files=files),
+        _given({}, cluster=cluster, federation=federation, image=image, sets=sets, files=files),
         _Target(kubeconfig, context, namespace),
         _manner(wait=wait, timeout=timeout),
         dry_run=dry_run,
