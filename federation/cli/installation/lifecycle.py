@@ -19,11 +19,13 @@ from federation.cli.installation import leftovers, request, skew
 from federation.cli.installation.leftovers import JOIN
 from federation.cli.installation.plan import plan
 from federation.cli.installation.record import Record, switched
-from federation.cli.installation.work import Worker
+from federation.cli.installation.work import Busy, Worker
 from federation.errors import Conflict, NotFound
 
 AGENT = "agent"
 """The component that brings custom resources, and joins."""
+_PAUSES = (0.2, 0.5, 1.0, 2.0)
+"""Seconds between two tries while others write the record."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,18 @@ def manifests(component: str, given: Values, record: Record | None, manner: Mann
 async def install(worker: Worker, component: str, given: Values, manner: Manner) -> list[Installed]:
     """One component beside those that are there, with the values that they remember.
 
+    Several components may be installed at the same time: who comes second begins anew with what the first has written.
     Raises InvalidValues, Conflict, NotFound, NotReady, and the errors of discovery.kube.errors.
     """
+    for pause in _PAUSES:
+        try:
+            return await _install(worker, component, given, manner)
+        except Busy:
+            await worker.clock.sleep(pause)
+    return await _install(worker, component, given, manner)
+
+
+async def _install(worker: Worker, component: str, given: Values, manner: Manner) -> list[Installed]:
     await worker.check_alone()
     record = await worker.record()
     if record is not None:
@@ -145,7 +157,8 @@ async def uninstall(
     done = await worker.remove(gone)
     done += await leftovers.purge(worker, made)
     if after.components:
-        await worker.remember(replace(after, objects=record.objects - frozenset(gone)))
+        off, away = switched(going, on=False), frozenset(gone)
+        await worker.amend(lambda now: replace(now, values=gather(now.values, off), objects=now.objects - away))
         return done
     if crds:
         done += await worker.remove_crds()

@@ -29,6 +29,13 @@ from federation.errors import Conflict, NotFound, TimedOut
 Say = Callable[[str], None]
 """Told a line of progress."""
 _POLL_SECONDS = 1.0
+_ATTEMPTS = 10
+
+
+class Busy(Conflict):
+    """Somebody else has written the record since it was read; nothing was done yet."""
+
+    code = "installation_busy"
 
 
 class NotReady(TimedOut):
@@ -120,7 +127,7 @@ class Worker:
         """Apply the waves of the plan, then take away what goes. Those whose title is `awaited` are waited for before
         the next one, up to `wait` seconds (0: not at all).
 
-        Raises Conflict when another one works on the same installation, NotReady.
+        Raises Busy before anything is done, when another one has begun meanwhile; NotReady.
         """
         known = before.objects if before is not None else frozenset()
         begun = replace(record, objects=known | plan.names, version=before.version if before else record.version)
@@ -129,7 +136,7 @@ class Worker:
             for document in wave.documents:
                 if document["kind"] == "Namespace":
                     done.append(await apply_one(self.client, document))
-        begun = await self.remember(begun)
+        await self.remember(begun)
         for wave in plan.waves:
             # A webhook is asked only when there is somebody to answer.
             early, late = (
@@ -140,24 +147,37 @@ class Worker:
                 await self.wait(wave, wait)
             done += [await apply_one(self.client, one) for one in late]
         done += await self.remove(plan.gone)
-        await self.remember(replace(record, objects=plan.names | plan.kept, resource_version=begun.resource_version))
+        gone = frozenset(plan.gone)
+        await self.amend(lambda now: replace(now, objects=now.objects - gone, version=record.version))
         return done
 
-    async def remember(self, record: Record) -> Record:
-        """The record as it was written. Raises Conflict when it is no longer the one that was read."""
+    async def amend(self, change: Callable[[Record], Record]) -> None:
+        """Write what `change` makes of the record as it is now, whoever else writes it; raises Busy at last."""
+        for attempt in range(_ATTEMPTS):
+            now = await self.record()
+            if now is None or (wanted := change(now)) == now:
+                return
+            try:
+                await self.remember(wanted)
+            except Busy:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+            else:
+                return
+
+    async def remember(self, record: Record) -> None:
+        """Write the record. Raises Busy when it is no longer the one that was read."""
         body = msgspec.json.encode(record.document())
         try:
             if record.resource_version:
-                written = await self.client.apply(CONFIG_MAPS, self.namespace, NAME, body, field_manager=MANAGER)
+                await self.client.apply(CONFIG_MAPS, self.namespace, NAME, body, field_manager=MANAGER)
             else:
-                written = await self.client.create(CONFIG_MAPS, self.namespace, body, field_manager=MANAGER)
+                await self.client.create(CONFIG_MAPS, self.namespace, body, field_manager=MANAGER)
         except (kube.Conflict, kube.AlreadyExists) as error:
-            raise Conflict(
+            raise Busy(
                 "somebody else installs, upgrades or uninstalls isthmus in this cluster at the same time",
                 hint="wait until they are done, and try again",
-                code="installation_busy",
             ) from error
-        return replace(record, resource_version=msgspec.json.decode(written)["metadata"]["resourceVersion"])
 
     # --- what goes ---------------------------------------------------------------------------------------------------
 

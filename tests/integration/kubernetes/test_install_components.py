@@ -369,19 +369,40 @@ def secure(spec: dict[str, Any]) -> dict[str, Any]:
     return {**spec, "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}}
 
 
-async def test_two_who_install_at_once_do_not_mix(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_components_may_be_installed_at_the_same_time(place: Place) -> None:
+    await place.done("install", "agent", "--cluster", "east")
+    words = (("gateway", "--set", "gateway.replicas=3"), ("webhook",), ("registry", "--federation", "example.isthmus"))
+    done = await asyncio.gather(*(place.fedctl("install", *one) for one in words))
+    assert [status for status, _, _ in done] == [0, 0, 0], done
+    record = await place.client.get("v1", "ConfigMap", "isthmus-values", SYSTEM)
+    values = yaml.safe_load(record["data"]["values.yaml"])
+    assert [values[key]["enabled"] for key in ("agent", "gateway", "injector", "registry")] == [True] * 4
+    assert values["gateway"]["replicas"] == 3
+    listed = {"/".join(line.split("/")[::2]) for line in record["data"]["objects"].split()}
+    assert listed - {"Namespace/isthmus-system"} == await place.ours() - {"ConfigMap/isthmus-values"}
+
+
+async def test_who_never_gets_a_turn_says_so_and_has_done_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from federation.cli.installation import lifecycle
     from federation.cli.installation.work import Worker
 
     await place.done("install", "gateway")
     real: Callable[..., Any] = Worker.check
+    tries = []
 
-    async def slowly(self: Worker, plan: Any) -> None:
+    async def overtaken(self: Worker, plan: Any) -> None:
+        tries.append(plan)
         async with place.cluster.connect() as other:  # between our reading and our writing
-            await other.patch("v1", "ConfigMap", "isthmus-values", SYSTEM, merge={"data": {"version": "0.1.0 "}})
+            merge = {"metadata": {"annotations": {"tries": str(len(tries))}}}
+            await other.patch("v1", "ConfigMap", "isthmus-values", SYSTEM, merge=merge)
         await real(self, plan)
 
-    monkeypatch.setattr(Worker, "check", slowly)
+    monkeypatch.setattr(Worker, "check", overtaken)
+    monkeypatch.setattr(lifecycle, "_PAUSES", (0.0, 0.0))
     assert await place.refused("install", "gateway", "--set", "gateway.replicas=3") == ("installation_busy", 7)
+    assert len(tries) == 3
     held = await place.client.get("apps/v1", "Deployment", "isthmus-gateway", SYSTEM)
     assert held["spec"]["replicas"] == 2
 
