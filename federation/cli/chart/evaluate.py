@@ -243,10 +243,6 @@ def _required(message: str, value: Any) -> Any:
     return value
 
 
-def _fail(message: str) -> Any:
-    raise ValueMissing(message, hint=_GIVE)
-
-
 def _quote(value: Any) -> str:
     text = text_of(value)
     if not text.isprintable():
@@ -290,7 +286,6 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "default": lambda otherwise, value: value if truth(value) else otherwise,
     "dict": _dict,
     "eq": _equal,
-    "fail": _fail,
     "fromYaml": lambda text: yamltext.load(text) or {},
     "get": lambda table, key: table.get(key, ""),
     "int": int,

@@ -21,7 +21,7 @@ class TemplateError(IsthmusError):
 
 
 class ValueMissing(InvalidInput):
-    """The chart itself says that a value is missing, or does not go with another (`required`, `fail`)."""
+    """The chart itself says that a value is missing (`required`)."""
 
     code = "value_missing"
 

@@ -71,6 +71,7 @@ MATRIX: dict[str, dict[str, Any]] = {
         "image": {"repository": "registry.example.com:5000/mesh/isthmus", "tag": "1.2.3-rc.1", "pullPolicy": "Always"},
         "imagePullSecrets": [{"name": "pull"}],
     },
+    "long-tag": {"gateway": {"enabled": True}, "image": {"tag": f"{'a' * 62}.{'b' * 40}"}},
     "digest": {"gateway": {"enabled": True}, "image": {"tag": "x", "digest": f"sha256:{'ab' * 32}"}},
     "policies": {
         **ALL,

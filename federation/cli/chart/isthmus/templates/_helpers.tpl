@@ -13,7 +13,7 @@
 app.kubernetes.io/name: isthmus
 app.kubernetes.io/part-of: isthmus
 app.kubernetes.io/component: {{ .component }}
-app.kubernetes.io/version: {{ default .root.Chart.AppVersion .root.Values.image.tag | quote }}
+app.kubernetes.io/version: {{ default .root.Chart.AppVersion .root.Values.image.tag | trunc 63 | trimSuffix "-" | trimSuffix "." | trimSuffix "_" | quote }}
 app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end -}}
 

@@ -95,8 +95,7 @@ def test_what_cannot_be_is_an_error_with_its_line(text: str, why: str) -> None:
     "text",
     [
         '{{ required "it is missing" .empty }}',
-        '{{ fail "it is missing" }}',
-        '{{ if .yes }}{{ fail "it is missing" }}{{ end }}',
+        '{{ if .yes }}{{ required "it is missing" .empty }}{{ end }}',
     ],
 )
 def test_what_the_chart_itself_says_stands_alone(text: str) -> None:
