@@ -141,7 +141,7 @@ class _Servicer(rpc.AgentServicer):
             changed=planned.changed,
             before=_claim(agent.source.state.value.exports.get(name)),
             after=_claim(planned.claim),
-            left_out=[pb.PreviewReply.LeftOut(port=port, protocol=protocol) for port, protocol in planned.left_out],
+            uncarried=[pb.PreviewReply.Uncarried(port=port, protocol=protocol) for port, protocol in planned.uncarried],
             peers=[
                 pb.PreviewPeer(
                     status=_peer(n),

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from discovery.kube.types import HeldSlice, Node, Service, ServiceExport
 from discovery.kube.watch import Key, Store
-from discovery.sources.convert import Refused, convert, left_out, with_slices
+from discovery.sources.convert import Refused, convert, not_carried, uncarried, with_slices
 from discovery.sources.manifests import EndpointSlice
 from federation.errors import IsthmusError
 from federation.model.cluster import Problem
@@ -155,8 +155,7 @@ class Claims:
         except IsthmusError as error:  # the annotation that says who may see it
             return None, (Problem("invalid_consumers", where, f"nobody sees it: {error}"),)
         problems += [
-            Problem("unsupported_protocol", where, f"port {port} speaks {protocol}; it is left out")
-            for port, protocol in left_out(service)
+            Problem("unsupported_protocol", where, not_carried(port, protocol)) for port, protocol in uncarried(service)
         ]
         return claim, tuple(problems)
 

@@ -18,7 +18,7 @@ from discovery.kube.errors import NotFound as KubeNotFound
 from discovery.kube.resources import Resource
 from discovery.kube.types import MANAGER, ObjectMeta, ServiceExport
 from discovery.sources.base import Preview, SourceState, no_service, not_offered
-from discovery.sources.convert import left_out
+from discovery.sources.convert import uncarried
 from discovery.sources.manifests import CONSUMERS, MANAGED_BY, consumers, grants
 from federation.aio.clock import Clock
 from federation.aio.latest import Latest
@@ -74,7 +74,7 @@ class Exporting:
             export = await self._apply(export, dry_run=True)
         service = self._claims.services.objects[_key(name)]
         return Preview(
-            where=_where(name), changed=changed, claim=self._offered(name, export), left_out=left_out(service)
+            where=_where(name), changed=changed, claim=self._offered(name, export), uncarried=uncarried(service)
         )
 
     def _wanted(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[ServiceExport, bool]:

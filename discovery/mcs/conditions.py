@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from discovery.kube.types import Condition
 from federation.model.cluster import Problem
-from federation.model.service import FieldConflict
+from federation.model.service import FieldConflict, Port
 
 MAX_MESSAGE = 4_000
 """Characters; the API takes 32768, and nobody reads so many."""
@@ -34,14 +34,15 @@ class ExportFacts:
     """What decides the conditions of a ServiceExport.
 
     `refused`: why the source does not offer the service; `rejected`: why the registry does not take it; `published`:
-    the registry has it as it is now; `uncallable`: why nobody could call it even so. `conflicts` are those of the
-    merged import, the same at every exporter.
+    the registry has it as it is now; `uncallable`: why nobody could call it even so; `uncarried`: its ports that are
+    shown and not carried. `conflicts` are those of the merged import, the same at every exporter.
     """
 
     refused: Problem | None = None
     rejected: Problem | None = None
     published: bool = False
     uncallable: str = ""
+    uncarried: tuple[Port, ...] = ()
     conflicts: tuple[FieldConflict, ...] = ()
 
 
@@ -50,7 +51,11 @@ def export_states(facts: ExportFacts, held: Mapping[str, Condition], *, generati
     if facts.refused is not None:
         valid = State("Valid", "False", _reason(facts.refused.code), _cut(facts.refused.detail))
         return valid, State("Ready", "False", "Failed", "the export is not valid")
-    return State("Valid", "True", "Valid"), _ready(facts, held, generation), conflict(facts.conflicts)
+    return (
+        State("Valid", "True", "Valid", _uncarried(facts.uncarried)),
+        _ready(facts, held, generation),
+        conflict(facts.conflicts),
+    )
 
 
 def _ready(facts: ExportFacts, held: Mapping[str, Condition], generation: int) -> State:
@@ -65,6 +70,14 @@ def _ready(facts: ExportFacts, held: Mapping[str, Condition], generation: int) -
     if known is not None and known.status == "True" and known.observed_generation == generation:
         return exported  # an agent that has just begun, or whose registry is away, has not taken it back
     return State("Ready", "False", "Pending", "the registry has not confirmed it yet")
+
+
+def _uncarried(ports: Sequence[Port]) -> str:
+    """Nothing where all are carried: such an export is valid, and yet not all of it can be called."""
+    if not ports:
+        return ""
+    named = ", ".join(f"{port.port}/{port.protocol.value}" for port in ports)
+    return _cut(f"{named}: imports show it, gateways and sidecars carry TCP only")
 
 
 def conflict(conflicts: Sequence[FieldConflict]) -> State:

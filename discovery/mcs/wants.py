@@ -22,6 +22,7 @@ from federation.aio.clock import Clock
 from federation.aio.latest import Latest
 from federation.model.cluster import Gateway, Problem
 from federation.model.ids import ServiceName
+from federation.model.service import Protocol
 
 UNCALLABLE = "no gateway of this cluster can be reached from outside: other clusters see the export and cannot call it"
 PENDING_SECONDS = 0.5
@@ -103,11 +104,13 @@ class Wants:
             if registry is False and not conditions and self._clock.monotonic() < since + PENDING_SECONDS:
                 return None
         imported = self._view.imports.get(name)
+        claim = self._source.state.value.exports.get(name)
         facts = ExportFacts(
             refused=refused,
             rejected=registry if isinstance(registry, Problem) else None,
             published=registry is True,
             uncallable=self._uncallable(name),
+            uncarried=tuple(p for p in claim.ports if p.protocol is not Protocol.TCP) if claim is not None else (),
             conflicts=imported.conflicts if imported is not None else (),
         )
         meta = export.metadata

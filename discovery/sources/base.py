@@ -69,13 +69,13 @@ class Preview:
     """What `export` or `unexport` would do, and what of the service would be offered then.
 
     `where` is what would be written or removed. `claim`: the service as it would be offered, None where it would not be
-    any more. `left_out`: (port, protocol) of its ports that the federation does not carry.
+    any more. `uncarried`: (port, protocol) of its ports that gateways and sidecars do not carry.
     """
 
     where: str
     changed: bool
     claim: Service | None = None
-    left_out: tuple[tuple[int, str], ...] = ()
+    uncarried: tuple[tuple[int, str], ...] = ()
 
 
 class Source(Protocol):

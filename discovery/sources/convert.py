@@ -25,8 +25,10 @@ _APP = {
     "grpc": AppProtocol.GRPC,
     "grpc-web": AppProtocol.HTTP,
 }
-CARRIED = frozenset({"TCP", "UDP"})
-"""Ports of other protocols (SCTP) are left out, with a Problem."""
+_SHOWN = frozenset(Protocol)
+"""Ports of other protocols, which no API server takes, are left out, with a Problem."""
+_ENOUGH = frozenset({"TCP", "UDP"})
+"""A service has a port of one of these."""
 MAX_METADATA_BYTES = 256 * 1024
 """Kubernetes refuses more annotations than this on one object, so no cluster could import them."""
 _DEFAULT_AFFINITY_SECONDS = 10_800  # core/v1 SessionAffinityConfig
@@ -54,8 +56,8 @@ def convert(
     spec = service.spec
     if spec.type == "ExternalName":
         raise Refused("invalid_service_type", "a Service of type ExternalName cannot be exported (InvalidServiceType)")
-    ports = tuple(port(p) for p in spec.ports or () if (p.protocol or "TCP") in CARRIED)
-    if spec.ports and not ports:
+    ports = tuple(port(p) for p in spec.ports or () if (p.protocol or "TCP") in _SHOWN)
+    if spec.ports and not any(p.protocol in _ENOUGH for p in ports):
         raise Refused("unsupported_protocol", "none of its ports speaks TCP or UDP")
     headless = spec.cluster_ip == "None"
     endpoints = _endpoints(spec, ports, slices, headless=headless, locality=locality, nodes=nodes or {})
@@ -80,11 +82,17 @@ def convert(
     )
 
 
-def left_out(service: k8s.Service) -> tuple[tuple[int, str], ...]:
-    """(port, protocol) of the ports that are not carried."""
+def uncarried(service: k8s.Service) -> tuple[tuple[int, str], ...]:
+    """(port, protocol) of the ports that neither gateways nor sidecars carry: all but those of TCP."""
     return tuple(
-        (p.port, p.protocol[:20]) for p in service.spec.ports or () if p.protocol and p.protocol not in CARRIED
+        (p.port, p.protocol[:20]) for p in service.spec.ports or () if p.protocol and p.protocol != Protocol.TCP
     )
+
+
+def not_carried(port: int, protocol: str) -> str:
+    """What to say of one of them."""
+    shown = "imports show it, gateways and sidecars carry TCP only" if protocol in _SHOWN else "it is left out"
+    return f"port {port} speaks {protocol}: {shown}"
 
 
 def with_slices(
@@ -113,9 +121,9 @@ def with_slices(
 
 
 def port(value: k8s.ServicePort) -> Port:
-    """A port of a Service that speaks one of CARRIED."""
+    """A port of a Service that speaks one of Protocol."""
     protocol = Protocol(value.protocol or "TCP")
-    app = AppProtocol.OPAQUE if protocol is Protocol.UDP else app_protocol(value.app_protocol, value.name or "")
+    app = app_protocol(value.app_protocol, value.name or "") if protocol is Protocol.TCP else AppProtocol.OPAQUE
     return Port(name=value.name or "", port=value.port, protocol=protocol, app=app, declared=value.app_protocol or "")
 
 
@@ -206,16 +214,19 @@ def _endpoints(
 
 def _targets(ports: tuple[Port, ...], slice_: k8s.EndpointSlice) -> dict[int, int]:
     """Service port → port of this slice's endpoints. A slice port belongs to the service port of its name, so named
-    target ports need no look-up; where a number is both TCP and UDP, TCP decides."""
+    target ports need no look-up; where a number is of several protocols, TCP decides, then UDP."""
     offered = {(p.name or "", p.protocol or "TCP"): p.port for p in slice_.ports or () if p.port is not None}
     targets: dict[int, int] = {}
-    for given in sorted(ports, key=lambda p: (p.port, p.protocol)):
+    for given in sorted(ports, key=lambda p: (p.port, _ORDER.index(p.protocol))):
         target = offered.get((given.name, given.protocol.value))
         if target is None and len(ports) == len(offered) == 1:  # one port each: nothing to confuse
             target = next(iter(offered.values()))
         if target is not None:
             targets.setdefault(given.port, target)
     return targets
+
+
+_ORDER = tuple(Protocol)
 
 
 def _families(slices: Iterable[k8s.EndpointSlice]) -> list[str]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from discovery.sources import cache, exporting
 from discovery.sources.base import Preview, SourceState, no_service, not_offered
-from discovery.sources.convert import left_out
+from discovery.sources.convert import uncarried
 from discovery.sources.inotify import FolderWatch
 from discovery.sources.manifests import CONSUMERS, MANAGED_BY, Placed, Service, ServiceExport, grants
 from discovery.sources.objects import Objects
@@ -168,7 +168,7 @@ class FileSource:
                 where=str(self._folder / file),
                 changed=data is not None,
                 claim=claim,
-                left_out=left_out(found[1].manifest),
+                uncarried=uncarried(found[1].manifest),
             )
 
     def _exporting(self, name: ServiceName, wanted: tuple[Grant, ...]) -> tuple[str, bytes | None, Claim]:

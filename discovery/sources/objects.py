@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 
-from discovery.sources.convert import Refused, convert, left_out
+from discovery.sources.convert import Refused, convert, not_carried, uncarried
 from discovery.sources.manifests import (
     EndpointSlice,
     Manifest,
@@ -195,8 +195,8 @@ class Objects:
         except Refused as error:
             return None, (Problem(error.code, at, f"{name}: {error.detail}"),)
         return claim, tuple(
-            Problem("unsupported_protocol", at, f"{name}: port {port} speaks {protocol}; it is left out")
-            for port, protocol in left_out(service)
+            Problem("unsupported_protocol", at, f"{name}: {not_carried(port, protocol)}")
+            for port, protocol in uncarried(service)
         )
 
     def _exported_at(self, name: ServiceName, export: ServiceExport, file: str) -> int:

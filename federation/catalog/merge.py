@@ -7,13 +7,13 @@ cluster whose name sorts first. Every disagreement is listed with its MCS condit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from operator import lt
 from typing import Any
 
 from federation.model.ids import ServiceName
-from federation.model.service import Backend, Endpoint, FieldConflict, Import, Port, Service
+from federation.model.service import Backend, Endpoint, FieldConflict, Import, Port, Protocol, Service
 
 PORT_CONFLICT = "PortConflict"
 """Reason of a FieldConflict, as in the condition of the MCS API. Its detail begins with the cluster that gives way."""
@@ -80,10 +80,10 @@ def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, 
     """
     union: dict[tuple[str, int], Port] = {}
     names: dict[str, Port] = {}
-    accepted: dict[str, tuple[int, ...]] = {}
+    accepted: dict[str, set[tuple[str, int]]] = {}
     conflicts: list[FieldConflict] = []
     for claim in ordered:
-        serves: set[int] = set()
+        serves = accepted[claim.cluster] = set()
         before = len(conflicts)
         for port in claim.service.ports:
             if claim.granted is not None and port.port not in claim.granted:
@@ -104,12 +104,17 @@ def _merge_ports(ordered: Sequence[Claim]) -> tuple[tuple[Port, ...], dict[str, 
                 conflicts.append(
                     _port_conflict(claim.cluster, f"port {_show(port)} is {same.app.value}, not {port.app.value}")
                 )
-            serves.add(port.port)
-        accepted[claim.cluster] = tuple(sorted(serves))
+            serves.add((port.protocol, port.port))
         if len(conflicts) == before and (detail := _missing(ordered[0], claim)):
             conflicts.append(_port_conflict(claim.cluster, detail))
     ports = tuple(sorted(union.values(), key=lambda port: (port.port, port.protocol)))
-    return ports, accepted, conflicts
+    return ports, {cluster: _numbers(serves, union) for cluster, serves in accepted.items()}, conflicts
+
+
+def _numbers(serves: Set[tuple[str, int]], union: Container[tuple[str, int]]) -> tuple[int, ...]:
+    """The port numbers that a cluster serves. Where TCP has a number in the union, only who has it for TCP: calls go
+    by the number, and TCP is what is carried."""
+    return tuple(sorted({n for protocol, n in serves if protocol == Protocol.TCP or (Protocol.TCP, n) not in union}))
 
 
 def _missing(first: Claim, claim: Claim) -> str:

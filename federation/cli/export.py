@@ -182,7 +182,7 @@ async def look(home: Home, cluster: str, name: ServiceName, grants: Sequence[Gra
         links=tuple(links.values()),
         others=others,
         members=members,
-        left_out=[(port.port, port.protocol) for port in reply.left_out],
+        uncarried=[(port.port, port.protocol) for port in reply.uncarried],
     )
     return Looked(
         known=known,
@@ -241,8 +241,8 @@ def show(looked: Looked, printer: Printer) -> None:
     )
     if seen and not any(sight.linked for sight in seen):
         printer.note(f"{known.origin} is linked to no cluster: nobody sees it (fedctl link {known.origin} CLUSTER)")
-    for port, protocol in known.left_out:
-        printer.note(f"port {port}/{protocol} is left out: {protocol} is not carried")
+    for port, protocol in known.uncarried:
+        printer.note(f"port {port}/{protocol} is not carried by gateways and sidecars: they carry TCP")
     for consumer, port in stray:
         printer.note(f"{consumer} is granted port {port}, which {known.name} does not have")
     for dispute in found:
@@ -322,7 +322,7 @@ def _tree(
             }
             for sight in seen
         ],
-        "refused_ports": [{"port": port, "protocol": protocol} for port, protocol in known.left_out],
+        "refused_ports": [{"port": port, "protocol": protocol} for port, protocol in known.uncarried],
         "stray_ports": [{"consumer": consumer, "port": port} for consumer, port in stray],
         "conflicts": [{**dataclasses.asdict(dispute), "at": list(dispute.at)} for dispute in found],
     }

@@ -52,7 +52,8 @@ class Known:
     """What is known before. `before`, `after`: the service, None where it is not offered.
 
     `links` are all that are known, those of `origin` at least; `others` are the claims of other clusters for the same
-    name; `members` may hold clusters that are not linked. `left_out`: (port, protocol) of what is not carried.
+    name; `members` may hold clusters that are not linked. `uncarried`: (port, protocol) of what
+    gateways and sidecars do not carry.
     """
 
     origin: str
@@ -62,7 +63,7 @@ class Known:
     links: Sequence[Link] = ()
     others: Mapping[str, Service] = field(default_factory=dict)
     members: Collection[str] = ()
-    left_out: Sequence[tuple[int, str]] = ()
+    uncarried: Sequence[tuple[int, str]] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +157,8 @@ def _sight(known: Known, cluster: str) -> Sight:
         )
     found += [
         PortSight(port=number, protocol=protocol, name="", sees=False, rule=Rule.PROTOCOL, change=Change.NONE)
-        for number, protocol in (known.left_out if link is not None else ())
+        for number, protocol in (known.uncarried if link is not None else ())
+        if (number, protocol) not in ports
     ]
     found.sort(key=lambda p: (p.port, p.protocol))
     decisive = [p.rule for p in found if p.sees] or [_rule(known, link, cluster, None)[0]]

@@ -65,7 +65,7 @@ def parse(name: str, *, suffix: str) -> GlobalName | None:
     ask, port, protocol = Ask.SERVICE, "", ""
     if rest[:1] == [_WHY]:
         ask, rest = Ask.WHY, rest[1:]
-    elif len(rest) > 2 and _SRV_LABEL.match(rest[0]) and rest[1] in ("_tcp", "_udp"):
+    elif len(rest) > 2 and _SRV_LABEL.match(rest[0]) and rest[1] in ("_tcp", "_udp", "_sctp"):
         ask, port, protocol, rest = Ask.PORT, rest[0][1:], rest[1][1:], rest[2:]
     if not all(_LABEL.match(label) for label in rest):
         return None

@@ -10,10 +10,15 @@ from federation.model.ids import ServiceName
 
 
 class Protocol(enum.StrEnum):
-    """Transport protocol of a port (Service.spec.ports[].protocol)."""
+    """Transport protocol of a port (Service.spec.ports[].protocol).
+
+    Gateways and sidecars carry TCP. A port of another one is seen by consumers, in its import and by DNS; it is of use
+    where endpoints are reached directly.
+    """
 
     TCP = "TCP"
     UDP = "UDP"
+    SCTP = "SCTP"
 
 
 class AppProtocol(enum.StrEnum):

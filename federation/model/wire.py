@@ -42,6 +42,8 @@ _APP_TO_PB = {
     AppProtocol.GRPC: pb.GRPC,
 }
 _APP_FROM_PB = {value: key for key, value in _APP_TO_PB.items()}
+_PROTOCOL_TO_PB = {Protocol.TCP: pb.TCP, Protocol.UDP: pb.UDP, Protocol.SCTP: pb.SCTP}
+_PROTOCOL_FROM_PB = {value: key for key, value in _PROTOCOL_TO_PB.items()}
 
 
 def _bytes(message: Message) -> bytes:
@@ -69,9 +71,12 @@ def locality_from_pb(message: pb.Locality) -> Locality:
 
 
 def _port_to_pb(value: Port) -> pb.Port:
-    protocol = pb.UDP if value.protocol is Protocol.UDP else pb.TCP
     return pb.Port(
-        name=value.name, port=value.port, protocol=protocol, app=_APP_TO_PB[value.app], declared=value.declared
+        name=value.name,
+        port=value.port,
+        protocol=_PROTOCOL_TO_PB[value.protocol],
+        app=_APP_TO_PB[value.app],
+        declared=value.declared,
     )
 
 
@@ -79,7 +84,7 @@ def _port_from_pb(message: pb.Port) -> Port:
     return Port(
         name=parse_label(message.name, what="port name") if message.name else "",
         port=parse_port(message.port, what="port"),
-        protocol=Protocol.UDP if message.protocol == pb.UDP else Protocol.TCP,
+        protocol=_PROTOCOL_FROM_PB.get(message.protocol, Protocol.TCP),
         app=_APP_FROM_PB.get(message.app, AppProtocol.OPAQUE),  # an app protocol of the future is carried as bytes
         declared=message.declared,
     )

@@ -65,8 +65,8 @@ class PreviewRequest(_message.Message):
     def __init__(self, export: _Optional[_Union[ExportRequest, _Mapping]] = ..., withdraw: _Optional[bool] = ...) -> None: ...
 
 class PreviewReply(_message.Message):
-    __slots__ = ("path", "changed", "before", "after", "left_out", "peers")
-    class LeftOut(_message.Message):
+    __slots__ = ("path", "changed", "before", "after", "uncarried", "peers")
+    class Uncarried(_message.Message):
         __slots__ = ("port", "protocol")
         PORT_FIELD_NUMBER: _ClassVar[int]
         PROTOCOL_FIELD_NUMBER: _ClassVar[int]
@@ -77,15 +77,15 @@ class PreviewReply(_message.Message):
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     BEFORE_FIELD_NUMBER: _ClassVar[int]
     AFTER_FIELD_NUMBER: _ClassVar[int]
-    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    UNCARRIED_FIELD_NUMBER: _ClassVar[int]
     PEERS_FIELD_NUMBER: _ClassVar[int]
     path: str
     changed: bool
     before: _records_pb2.Service
     after: _records_pb2.Service
-    left_out: _containers.RepeatedCompositeFieldContainer[PreviewReply.LeftOut]
+    uncarried: _containers.RepeatedCompositeFieldContainer[PreviewReply.Uncarried]
     peers: _containers.RepeatedCompositeFieldContainer[PreviewPeer]
-    def __init__(self, path: _Optional[str] = ..., changed: _Optional[bool] = ..., before: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., after: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., left_out: _Optional[_Iterable[_Union[PreviewReply.LeftOut, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PreviewPeer, _Mapping]]] = ...) -> None: ...
+    def __init__(self, path: _Optional[str] = ..., changed: _Optional[bool] = ..., before: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., after: _Optional[_Union[_records_pb2.Service, _Mapping]] = ..., uncarried: _Optional[_Iterable[_Union[PreviewReply.Uncarried, _Mapping]]] = ..., peers: _Optional[_Iterable[_Union[PreviewPeer, _Mapping]]] = ...) -> None: ...
 
 class PreviewPeer(_message.Message):
     __slots__ = ("status", "link", "service")

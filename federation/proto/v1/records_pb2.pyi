@@ -12,6 +12,7 @@ class Protocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     PROTOCOL_UNSPECIFIED: _ClassVar[Protocol]
     TCP: _ClassVar[Protocol]
     UDP: _ClassVar[Protocol]
+    SCTP: _ClassVar[Protocol]
 
 class AppProtocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     __slots__ = ()
@@ -22,6 +23,7 @@ class AppProtocol(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
 PROTOCOL_UNSPECIFIED: Protocol
 TCP: Protocol
 UDP: Protocol
+SCTP: Protocol
 OPAQUE: AppProtocol
 HTTP: AppProtocol
 H2C: AppProtocol

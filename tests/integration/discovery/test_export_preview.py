@@ -228,7 +228,7 @@ async def test_a_namespace_that_a_consumer_lacks_is_named(
         assert not await client.list("multicluster.x-k8s.io/v1beta1", "ServiceExport", only_in_east)
     assert (both.namespaces, lacking.namespaces) == ({"west": "exists"}, {"west": "missing"})
     assert [(p.port, p.sees, p.rule) for p in by_cluster(lacking)["west"].ports] == [
-        (7, False, Rule.PROTOCOL),
+        (7, True, Rule.LINK),
         (80, True, Rule.LINK),
     ]
 

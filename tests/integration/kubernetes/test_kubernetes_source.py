@@ -76,6 +76,7 @@ async def test_every_field_of_a_service(run: Any, make: Any, east: LocalCluster,
     assert [(p.name, p.port, p.protocol) for p in claim.ports] == [
         ("http", 80, Protocol.TCP),
         ("dns", 53, Protocol.UDP),
+        ("sig", 7, Protocol.SCTP),
     ]
     assert claim.endpoints[0].ports == {80: 8081, 53: 5353}, "named target ports are resolved by the slice"
     assert (claim.session_affinity, claim.session_affinity_seconds) == ("ClientIP", 77)
@@ -83,9 +84,11 @@ async def test_every_field_of_a_service(run: Any, make: Any, east: LocalCluster,
     assert claim.ip_families == ("IPv4", "IPv6")
     assert (claim.labels, claim.annotations) == ({"a": "b"}, {"c": "d"})
     assert claim.ready == 1, "an endpoint with an address of each family counts once"
-    problem = run.problem("unsupported_protocol", f"{ns}/echo")
-    assert problem is not None
-    assert "SCTP" in problem.detail
+    said = [p.detail for p in run.state.problems if p.code == "unsupported_protocol" and f"{ns}/echo" in p.where]
+    assert said == [
+        "port 53 speaks UDP: imports show it, gateways and sidecars carry TCP only",
+        "port 7 speaks SCTP: imports show it, gateways and sidecars carry TCP only",
+    ]
 
 
 async def test_headless_with_hostnames(run: Any, make: Any, east: LocalCluster, kube_namespace: str) -> None:
@@ -269,8 +272,8 @@ async def test_a_preview_asks_the_server_and_changes_nothing(
         await kube.create(make.service(ns, ports=ports), make.slice_(ns, make.at("10.1.0.1")))
         await until(lambda: name in run.state.services)
         seen = await run.source.preview(name, (Grant("west", (80,)),))
-        assert (seen.where, seen.changed, seen.left_out) == (f"ServiceExport {name}", True, ((7, "SCTP"),))
-        assert [(p.port, p.name) for p in seen.claim.ports] == [(80, "http")]
+        assert (seen.where, seen.changed, seen.uncarried) == (f"ServiceExport {name}", True, ((7, "SCTP"),))
+        assert [(p.port, p.name) for p in seen.claim.ports] == [(80, "http"), (7, "sig")]
         assert seen.claim.grants == (Grant("west", (80,)),)
         assert seen.claim.exported_at_ns > 0, "as the server would date it"
         assert not await kube.list(MCS, "ServiceExport", ns)
@@ -280,7 +283,7 @@ async def test_a_preview_asks_the_server_and_changes_nothing(
         await run.source.export(name, ())
         claim = await run.exported(ns, "echo", lambda c: len(c.endpoints) == 1)
         assert (await run.source.preview(name, ())) == Preview(
-            where=f"ServiceExport {name}", changed=False, claim=claim, left_out=((7, "SCTP"),)
+            where=f"ServiceExport {name}", changed=False, claim=claim, uncarried=((7, "SCTP"),)
         )
         narrowed = await run.source.preview(name, (Grant("west"),))
         assert narrowed.changed

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from discovery.kube.types import Condition
 from discovery.mcs.conditions import ExportFacts, State, conflict, export_states, same, settle
 from federation.model.cluster import Problem
-from federation.model.service import FieldConflict
+from federation.model.service import FieldConflict, Port, Protocol
 
 THEN, NOW = "2026-01-01T00:00:00Z", "2026-01-02T00:00:00Z"
 EXPORTED = Condition("Ready", "True", "Exported", "", THEN, 3)
@@ -26,6 +26,12 @@ REASONS = (
     "TrafficDistributionConflict",
     "IPFamilyConflict",
 )
+
+
+def test_a_valid_export_says_what_of_it_is_not_carried() -> None:
+    ports = (Port(name="dns", port=53, protocol=Protocol.UDP), Port(name="sig", port=7, protocol=Protocol.SCTP))
+    valid, *_ = export_states(ExportFacts(published=True, uncarried=ports), {}, generation=1)
+    assert valid == ("Valid", "True", "Valid", "53/UDP, 7/SCTP: imports show it, gateways and sidecars carry TCP only")
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from discovery.kube.watch import Store
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.desired import derived_name
 from discovery.mcs.writer import Writer
+from discovery.sources.base import SourceState
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.aio.latest import Latest
@@ -81,6 +82,7 @@ class Cluster:
             lists=asyncio.Semaphore(1),
             live=Latest(True),
             refused=lambda name: None,
+            state=Latest(SourceState()),
         )
         view: Any = self.view
         self.writer = Writer(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from discovery.sources import manifests as k8s
-from discovery.sources.convert import Refused, app_protocol, convert, readiness
+from discovery.sources.convert import Refused, app_protocol, convert, readiness, uncarried
 from federation.errors import InvalidInput
-from federation.model.service import AppProtocol, Endpoint, Grant, Locality, Protocol, Readiness, Service
+from federation.model.service import AppProtocol, Endpoint, Grant, Locality, Port, Protocol, Readiness, Service
 
 HOME = Locality("eu", "eu-1")
 
@@ -100,9 +100,10 @@ def test_udp_is_carried_as_bytes_and_tcp_decides_a_shared_number() -> None:
     assert made.endpoints[0].ports == {53: 2}
 
 
-def test_sctp_is_left_out_and_refused_alone() -> None:
-    both = service(k8s.ServicePort(port=80, name="http"), k8s.ServicePort(port=81, name="s", protocol="SCTP"))
-    assert [p.port for p in claim(both).ports] == [80]
+def test_sctp_is_shown_and_refused_alone() -> None:
+    both = service(k8s.ServicePort(port=80, name="http"), k8s.ServicePort(port=81, name="http-s", protocol="SCTP"))
+    assert claim(both).ports[1] == Port(name="http-s", port=81, protocol=Protocol.SCTP)
+    assert uncarried(both) == ((81, "SCTP"),)
     with pytest.raises(Refused) as caught:
         claim(service(k8s.ServicePort(port=81, protocol="SCTP")))
     assert caught.value.code == "unsupported_protocol"

@@ -387,14 +387,14 @@ async def test_a_preview_is_what_the_export_then_is(folder: Path, follow: Follow
 SCTP = "ports: [{port: 80, name: http}, {port: 7, name: sig, protocol: SCTP}]"
 
 
-async def test_a_preview_names_the_ports_that_are_left_out(folder: Path, follow: Follow, write: Any) -> None:
+async def test_a_preview_names_the_ports_that_are_not_carried(folder: Path, follow: Follow, write: Any) -> None:
     write(folder, "echo.yaml", given("echo", SCTP))
     async with follow(poll_seconds=60) as running:
         await running.until(lambda: running.state.complete)
         seen = await running.source.preview(ECHO, ())
-        assert seen.left_out == ((7, "SCTP"),)
+        assert seen.uncarried == ((7, "SCTP"),)
         assert seen.claim is not None
-        assert [p.port for p in seen.claim.ports] == [80]
+        assert [p.port for p in seen.claim.ports] == [80, 7]
 
 
 def given(name: str, spec: str, namespace: str = "shop") -> str:

@@ -57,6 +57,15 @@ def test_the_session_affinity_time_out_is_a_conflict_of_its_own():
     assert merged.session_affinity_seconds == 10
 
 
+def test_calls_of_a_number_go_to_who_has_it_for_tcp():
+    """The youngest has it, and the others have the number for protocols that are not carried."""
+    sig, dns = Port(name="sig", port=53, protocol=Protocol.SCTP), Port(name="dns", port=53, protocol=Protocol.UDP)
+    tcp, more = Port(name="tcp", port=53), Port(name="more", port=54, protocol=Protocol.UDP)
+    merged = merge(NAME, [claim("a", 1, ports=(sig, more)), claim("b", 2, ports=(dns,)), claim("c", 3, ports=(tcp,))])
+    assert merged.ports == (sig, tcp, dns, more)
+    assert [b.ports for b in merged.backends] == [(54,), (), (53,)]
+
+
 GRPC = Port(name="grpc", port=90, app=AppProtocol.GRPC)
 UNNAMED_80, UNNAMED_81 = Port(port=80), Port(port=81)
 
@@ -75,7 +84,7 @@ UNNAMED_80, UNNAMED_81 = Port(port=80), Port(port=81)
             (Port(name="dns", port=53),),
             (Port(name="dns-udp", port=53, protocol=Protocol.UDP),),
             (Port(name="dns", port=53), Port(name="dns-udp", port=53, protocol=Protocol.UDP)),
-            (53,),
+            (),  # calls of 53 are TCP, and it has none
             1,
         ),
     ],

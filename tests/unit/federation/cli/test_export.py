@@ -13,13 +13,13 @@ from federation.cli.preview import Known
 from federation.errors import IsthmusError
 from federation.model.cluster import Link
 from federation.model.ids import ServiceName
-from federation.model.service import Grant, Port, Service
+from federation.model.service import Grant, Port, Protocol, Service
 
 ECHO = ServiceName("shop", "echo")
 OURS = Service(
     name=ECHO,
     exported_at_ns=20,
-    ports=(Port(name="http", port=80), Port(name="admin", port=81)),
+    ports=(Port(name="sig", port=7, protocol=Protocol.SCTP), Port(name="http", port=80), Port(name="admin", port=81)),
     grants=(Grant("moon"), Grant("north"), Grant("west", (80, 99))),
 )
 THEIRS = Service(name=ECHO, exported_at_ns=10, ports=(Port(name="http", port=80),), headless=True)
@@ -30,7 +30,7 @@ LOOKED = Looked(
         after=OURS,
         links=[Link(a="east", b=name) for name in ("far", "north", "west")],
         others={"north": THEIRS},
-        left_out=[(7, "SCTP")],
+        uncarried=[(7, "SCTP")],
     ),
     withdraw=False,
     path="ServiceExport shop/echo",
@@ -52,14 +52,14 @@ def test_the_table_says_who_sees_what_and_why(capsys: pytest.CaptureFixture[str]
     rows, notes = table(LOOKED, capsys)
     north = "stale: its last report counts; also from north"
     assert rows == [
-        ["far", "7/SCTP", "no", "protocol not carried", "-", "-", "-"],
+        ["far", "7/SCTP sig", "no", "export's grant", "-", "-", "-"],
         ["far", "80/TCP http", "no", "export's grant", "-", "-", "-"],
         ["far", "81/TCP admin", "no", "export's grant", "-", "-", "-"],
         ["moon", "-", "no", "no link", "-", "-", "-"],
-        ["north", "7/SCTP", "no", "protocol not carried", "-", "-", "-"],
+        ["north", "7/SCTP sig", "yes", "export's grant", "gains", "Headless", north],
         ["north", "80/TCP http", "yes", "export's grant", "gains", "Headless", north],
         ["north", "81/TCP admin", "yes", "export's grant", "gains", "Headless", north],
-        ["west", "7/SCTP", "no", "protocol not carried", "-", "-", "-"],
+        ["west", "7/SCTP sig", "no", "export's grant", "-", "-", "-"],
         [
             "west",
             "80/TCP http",
@@ -73,9 +73,9 @@ def test_the_table_says_who_sees_what_and_why(capsys: pytest.CaptureFixture[str]
     ]
     assert notes == [
         "shop/echo of east would be exported (ServiceExport shop/echo); nothing is written",
-        "port 7/SCTP is left out: SCTP is not carried",
+        "port 7/SCTP is not carried by gateways and sidecars: they carry TCP",
         "west is granted port 99, which shop/echo does not have",
-        "conflict: PortConflict: east: has 81/TCP, which north has not (as seen by east, north)",
+        "conflict: PortConflict: east: has 7/SCTP, 81/TCP, which north has not (as seen by east, north)",
         "conflict: TypeConflict: east: type is Headless as in north, not ClusterSetIP (as seen by east, north)",
     ]
 
@@ -92,12 +92,13 @@ def test_the_documentation_shows_just_that(capsys: pytest.CaptureFixture[str]):
 
 
 def test_a_withdrawal_says_who_loses_it(capsys: pytest.CaptureFixture[str]):
-    known = replace(LOOKED.known, before=OURS, after=None, left_out=())
+    known = replace(LOOKED.known, before=OURS, after=None, uncarried=())
     rows, notes = table(replace(LOOKED, known=known, withdraw=True), capsys)
     assert [row for row in rows if row[4] == "loses"] == [
-        ["north", "80/TCP http", "no", "withdrawn", "loses", "-", "still from north"],
+        ["north", "7/SCTP sig", "no", "withdrawn", "loses", "-", "still from north"],
+        ["north", "80/TCP http", "no", "withdrawn", "loses", "-", "-"],
         ["north", "81/TCP admin", "no", "withdrawn", "loses", "-", "-"],
-        ["west", "80/TCP http", "no", "withdrawn", "loses", "-", "its name ends there"],
+        ["west", "80/TCP http", "no", "withdrawn", "loses", "-", "-"],
     ]
     assert notes == ["shop/echo of east would be withdrawn (ServiceExport shop/echo); nothing is written"]
 

@@ -158,7 +158,7 @@ def test_a_port_that_goes_is_lost_and_one_that_comes_is_gained():
 
 
 def test_ports_that_are_not_carried():
-    known = Known(origin="east", name=ECHO, after=service(HTTP), links=[EAST_WEST], left_out=[(7, "SCTP")])
+    known = Known(origin="east", name=ECHO, after=service(HTTP), links=[EAST_WEST], uncarried=[(7, "SCTP")])
     assert brief(look(known)) == [(7, False, Rule.PROTOCOL), (80, True, Rule.LINK)]
 
 
