@@ -104,8 +104,8 @@ class KindHarness:
         if self.topology.flat and all(one.ready for one in found):
             routes = await self._routes(wants)
             for name, one in by_name.items():
-                others = [r for other, rs in routes.items() if other != name for r in rs]
-                by_name[name] = replace(one, flat=await packets.is_flat(one.nodes, others))
+                flat = await packets.is_flat(one.nodes, _others(routes, name))
+                by_name[name] = replace(one, flat=flat)
         return by_name
 
     async def _look_at(self, want: Wanted, nodes: tuple[Node, ...]) -> Found:
@@ -241,9 +241,14 @@ class KindHarness:
             raise engine.refusal(done)
 
     async def _flatten(self, wants: Mapping[str, Wanted], name: str) -> None:
+        await packets.flatten(await engine.nodes(cluster=wants[name].name), _others(await self._routes(wants), name))
+
+    async def unflatten(self) -> None:
+        """Take the routes between the Pods of clusters away again."""
+        wants = await self.wanted()
         routes = await self._routes(wants)
-        others = [route for other, rs in routes.items() if other != name for route in rs]
-        await packets.flatten(await engine.nodes(cluster=wants[name].name), others)
+        for name, want in wants.items():
+            await packets.unflatten(await engine.nodes(cluster=want.name), _others(routes, name))
 
     async def _routes(self, wants: Mapping[str, Wanted]) -> dict[str, list[Route]]:
         """Where the Pods of each cluster are, node by node."""
@@ -330,6 +335,10 @@ async def remove_marked(mark: str, *, say: Say = silent) -> list[str]:
         await engine.remove([node.name for node in nodes])
         say(f"{len(nodes)} nodes were removed")
     return [node.name for node in nodes]
+
+
+def _others(routes: Mapping[str, list[Route]], name: str) -> list[Route]:
+    return [route for other, theirs in routes.items() if other != name for route in theirs]
 
 
 async def _silent(client: KubeClient, nodes: tuple[str, ...], since: dt.datetime) -> str:

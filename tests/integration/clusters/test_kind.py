@@ -154,6 +154,44 @@ async def _read(node: str, script: str) -> float:
 
 
 @pytest.mark.clusters("two-kind")
+async def test_a_flat_network(clusters: Clusters) -> None:
+    """A pod of east gets an answer from a pod of west at the pod's own address, and only then."""
+    flat = KindHarness(
+        replace(clusters.topology, flat=True),
+        prefix=clusters.harness.prefix,
+        where=clusters.harness.folder.path.parent,
+    )
+    wants = await clusters.harness.wanted()
+    pid, url = await _dns_pod(wants["east"].control_plane), await _dns_url(clusters, "west")
+
+    async def reached() -> bool:
+        command = ("nsenter", "--net", f"--target={pid}", "curl", "--silent", "--max-time", PATIENCE, url)
+        return (await attempt("docker", "exec", wants["east"].control_plane, *command)).text == "OK"
+
+    assert not await reached()
+    try:
+        assert await flat.up() == {"east": [Step("flatten")], "west": [Step("flatten")]}
+        assert await reached()
+        assert await flat.up() == {"east": [], "west": []}
+    finally:
+        await flat.unflatten()
+    assert not await reached()
+
+
+async def _dns_pod(node: str) -> int:
+    """A process of CoreDNS, which every cluster has, in the network of its pod."""
+    inspect = "crictl inspect --output go-template --template '{{.info.pid}}'"
+    script = f"{inspect} $(crictl ps --quiet --name ^coredns$ | head -n 1)"
+    return int(await engine.execute(node, "sh", "-c", script))
+
+
+async def _dns_url(clusters: Clusters, cluster: str) -> str:
+    async with clusters.connect(cluster) as client:
+        pods = await client.list("v1", "Pod", "kube-system", labelSelector="k8s-app=kube-dns")
+    return f"http://{pods[0]['status']['podIP']}:8181/ready"
+
+
+@pytest.mark.clusters("two-kind")
 async def test_what_makes_no_sense_says_why(clusters: Clusters) -> None:
     with pytest.raises(NotSupported, match="clock of their machine"):
         await clusters.faults.clock("east", 60)
