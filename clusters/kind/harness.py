@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters.command import attempt
-from clusters.kind import engine, packets
+from clusters.kind import engine, installation, packets
 from clusters.kind.config import MADE, PREFIX, Wanted, mark, wanted
 from clusters.kind.engine import Node
 from clusters.kind.folder import Folder
@@ -169,11 +169,16 @@ class KindHarness:
             for name, steps in plans.items():
                 if any(step.verb == "flatten" for step in steps):
                     await self._flatten(wants, name)
-            if installed:
-                await Installation(self.topology, wants, self.folder, say=self.say).up()
-        if not any(plans.values()):
+            further = await Installation(self.topology, wants, self.folder, say=self.say).up() if installed else []
+        if not any(plans.values()) and not further:
             self.say(f"nothing to do: {', '.join(plans)} {'are' if len(plans) > 1 else 'is'} as it should be")
         return plans
+
+    async def install(self) -> list[installation.Step]:
+        """Install, join and link what is not; the clusters stand. Returns what was done."""
+        wants = await self.wanted()
+        with self.folder.locked():
+            return await Installation(self.topology, wants, self.folder, say=self.say).up()
 
     async def _check_room(self, plans: Mapping[str, list[Step]]) -> None:
         """What every creation needs, once and before the first one."""

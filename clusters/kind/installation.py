@@ -79,10 +79,11 @@ def plan(topology: Topology, found: Installed) -> list[list[Step]]:
     contexts = [
         Step("context", (name,)) for name in names if name not in found.known or Step("agent", (name,)) in agents
     ]
-    edges = [Step("gateway", (name,)) for name in lacking("gateway")]
-    edges += [Step("webhook", (name,)) for name in lacking("injector")]
+    gateways = [Step("gateway", (name,)) for name in lacking("gateway")]
+    webhooks = [Step("webhook", (name,)) for name in lacking("injector")]
     links = [Step("link", link) for link in topology.links if frozenset(link) not in found.links]
-    stages = [first, operator, agents, contexts, [*edges, *links]]
+    # Two installations in one cluster would be in each other's way.
+    stages = [first, operator, agents, contexts, [*gateways, *links], webhooks]
     return [stage for stage in stages if stage]
 
 
@@ -180,11 +181,9 @@ class Installation:
                 sets = {"gateway.replicas": "1"}
                 if self._wants[name].spec.nodes.nat:
                     sets |= {"gateway.service.type": "None"}
-                words = ("--federation", self._topology.federation, "--cluster", name, *_sets(sets))
-                await self._install("gateway", name, *words)
+                await self._install("gateway", name, *_sets(sets))
             case "webhook":
-                words = ("--federation", self._topology.federation, "--cluster", name)
-                await self._install("webhook", name, *words, *_sets({"injector.replicas": "1"}))
+                await self._install("webhook", name, *_sets({"injector.replicas": "1"}))
             case "operator":
                 await self._fedctl("registry", "use", *self._target(name))
             case "context":

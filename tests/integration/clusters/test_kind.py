@@ -258,6 +258,22 @@ async def test_faults_of_a_component(clusters: Clusters) -> None:
             await client.remove_namespace(SYSTEM_NAMESPACE, kinds=[("v1", "Pod")])
 
 
+@pytest.mark.clusters("two-kind", installed=True)
+async def test_installed_joined_and_linked(clusters: Clusters) -> None:
+    """There is nothing more to install; a gateway that is killed comes back, and `up` has nothing to do again."""
+    assert await clusters.harness.install() == []
+    await clusters.faults.kill("west", "gateway")
+
+    async def restarted() -> bool:
+        async with clusters.connect("west") as client:
+            pods = await client.list("v1", "Pod", SYSTEM_NAMESPACE, labelSelector=f"{LABEL}=gateway")
+        statuses = [one for pod in pods for one in pod["status"].get("containerStatuses", ())]
+        return bool(statuses) and all(one["ready"] and one["restartCount"] for one in statuses)
+
+    await until(restarted, seconds=2 * START, what="the gateway to come back")
+    assert await clusters.harness.install() == []
+
+
 # --- behind NAT ------------------------------------------------------------------------------------------------------
 
 

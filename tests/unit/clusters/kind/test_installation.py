@@ -35,9 +35,9 @@ def found(**changes: Any) -> Installed:
                 [Step("context", ("east",)), Step("context", ("west",))],
                 [
                     *(Step("gateway", (name,)) for name in ("east", "west")),
-                    *(Step("webhook", (name,)) for name in ("east", "west")),
                     Step("link", ("east", "west")),
                 ],
+                [Step("webhook", (name,)) for name in ("east", "west")],
             ],
             id="nothing",
         ),
