@@ -30,7 +30,7 @@ from clusters.kubeclient import KubeClient, connect
 from clusters.progress import Say, silent
 from clusters.together import finish_together
 from clusters.topology import Topology
-from clusters.waiting import until
+from clusters.waiting import ANSWER, until
 from federation.errors import IsthmusError, NotFound, StorageFailed, TimedOut
 
 IMAGE = "ISTHMUS_KIND_IMAGE"
@@ -39,8 +39,6 @@ IMAGE = "ISTHMUS_KIND_IMAGE"
 READY = 300.0
 """Seconds for a cluster to come up; many at once share few cores."""
 _CREATE = 900.0
-_ANSWER = 5.0
-"""Seconds for an API server to answer before it counts as not ready."""
 _NODE_BYTES = 2 << 30
 """Room that a new node wants: its images and what runs in it."""
 
@@ -295,7 +293,7 @@ class KindHarness:
 
     async def _is_ready(self, want: Wanted) -> bool:
         with contextlib.suppress(IsthmusError, TimeoutError):
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(ANSWER):
                 return not await self._missing(want, None)
         return False
 

@@ -182,7 +182,12 @@ async def _dns_pod(node: str) -> int:
     """A process of CoreDNS, which every cluster has, in the network of its pod."""
     inspect = "crictl inspect --output go-template --template '{{.info.pid}}'"
     script = f"{inspect} $(crictl ps --quiet --name ^coredns$ | head -n 1)"
-    return int(await engine.execute(node, "sh", "-c", script))
+
+    async def look() -> int:
+        said = (await attempt("docker", "exec", node, "sh", "-c", script)).text.strip()
+        return int(said) if said.isdigit() else 0
+
+    return int(await until(look, seconds=START, what="CoreDNS"))
 
 
 async def _dns_url(clusters: Clusters, cluster: str) -> str:
