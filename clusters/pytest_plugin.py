@@ -70,6 +70,8 @@ class Pool:
         """`where`: for the files of the harness. `keep`: take what stands, and leave it standing."""
         self._prefix, self._where, self._keep = prefix, where, keep
         self._standing: Clusters | None = None
+        self._whole: bool | None = None
+        """Whether what stands was last seen whole, with isthmus (True) or bare (False); None: nobody knows."""
         self._refusal: IsthmusError | None = None
 
     def take(self, name: str, *, installed: bool) -> Clusters:
@@ -90,19 +92,26 @@ class Pool:
             image = os.environ.get(IMAGE, "")
             harness = KindHarness(find(name), image=image, prefix=self._prefix, where=self._where, say=Progress())
             self._standing = Clusters(harness, KindFaults(harness))
+        if self._whole or self._whole is installed:
+            return self._standing
         try:
             complete(self._standing.harness.up(installed=installed))
         except IsthmusError as error:
             if error.error_code in NOT_HERE:
                 self._refusal, self._standing = error, None
             raise
+        self._whole = installed
         return self._standing
+
+    def doubt(self) -> None:
+        """What stands may be broken: it is looked at, and repaired, before the next test gets it."""
+        self._whole = None
 
     def close(self) -> None:
         """Take down what stands."""
         if self._standing is not None and not self._keep:
             complete(self._standing.harness.down())
-        self._standing = None
+        self._standing = self._whole = None
 
 
 async def sweep() -> None:
@@ -178,9 +187,12 @@ def clusters(request: pytest.FixtureRequest, _cluster_pool: Pool) -> Iterator[Cl
         if error.error_code in NOT_HERE and not required(os.environ):
             pytest.skip(str(error))
         pytest.fail(f"no clusters: {error} [{error.error_code}]", pytrace=False)
+    failed = request.session.testsfailed
     yield found
     if found.faults.broken:
         complete(found.faults.heal())
+    if request.session.testsfailed > failed:
+        _cluster_pool.doubt()
 
 
 def required(environ: Any) -> bool:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from clusters.command import attempt
-from clusters.kind import engine, packets
+from clusters.kind import engine, installation, packets
 from clusters.kind.config import MADE, PREFIX, Wanted, mark, wanted
 from clusters.kind.engine import Node
 from clusters.kind.folder import Folder
@@ -30,7 +30,7 @@ from clusters.kubeclient import KubeClient, connect
 from clusters.progress import Say, silent
 from clusters.together import finish_together
 from clusters.topology import Topology
-from clusters.waiting import until
+from clusters.waiting import ANSWER, until
 from federation.errors import IsthmusError, NotFound, StorageFailed, TimedOut
 
 IMAGE = "ISTHMUS_KIND_IMAGE"
@@ -39,8 +39,6 @@ IMAGE = "ISTHMUS_KIND_IMAGE"
 READY = 300.0
 """Seconds for a cluster to come up; many at once share few cores."""
 _CREATE = 900.0
-_ANSWER = 5.0
-"""Seconds for an API server to answer before it counts as not ready."""
 _NODE_BYTES = 2 << 30
 """Room that a new node wants: its images and what runs in it."""
 
@@ -104,8 +102,8 @@ class KindHarness:
         if self.topology.flat and all(one.ready for one in found):
             routes = await self._routes(wants)
             for name, one in by_name.items():
-                others = [r for other, rs in routes.items() if other != name for r in rs]
-                by_name[name] = replace(one, flat=await packets.is_flat(one.nodes, others))
+                flat = await packets.is_flat(one.nodes, _others(routes, name))
+                by_name[name] = replace(one, flat=flat)
         return by_name
 
     async def _look_at(self, want: Wanted, nodes: tuple[Node, ...]) -> Found:
@@ -169,11 +167,16 @@ class KindHarness:
             for name, steps in plans.items():
                 if any(step.verb == "flatten" for step in steps):
                     await self._flatten(wants, name)
-            if installed:
-                await Installation(self.topology, wants, self.folder, say=self.say).up()
-        if not any(plans.values()):
+            further = await Installation(self.topology, wants, self.folder, say=self.say).up() if installed else []
+        if not any(plans.values()) and not further:
             self.say(f"nothing to do: {', '.join(plans)} {'are' if len(plans) > 1 else 'is'} as it should be")
         return plans
+
+    async def install(self) -> list[installation.Step]:
+        """Install, join and link what is not; the clusters stand. Returns what was done."""
+        wants = await self.wanted()
+        with self.folder.locked():
+            return await Installation(self.topology, wants, self.folder, say=self.say).up()
 
     async def _check_room(self, plans: Mapping[str, list[Step]]) -> None:
         """What every creation needs, once and before the first one."""
@@ -241,9 +244,14 @@ class KindHarness:
             raise engine.refusal(done)
 
     async def _flatten(self, wants: Mapping[str, Wanted], name: str) -> None:
+        await packets.flatten(await engine.nodes(cluster=wants[name].name), _others(await self._routes(wants), name))
+
+    async def unflatten(self) -> None:
+        """Take the routes between the Pods of clusters away again."""
+        wants = await self.wanted()
         routes = await self._routes(wants)
-        others = [route for other, rs in routes.items() if other != name for route in rs]
-        await packets.flatten(await engine.nodes(cluster=wants[name].name), others)
+        for name, want in wants.items():
+            await packets.unflatten(await engine.nodes(cluster=want.name), _others(routes, name))
 
     async def _routes(self, wants: Mapping[str, Wanted]) -> dict[str, list[Route]]:
         """Where the Pods of each cluster are, node by node."""
@@ -285,7 +293,7 @@ class KindHarness:
 
     async def _is_ready(self, want: Wanted) -> bool:
         with contextlib.suppress(IsthmusError, TimeoutError):
-            async with asyncio.timeout(_ANSWER):
+            async with asyncio.timeout(ANSWER):
                 return not await self._missing(want, None)
         return False
 
@@ -330,6 +338,10 @@ async def remove_marked(mark: str, *, say: Say = silent) -> list[str]:
         await engine.remove([node.name for node in nodes])
         say(f"{len(nodes)} nodes were removed")
     return [node.name for node in nodes]
+
+
+def _others(routes: Mapping[str, list[Route]], name: str) -> list[Route]:
+    return [route for other, theirs in routes.items() if other != name for route in theirs]
 
 
 async def _silent(client: KubeClient, nodes: tuple[str, ...], since: dt.datetime) -> str:

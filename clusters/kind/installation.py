@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from clusters.command import Done, attempt
+from clusters.kind import engine
 from clusters.kind.config import Wanted
 from clusters.kind.folder import Folder
 from clusters.kubeclient import connect
@@ -34,9 +35,13 @@ REGISTRY = "registry"
 COMPONENTS = ("registry", "agent", "gateway", "injector")
 """As their label says; fedctl calls the last one webhook."""
 LABEL = "app.kubernetes.io/component"
+VOLUME = "isthmus-registry"
+"""The volume of the registry, and the class of which it is the only one."""
+_DISK, _USER = "/var/local/isthmus-registry", 65532
 _SECONDS = 300.0
 
-Verb = Literal["registry", "agent", "gateway", "webhook", "contexts", "link"]
+Verb = Literal["registry", "operator", "agent", "context", "gateway", "webhook", "link"]
+"""`operator`, `context`: let fedctl know the registry, or the cluster's agent."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +74,16 @@ def plan(topology: Topology, found: Installed) -> list[list[Step]]:
         return [name for name in names if component not in found.ready.get(name, ())]
 
     first = [Step("registry", (home,))] if home in lacking("registry") else []
-    context = [Step("contexts", (home,))] if first or REGISTRY not in found.known else []
+    operator = [Step("operator", (home,))] if first or REGISTRY not in found.known else []
     agents = [Step("agent", (name,)) for name in lacking("agent")]
     contexts = [
-        Step("contexts", (name,)) for name in names if name not in found.known or Step("agent", (name,)) in agents
+        Step("context", (name,)) for name in names if name not in found.known or Step("agent", (name,)) in agents
     ]
-    edges = [Step("gateway", (name,)) for name in lacking("gateway")]
-    edges += [Step("webhook", (name,)) for name in lacking("injector")]
+    gateways = [Step("gateway", (name,)) for name in lacking("gateway")]
+    webhooks = [Step("webhook", (name,)) for name in lacking("injector")]
     links = [Step("link", link) for link in topology.links if frozenset(link) not in found.links]
-    stages = [first, context, agents, contexts, [*edges, *links]]
+    # Two installations in one cluster would be in each other's way.
+    stages = [first, operator, agents, contexts, [*gateways, *links], webhooks]
     return [stage for stage in stages if stage]
 
 
@@ -162,33 +168,48 @@ class Installation:
             case "registry":
                 # By its name, which outlives the address of the node.
                 where = self._wants[name].control_plane
-                await self._install("registry", name, "--federation", self._topology.federation, "--address", where)
+                await self._volume(name)
+                sets = {"registry.persistence.storageClass": VOLUME}
+                told = ("--federation", self._topology.federation, "--address", where)
+                await self._install("registry", name, *told, *_sets(sets))
             case "agent":
                 token = (await self._json("token", "issue", name))["token"]
                 place = self._wants[name].spec.locality
-                sets = {"agent.replicas": 1, "locality.region": place.region, "locality.zone": place.zone}
+                sets = {"agent.replicas": "1", "locality.region": place.region, "locality.zone": place.zone}
                 await self._install("agent", name, "--token", "-", *_sets(sets), text=token.encode())
             case "gateway":
-                sets = {"gateway.replicas": 1}
+                sets = {"gateway.replicas": "1"}
                 if self._wants[name].spec.nodes.nat:
                     sets |= {"gateway.service.type": "None"}
-                words = ("--federation", self._topology.federation, "--cluster", name, *_sets(sets))
-                await self._install("gateway", name, *words)
+                await self._install("gateway", name, *_sets(sets))
             case "webhook":
-                words = ("--federation", self._topology.federation, "--cluster", name)
-                await self._install("webhook", name, *words, *_sets({"injector.replicas": 1}))
-            case "contexts":
-                await self._contexts(name)
+                await self._install("webhook", name, *_sets({"injector.replicas": "1"}))
+            case "operator":
+                await self._fedctl("registry", "use", *self._target(name))
+            case "context":
+                await self._fedctl("cluster", "use", name, *self._target(name))
             case "link":
                 await self._fedctl("link", *step.clusters)
 
-    async def _contexts(self, name: str) -> None:
-        home = Home.load(self._folder.home)
-        if name == self._topology.home and home.operator is None:
-            await self._fedctl("registry", "use", *self._target(name))
-        if name in Home.load(self._folder.home).clusters:
-            return
-        await self._fedctl("cluster", "use", name, *self._target(name))
+    async def _volume(self, name: str) -> None:
+        """A disk for the registry that it may write: what nodes provide themselves belongs to root.
+
+        It is a folder of one node; when what claimed it is gone, the next registry gets it empty.
+        """
+        node = self._wants[name].nodes[-1]
+        async with connect(self._folder.kubeconfig(name)) as client:
+            try:
+                there = await client.get("v1", "PersistentVolume", VOLUME)
+            except NotFound:
+                there = None
+            if there is not None and there["status"].get("phase") != "Released":
+                return
+            if there is not None:
+                await client.delete("v1", "PersistentVolume", VOLUME)
+                await client.gone("v1", "PersistentVolume", VOLUME)
+            clean = f"rm -rf {_DISK} && install -d -m 700 -o {_USER} -g {_USER} {_DISK}"
+            await engine.execute(node, "sh", "-c", clean)
+            await client.apply(volume(node))
 
     async def _install(self, component: str, cluster: str, *words: str, text: bytes = b"") -> None:
         await self._fedctl("install", component, *self._target(cluster), *words, "--wait", text=text)
@@ -218,9 +239,28 @@ _DONE: Mapping[Verb, str] = {
     "agent": "agent installed, and joined",
     "gateway": "gateway installed",
     "webhook": "webhook installed",
-    "contexts": "known to fedctl",
+    "operator": "its registry is known to fedctl",
+    "context": "known to fedctl",
     "link": "linked",
 }
+
+
+def volume(node: str) -> dict[str, Any]:
+    """The folder of the node as a volume."""
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [node]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": VOLUME},
+        "spec": {
+            "storageClassName": VOLUME,
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "hostPath": {"path": _DISK, "type": "Directory"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        },
+    }
 
 
 def refusal(done: Done) -> IsthmusError:
@@ -240,6 +280,6 @@ def _is_ready(workload: Mapping[str, Any]) -> bool:
     return bool(seen and wanted and status.get("readyReplicas", 0) >= wanted)
 
 
-def _sets(values: Mapping[str, object]) -> list[str]:
+def _sets(values: Mapping[str, str]) -> list[str]:
     """As options of fedctl; what is empty is left out."""
     return [word for key, value in values.items() if value != "" for word in ("--set", f"{key}={value}")]

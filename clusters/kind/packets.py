@@ -135,6 +135,14 @@ async def flatten(nodes: Iterable[Node], routes: Sequence[Route]) -> None:
         await apply(node.name, FLAT, unmasked(routes))
 
 
+async def unflatten(nodes: Iterable[Node], routes: Sequence[Route]) -> None:
+    """Undo `flatten`."""
+    for node in nodes:
+        script = "; ".join(f"ip route del {route.pods} via {route.via}" for route in routes)
+        await engine.execute(node.name, "sh", "-c", f"{script}; true")
+        await remove(node.name, FLAT)
+
+
 async def is_flat(nodes: Iterable[Node], routes: Sequence[Route]) -> bool:
     """Whether every node that runs has the routes and the rules."""
     for node in nodes:

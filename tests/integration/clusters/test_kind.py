@@ -154,6 +154,49 @@ async def _read(node: str, script: str) -> float:
 
 
 @pytest.mark.clusters("two-kind")
+async def test_a_flat_network(clusters: Clusters) -> None:
+    """A pod of east gets an answer from a pod of west at the pod's own address, and only then."""
+    flat = KindHarness(
+        replace(clusters.topology, flat=True),
+        prefix=clusters.harness.prefix,
+        where=clusters.harness.folder.path.parent,
+    )
+    wants = await clusters.harness.wanted()
+    pid, url = await _dns_pod(wants["east"].control_plane), await _dns_url(clusters, "west")
+
+    async def reached() -> bool:
+        command = ("nsenter", "--net", f"--target={pid}", "curl", "--silent", "--max-time", PATIENCE, url)
+        return (await attempt("docker", "exec", wants["east"].control_plane, *command)).text == "OK"
+
+    assert not await reached()
+    try:
+        assert await flat.up() == {"east": [Step("flatten")], "west": [Step("flatten")]}
+        assert await reached()
+        assert await flat.up() == {"east": [], "west": []}
+    finally:
+        await flat.unflatten()
+    assert not await reached()
+
+
+async def _dns_pod(node: str) -> int:
+    """A process of CoreDNS, which every cluster has, in the network of its pod."""
+    inspect = "crictl inspect --output go-template --template '{{.info.pid}}'"
+    script = f"{inspect} $(crictl ps --quiet --name ^coredns$ | head -n 1)"
+
+    async def look() -> int:
+        said = (await attempt("docker", "exec", node, "sh", "-c", script)).text.strip()
+        return int(said) if said.isdigit() else 0
+
+    return int(await until(look, seconds=START, what="CoreDNS"))
+
+
+async def _dns_url(clusters: Clusters, cluster: str) -> str:
+    async with clusters.connect(cluster) as client:
+        pods = await client.list("v1", "Pod", "kube-system", labelSelector="k8s-app=kube-dns")
+    return f"http://{pods[0]['status']['podIP']}:8181/ready"
+
+
+@pytest.mark.clusters("two-kind")
 async def test_what_makes_no_sense_says_why(clusters: Clusters) -> None:
     with pytest.raises(NotSupported, match="clock of their machine"):
         await clusters.faults.clock("east", 60)
@@ -218,6 +261,22 @@ async def test_faults_of_a_component(clusters: Clusters) -> None:
             await until(again, seconds=START, what="the kubelet to start it again")
         finally:
             await client.remove_namespace(SYSTEM_NAMESPACE, kinds=[("v1", "Pod")])
+
+
+@pytest.mark.clusters("two-kind", installed=True)
+async def test_installed_joined_and_linked(clusters: Clusters) -> None:
+    """There is nothing more to install; a gateway that is killed comes back, and `up` has nothing to do again."""
+    assert await clusters.harness.install() == []
+    await clusters.faults.kill("west", "gateway")
+
+    async def restarted() -> bool:
+        async with clusters.connect("west") as client:
+            pods = await client.list("v1", "Pod", SYSTEM_NAMESPACE, labelSelector=f"{LABEL}=gateway")
+        statuses = [one for pod in pods for one in pod["status"].get("containerStatuses", ())]
+        return bool(statuses) and all(one["ready"] and one["restartCount"] for one in statuses)
+
+    await until(restarted, seconds=2 * START, what="the gateway to come back")
+    assert await clusters.harness.install() == []
 
 
 # --- behind NAT ------------------------------------------------------------------------------------------------------

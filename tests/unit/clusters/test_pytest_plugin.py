@@ -84,3 +84,24 @@ def test_a_refusal_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert caught.value.error_code in NOT_HERE
     assert asked == ["up"]
     pool.close()
+
+
+def test_what_stands_is_looked_at_when_it_may_be_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def complete(work: Any) -> None:
+        work.close()
+        asked.append(work.__name__)
+
+    monkeypatch.setattr("clusters.pytest_plugin.complete", complete)
+    pool = Pool("p", None, keep=False)
+    for installed in (False, False, True, True, False):
+        pool.take("two-kind", installed=installed)
+    assert asked == ["sweep", "up", "up"]
+    pool.doubt()
+    pool.take("two-kind", installed=True)
+    assert asked[3:] == ["up"]
+    pool.take("nat-kind", installed=False)
+    assert asked[4:] == ["down", "sweep", "up"]
+    pool.close()
+    assert asked[7:] == ["down"]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from clusters import topologyfile
+from clusters.kind.ranges import assign
 from clusters.topology import ECHO, KV, ClusterSpec, NodeSpec, Offer
 from clusters.topologyfile import NAMED, check, find, load, numbered
 from federation.errors import InvalidInput
@@ -123,3 +125,16 @@ def test_neither_name_nor_file(tmp_path: Path) -> None:
     assert "two-kind" in caught.value.hint
     with pytest.raises(InvalidInput, match="cannot read"):
         find(str(tmp_path / "absent.yaml"))
+
+
+def test_the_file_of_the_documentation(tmp_path: Path) -> None:
+    """docs/harness.md: the example is a topology, and the ranges that it states are those that its clusters get."""
+    text = (Path(__file__).parents[3] / "docs" / "harness.md").read_text()
+    (block,) = re.findall(r"```yaml\n# topology\n(.*?)```", text, re.DOTALL)
+    found = load(write(tmp_path, block))
+    assert found.names == ["east", "west", "edge"]
+    assert [spec.nodes.nat for spec in found.clusters] == [False, False, True]
+    ranges = assign(found)
+    assert (str(ranges["east"].pods), str(ranges["east"].services)) == ("10.10.0.0/16", "10.110.0.0/16")
+    for name in NAMED:
+        assert f"`{name}`" in text

@@ -30,20 +30,20 @@ def found(**changes: Any) -> Installed:
             Installed(),
             [
                 [Step("registry", ("east",))],
-                [Step("contexts", ("east",))],
+                [Step("operator", ("east",))],
                 [Step("agent", ("east",)), Step("agent", ("west",))],
-                [Step("contexts", ("east",)), Step("contexts", ("west",))],
+                [Step("context", ("east",)), Step("context", ("west",))],
                 [
                     *(Step("gateway", (name,)) for name in ("east", "west")),
-                    *(Step("webhook", (name,)) for name in ("east", "west")),
                     Step("link", ("east", "west")),
                 ],
+                [Step("webhook", (name,)) for name in ("east", "west")],
             ],
             id="nothing",
         ),
         pytest.param(
             found(ready={**WHOLE, "west": ALL - {"agent"}}),
-            [[Step("agent", ("west",))], [Step("contexts", ("west",))]],
+            [[Step("agent", ("west",))], [Step("context", ("west",))]],
             id="an agent is gone",
         ),
         pytest.param(
@@ -52,7 +52,7 @@ def found(**changes: Any) -> Installed:
         pytest.param(found(links=frozenset()), [[Step("link", ("east", "west"))]], id="not linked"),
         pytest.param(
             found(known=frozenset()),
-            [[Step("contexts", ("east",))], [Step("contexts", ("east",)), Step("contexts", ("west",))]],
+            [[Step("operator", ("east",))], [Step("context", ("east",)), Step("context", ("west",))]],
             id="contexts are lost",
         ),
     ],
