@@ -100,6 +100,17 @@ class StateFolder:
         os.close(self._lock)
 
 
+def in_use(path: Path) -> bool:
+    """Whether an agent runs in this state folder. Raises StorageFailed."""
+    try:
+        os.close(_lock(path))
+    except NotFound:
+        return False
+    except Conflict:
+        return True
+    return False
+
+
 def _lock(path: Path) -> int:
     """Held by the descriptor that is returned."""
     if not (path / KEYS).is_dir():

@@ -16,6 +16,7 @@ import typer
 
 from federation import __version__
 from federation.cli import (
+    backup,
     check,
     cluster,
     components,
@@ -62,6 +63,7 @@ status.register(app)
 check.register(app)
 verify.register(app)
 inject.register(app)
+backup.register(app)
 demo.register(app)
 
 

@@ -20,18 +20,31 @@ from federation.settings import add_set
 
 
 async def serve(settings: RegistrySettings) -> None:
-    """Serve until a signal; raises IsthmusError when it cannot begin."""
+    """Serve until a signal, anew after a backup was restored; raises IsthmusError when it cannot begin."""
+    from federation.registry import backup
+
+    stopped = asyncio.create_task(tasks.wait_for_signal(), name="registry-signal")
+    try:
+        while not stopped.done():
+            if await asyncio.to_thread(backup.finish, settings.path):
+                log.get("registry").warning("backup restored", directory=settings.directory)
+            await _serve_once(settings, stopped)
+    finally:
+        await tasks.cancel(stopped)
+
+
+async def _serve_once(settings: RegistrySettings, stopped: asyncio.Task[None]) -> None:
     from federation.registry.server import Registry  # brings gRPC, which reads its environment when it is imported
 
     async with Registry(settings) as registry:
         running = asyncio.create_task(registry.run(), name="registry")
-        stopped = asyncio.create_task(tasks.wait_for_signal(), name="registry-signal")
+        restored = asyncio.create_task(registry.restored.wait(), name="registry-restored")
         try:
-            await asyncio.wait({running, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({running, stopped, restored}, return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 running.result()
         finally:
-            await tasks.cancel(stopped)
+            await tasks.cancel(restored)
             await tasks.cancel(running)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from importlib import metadata
 
 from federation.aio.clock import Clock
@@ -22,10 +23,16 @@ except metadata.PackageNotFoundError:  # a source tree on PYTHONPATH
     VERSION = "unknown"
 
 
+def _time(ns: int) -> str:
+    return datetime.fromtimestamp(ns // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 class Inventory:
     """Reads; changes nothing. `count_streams` is asked for the open streams."""
 
-    def __init__(self, service: Service, *, clock: Clock) -> None:
+    def __init__(self, service: Service, *, restored_ns: int = 0, clock: Clock) -> None:
+        """`restored_ns`: when the backup was made that was restored last; 0: that is not known."""
+        self._restored_ns = restored_ns
         self._service, self._reports = service, service.reports
         self._started_ns = clock.wall_ns()
         self.count_streams: Callable[[], int] = lambda: 0
@@ -80,7 +87,12 @@ class Inventory:
         if store.failure:
             found.append(Problem("storage_failed", "store", f"{store.failure}; changes are refused until it can write"))
         if store.restored:
-            found.append(Problem("store_restored", "store", "an older state was restored; check clusters and links"))
+            when = f"a backup of {_time(self._restored_ns)}" if self._restored_ns else "an older state"
+            detail = (
+                f"{when} was restored: links made since then are gone (fedctl link A B makes them again), links cut "
+                "since then are back, clusters that joined since then are no members"
+            )
+            found.append(Problem("store_restored", "store", detail))
         return found
 
     def _cluster(self, member: Member) -> pb.ClusterInfo:

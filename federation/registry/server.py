@@ -16,12 +16,14 @@ import grpc
 import msgspec
 
 from federation import log as logs
+from federation.aio.archive import pack, unpack
 from federation.aio.clock import Clock, SystemClock
 from federation.errors import Conflict, IsthmusError, Unavailable
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
 from federation.model.cluster import Bundle
 from federation.proto.v1 import registry_pb2_grpc as rpc
+from federation.registry import backup
 from federation.registry.credentials import (
     issue_operator,
     issue_server,
@@ -32,7 +34,7 @@ from federation.registry.credentials import (
 )
 from federation.registry.init import STORE_FILE
 from federation.registry.inventory import VERSION, Inventory
-from federation.registry.local import SOCKET, LocalServer, Question
+from federation.registry.local import SOCKET, Handler, LocalServer, Question
 from federation.registry.meters import Meters
 from federation.registry.publish import Intake
 from federation.registry.rpc import EnrolmentServicer, Gate, OperatorServicer
@@ -47,6 +49,8 @@ from federation.trust.svid import Svid
 
 STUCK = 5.0
 """Seconds without a turn of the event loop after which the process is not alive."""
+RESTORE_AFTER = 0.1
+"""Seconds in which whoever has brought a backup hears that it was taken."""
 _MAX_ENROLMENT_MESSAGE = 64 * 1024
 _MAX_JOINS = 256
 
@@ -62,6 +66,8 @@ class Registry:
         self._servers: list[grpc.aio.Server] = []
         self._metrics: MetricsServer | None = None
         self._local: LocalServer | None = None
+        self.restored = asyncio.Event()
+        """A backup is to be put in place: whoever serves this registry closes it, and begins anew."""
         self.address = self.enrolment_address = ""
         self.metrics_port = 0
         self._beat = self._clock.monotonic()
@@ -95,7 +101,7 @@ class Registry:
             audit=self._audit,
         )
         self.svid = Renewer[Svid](issue_server(settings, self._authority), self._renew, clock=clock, log=self._log)
-        self.inventory = Inventory(service, clock=clock)
+        self.inventory = Inventory(service, restored_ns=backup.restored_at(settings.path), clock=clock)
         self.gate = Gate(service, clock=clock, audit=self._audit)
         self.catalog = CatalogServicer(
             offer=self._offer,
@@ -189,7 +195,10 @@ class Registry:
 
     async def _serve_local(self) -> None:
         path = self.settings.path / SOCKET
-        self._local = LocalServer(path, {"credential": self._credential}, log=self._log)
+        handlers: dict[str, Handler] = {"credential": self._credential}
+        if isinstance(self.store, SqliteStore):
+            handlers |= {"backup": self._backup, "restore": self._restore}
+        self._local = LocalServer(path, handlers, log=self._log)
         try:
             await self._local.start()
         except IsthmusError as error:  # a read-only disk: members are served all the same
@@ -201,6 +210,28 @@ class Registry:
         self._audit.info("credential_issued", operator=name, until=svid.not_after.isoformat())
         address = self._addresses().catalog
         return msgspec.json.encode(operator_files(self.settings, self._authority, svid, address=address))
+
+    async def _backup(self, _: Question, __: bytes) -> bytes:
+        assert isinstance(self.store, SqliteStore)  # noqa: S101 - see `_serve_local`
+        database = await self.store.snapshot()
+        archive = await asyncio.to_thread(backup.collect, self.settings, database, clock=self._clock)
+        self._audit.info("backup_made", clusters=len(self.store.clusters.all()), links=len(self.store.links.all()))
+        return pack(archive)
+
+    async def _restore(self, question: Question, data: bytes) -> bytes:
+        archive = unpack(data, what="the backup")
+        await asyncio.to_thread(backup.check, archive, federation=self.settings.federation)
+        members = self.store.clusters.all()
+        if members and not question.replace:
+            raise Conflict(
+                f"the registry of {self.settings.federation} has {len(members)} clusters: a backup would replace them",
+                hint="with --replace it does; what there is now is kept in its folder before-restore",
+                code="would_overwrite",
+            )
+        await asyncio.to_thread(backup.stage, self.settings.path, archive)
+        self._audit.warning("restore_begins", made_ns=archive.manifest.made_ns, replaced=len(members))
+        asyncio.get_running_loop().call_later(RESTORE_AFTER, self.restored.set)
+        return b""
 
     def _new_operator(self) -> Svid:
         return write_operator(self.settings, self._authority, address=self._addresses().catalog)

@@ -8,6 +8,7 @@ backup. Then a new epoch begins, and tokens that the backup holds as unused are 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,16 @@ class SqliteStore:
             raise
         return store
 
+    @classmethod
+    def prove(cls, path: Path, *, clock: Clock) -> None:
+        """Read all of the store at `path` as `open` does, and change nothing of what it says; raises as `open`."""
+        store = cls(path, schema.connect(path), clock=clock)
+        try:
+            with schema.translated(path):
+                store._load()
+        finally:
+            store.close_now()
+
     def subscribe(self, listener: Listener) -> None:
         self._listeners.append(listener)
 
@@ -78,6 +89,10 @@ class SqliteStore:
         future = asyncio.get_running_loop().run_in_executor(self._thread, self._commit, decide)
         future.add_done_callback(self._tell)
         return (await asyncio.shield(future)).result
+
+    async def snapshot(self) -> bytes:
+        """A copy of the database as it is after the writes so far, as a file of its own. Raises StorageFailed."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._snapshot)
 
     async def close(self) -> None:
         """Wait for the writes under way and release the file."""
@@ -90,6 +105,12 @@ class SqliteStore:
         self._thread.shutdown()
 
     # --- below: in the store's thread, or before anybody else has the store ---
+
+    def _snapshot(self) -> bytes:
+        try:
+            return snapshot(self._connection)
+        except sqlite3.Error as error:
+            raise schema.translate(error, self._path) from error
 
     def _load(self) -> None:
         meta = dict(self._connection.execute("SELECT name, value FROM meta"))
@@ -180,6 +201,13 @@ class SqliteStore:
         if plan.members or plan.links:
             for listener in self._listeners:
                 listener(plan.change)
+
+
+def snapshot(connection: sqlite3.Connection) -> bytes:
+    """What is in the database behind `connection`, as a file of its own; raises sqlite3.Error."""
+    with contextlib.closing(sqlite3.connect(":memory:")) as copy:
+        connection.backup(copy)
+        return copy.serialize()
 
 
 def _nothing(_: Picture) -> Plan[None]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from federation.cli.home import Home
+from federation.cli.home import Home, Place, RegistryPlace
 from federation.errors import InvalidSettings, NotFound
 
 
@@ -22,3 +22,17 @@ def test_unknown_keys_are_refused(tmp_path: Path):
     (tmp_path / "contexts.yaml").write_text("operater: x\n")
     with pytest.raises(InvalidSettings, match="operater"):
         Home.load(tmp_path)
+
+
+def test_a_cluster_in_pods_and_a_registry_in_one_are_kept(tmp_path: Path):
+    place = Place(kubeconfig="/k", context="kind-a", namespace="mesh")
+    registry = RegistryPlace(kubeconfig="/k", context="kind-a", bridge=True)
+    home = Home.load(tmp_path).with_operator(tmp_path / "op", registry=registry)
+    home.with_cluster("east", place).with_cluster("west", tmp_path / "west").save()
+    again = Home.load(tmp_path)
+    assert again.clusters == {"east": place, "west": tmp_path / "west"}
+    assert again.registry == registry
+    with pytest.raises(NotFound, match="runs in a pod"):
+        again.cluster_directory("east")
+    # a credential of another registry is not fetched from the pod of the former
+    assert again.with_operator(tmp_path / "other").registry is None
