@@ -308,6 +308,8 @@ def _consumer(consumer: Consumer, agent: Agent) -> pb.ConsumerStatus:
         offered_revision=agent.server.offered(consumer),
         problems=map(problem_to_pb, consumer.problems),
         address=consumer.address,
+        identity=consumer.identity,
+        names=len(consumer.names),
     )
 
 

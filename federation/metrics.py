@@ -31,11 +31,21 @@ Answer = tuple[int, str, bytes]
 
 
 class MetricsServer:
-    """Serves /metrics, /healthz and /readyz on `host`:`port` (0 picks one) until `close`. Raises OSError."""
+    """Serves /metrics, /healthz, /readyz and /startz on `host`:`port` (0 picks one) until `close`. Raises OSError."""
 
-    def __init__(self, registry: CollectorRegistry, *, host: str, port: int, alive: Check, ready: Check) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        host: str,
+        port: int,
+        alive: Check,
+        ready: Check,
+        started: Check | None = None,
+    ) -> None:
+        """`started` is for who waits for the process with a start of his own; None: when it is ready."""
         self._registry = registry
-        self._checks: dict[str, Check] = {"/healthz": alive, "/readyz": ready}
+        self._checks: dict[str, Check] = {"/healthz": alive, "/readyz": ready, "/startz": started or ready}
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._listener = socket.create_server((host, port), family=family, backlog=_MAX_CONNECTIONS)
         self._free = threading.BoundedSemaphore(_MAX_CONNECTIONS)
@@ -105,7 +115,7 @@ class MetricsServer:
             return 200, kind, encode(self._registry)
         check = self._checks.get(path)
         if check is None:
-            return 404, _TEXT, b"try /metrics, /healthz or /readyz\n"
+            return 404, _TEXT, b"try /metrics, /healthz, /readyz or /startz\n"
         good, detail = check()
         return (200 if good else 503), _TEXT, (detail or ("ok" if good else "not ok")).encode() + b"\n"
 

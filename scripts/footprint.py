@@ -1,4 +1,4 @@
-"""Memory of every process of a real federation of three clusters, without their Envoys (part of bench_memory)."""
+"""Memory of every process of a real federation of three clusters, and CPU of the idle one (part of bench_memory)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ from typing import Any
 from clusters import manifests
 from clusters.demo import Quiet
 from clusters.names import lookup
-from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation, children
 from clusters.scenario import CALLER, build
 from clusters.topology import DEMO
+from clusters.usage import cpu
+
+IDLE = 30.0
+"""Seconds for which nothing is asked of them."""
 
 
 def processes(services: int, used: int) -> list[dict[str, Any]]:
@@ -38,16 +42,34 @@ async def _processes(services: int, used: int) -> list[dict[str, Any]]:
                 name = f"s{number:05d}.{NAMESPACE}.global"
                 if not await asyncio.to_thread(lookup, caller.address, caller.dns_port, name):
                     raise RuntimeError(f"{name} was not found")
+            pids = {
+                name: running.process.pid
+                for name, running in federation.running.items()
+                if running.process is not None and not name.endswith(("-http", "-tcp"))
+            }
+            before = {name: spent(pid) for name, pid in pids.items()}
+            await asyncio.sleep(IDLE)
             rows = []
-            for name, running in federation.running.items():
-                if running.process is not None and not name.endswith(("-http", "-tcp")):
-                    rss, anonymous = resident(running.process.pid)
-                    rows.append(
-                        {"process": name, "rss_mb": rss, "anonymous_mb": anonymous, "built_s": round(seconds, 1)}
-                    )
+            for name, pid in pids.items():
+                rss, anonymous = resident(pid)
+                rows.append(
+                    {
+                        "process": name,
+                        "rss_mb": rss,
+                        "anonymous_mb": anonymous,
+                        "envoy_anonymous_mb": round(sum(resident(child)[1] for child in children(pid)), 1),
+                        "idle_percent": round(100 * (spent(pid) - before[name]) / IDLE, 2),
+                        "built_s": round(seconds, 1),
+                    }
+                )
             return rows
         finally:
             await asyncio.to_thread(federation.stop)
+
+
+def spent(pid: int) -> float:
+    """Seconds on a core so far, of a process and its Envoy."""
+    return sum(map(cpu, (pid, *children(pid))))
 
 
 def resident(pid: int) -> tuple[float, float]:

@@ -14,9 +14,6 @@ from federation import __version__, log
 from federation.aio.clock import Clock, SystemClock
 from federation.aio.saver import Saver
 from federation.dns import names
-from federation.dns.server import DnsServer
-from federation.dns.table import CLUSTERSET, Table
-from federation.dns.upstream import Upstream
 from federation.envoy.ledger import Changes
 from federation.envoy.names import INBOUND, outbound_listener
 from federation.envoy.traffic import PATTERN, Traffic
@@ -34,6 +31,7 @@ from federation.registry.edge.serve import serve as edge_serve
 from federation.registry.edge.state import StateDirectory
 from federation.trust.workload import Grant
 from federation.xds.snapshot import Resource, TypeUrl
+from sidecar.answers import Answers
 from sidecar.build.inbound import Inbound
 from sidecar.build.outbound import Builder, SidecarConfig
 from sidecar.connections import services
@@ -43,7 +41,6 @@ from sidecar.intercept.clash import Listener, explain, find_clash, is_held, read
 from sidecar.intercept.workload import LOOK, WorkloadPorts
 from sidecar.keeper import Keeper, KeeperConfig
 from sidecar.settings import SidecarSettings
-from sidecar.upstreams import UpstreamFile
 from sidecar.vip import Range, VirtualAddresses
 from sidecar.vm.checks.machine import State as Check
 from sidecar.vm.registrar import Registrar
@@ -77,14 +74,13 @@ def open_addresses(settings: SidecarSettings, state: StateDirectory, clock: Cloc
 class SidecarPart:
     """The sidecar's side of an Edge, and what the keeper needs of it (sidecar.keeper.Outside)."""
 
-    def __init__(self, settings: SidecarSettings, edge: Edge, vips: VirtualAddresses) -> None:
-        self._settings, self._edge, self._vips = settings, edge, vips
+    def __init__(self, settings: SidecarSettings, edge: Edge, vips: VirtualAddresses, answers: Answers) -> None:
+        self._settings, self._edge, self._vips, self._answers = settings, edge, vips, answers
         self._builder: Builder | None = None
         self._serving = False
         suffix = settings.suffix
         self.registrar = self._registrar() if settings.services else None
         self._ports = WorkloadPorts(settings.listens, keep=settings.left_seconds, clock=edge.clock)
-        self.table = Table([CLUSTERSET, suffix], ttl=settings.dns.ttl)
         self.keeper = Keeper(
             demand=Demand(
                 limit=settings.names_limit,
@@ -93,27 +89,14 @@ class SidecarPart:
                 absent_for=settings.absent_seconds,
             ),
             vips=vips,
-            table=self.table,
+            table=answers.table,
             outside=self,
             config=KeeperConfig(suffix=suffix, redirect=settings.way == "redirect"),
             clock=edge.clock,
             log=edge.log,
         )
-        upstream = Upstream(settings.dns.servers(), clock=edge.clock)
-        self._upstream_file = (
-            UpstreamFile(
-                Path(settings.dns.upstream_file), upstream, own=(settings.dns.host,), clock=edge.clock, log=edge.log
-            )
-            if settings.dns.upstream_file
-            else None
-        )
-        self._dns = DnsServer(
-            table=self.table,
-            upstream=upstream if upstream.servers or self._upstream_file else None,
-            miss=self.keeper.look_up,
-            branch=lambda name: names.is_branch(name, suffix=suffix, clusters=self.clusters()),
-            log=edge.log,
-        )
+        answers.miss = self.keeper.look_up
+        answers.branch = lambda name: names.is_branch(name, suffix=suffix, clusters=self.clusters())
         self._saver = Saver(
             edge.state.path / "addresses",
             vips.dump,
@@ -208,9 +191,7 @@ class SidecarPart:
         self.keeper.restore()
         if self.registrar is not None:
             self.registrar.start()
-        if self._upstream_file is not None:
-            self._upstream_file.look()
-        port = await self._dns.start(self._settings.dns.host, self._settings.dns.port)
+        port = await self._answers.start()
         self._serving = True
         return {"dns": port}
 
@@ -225,8 +206,7 @@ class SidecarPart:
                 group.create_task(self._follow_ports(), name="ports")
             if self.registrar is not None:
                 group.create_task(self.registrar.run(), name="registrar")
-            if self._upstream_file is not None:
-                group.create_task(self._upstream_file.run(), name="upstream-file")
+            group.create_task(self._answers.run(), name="upstream-file")
 
     async def drain(self) -> None:
         """See Member: who calls what is registered here gets time to go elsewhere; else nothing is waited for."""
@@ -236,7 +216,7 @@ class SidecarPart:
     async def close(self) -> None:
         """See Member."""
         self._serving = False
-        await self._dns.close()
+        await self._answers.close()
         if self.registrar is not None:
             await self.registrar.close()
         await self._saver.flush()
@@ -362,17 +342,22 @@ async def serve(settings: SidecarSettings, *, clock: Clock | None = None) -> Non
     """Run a sidecar until SIGTERM or SIGINT. Raises an IsthmusError for what keeps it from starting."""
     clock = clock or SystemClock()
     opened: list[VirtualAddresses] = []
+    answers = Answers(settings, clock=clock, log=log.get("sidecar"))
 
     def in_use(state: StateDirectory) -> set[ServiceName]:
         opened.append(open_addresses(settings, state, clock))
         return {lease.service for lease in opened[0].in_use()}
 
-    await edge_serve(
-        settings,
-        kinds=(Kind.IMPORT, Kind.PEER),
-        names=in_use,
-        make=lambda edge: SidecarPart(settings, edge, opened[0]),
-        drain_seconds=1.0,
-        clock=clock,
-        log=log.get("sidecar"),
-    )
+    try:
+        await edge_serve(
+            settings,
+            kinds=(Kind.IMPORT, Kind.PEER),
+            names=in_use,
+            make=lambda edge: SidecarPart(settings, edge, opened[0], answers),
+            drain_seconds=1.0,
+            clock=clock,
+            log=log.get("sidecar"),
+            meanwhile=answers.early(),
+        )
+    finally:
+        await answers.close()  # where it never came to have an identity

@@ -139,6 +139,32 @@ def gateways(context: typer.Context, output: OutputOption = Format.TABLE) -> Non
     )
 
 
+@app.command("sidecars", epilog="Examples: fedctl get sidecars; fedctl get sidecars --cluster east -o json")
+def sidecars(
+    context: typer.Context,
+    cluster: Annotated[str, typer.Option(help="Only of this cluster.", autocompletion=known_clusters)] = "",
+    output: OutputOption = Format.TABLE,
+) -> None:
+    """The sidecars that are known to the agents: version and skew against the agent's, and what they have taken up."""
+    from federation.cli import sidecars as shown
+
+    home = home_of(context)
+    printer = Printer(output)
+
+    async def ask(name: str) -> list[dict[str, Any]]:
+        async with agent(home, name) as client:
+            return shown.rows(name, await client.status())
+
+    rows = from_agents(home, cluster, ask, printer)
+    if output is Format.TABLE:
+        rows = [{**row, "problems": sorted({p["code"] for p in row["problems"]})} for row in rows]
+    printer.rows(
+        ("cluster", "sidecar", "identity", "version", "skew", "sync", "names", "problems"),
+        rows,
+        empty="no sidecar is known: label a namespace isthmus.io/inject=enabled, or see fedctl inject --help",
+    )
+
+
 @app.command("endpoints", epilog="Example: fedctl get endpoints --from east --service shop/echo")
 def endpoints(
     context: typer.Context,

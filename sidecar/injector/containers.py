@@ -35,8 +35,8 @@ STATE = "/var/lib/isthmus"
 VOLUMES = ("isthmus-settings", "isthmus-token", "isthmus-state", "isthmus-tmp")
 GUARANTEED_CPU = "100m"
 """The limit in a pod whose other containers have limits for all, so that its class of service stays what it is."""
-START_SECONDS = 600
-"""For the first start, at which the agent gives the identity; later ones need nobody."""
+START_SECONDS = 120
+"""Several times what a start takes on a busy node."""
 
 _ZONE, _REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
 Object = dict[str, Any]
@@ -117,9 +117,9 @@ def _sidecar(plan: Plan, options: Options) -> Object:
         "args": ["--settings", f"{FOLDER}/sidecar.yaml", *_arguments()],
         "env": _environment(plan),
         "ports": [{"name": "isthmus-metrics", "containerPort": port, "protocol": "TCP"}],
-        # The workload starts when names are answered.
+        # The workload starts when names are answered, the global ones too, unless their agent is away for long.
         "startupProbe": {
-            "httpGet": {"path": "/readyz", "port": port},
+            "httpGet": {"path": "/startz", "port": port},
             "periodSeconds": 1,
             "timeoutSeconds": 3,
             "failureThreshold": START_SECONDS,

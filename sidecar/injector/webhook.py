@@ -24,6 +24,8 @@ PATH = "/mutate"
 _MOST = 8 << 20
 """Bytes of a review: a pod, and what is known of who creates it, have less than 3 MB."""
 _IDLE = 75.0
+_FINISH = 5.0
+"""Seconds for what is being answered at the end."""
 _BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0)
 
 Decide = Callable[[bytes, Way | None], Answer]
@@ -67,10 +69,10 @@ class Webhook:
         app = web.Application(client_max_size=_MOST)
         app.router.add_post(PATH, self._review)
         app.router.add_post(f"{PATH}/{{way}}", self._review)
-        runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, keepalive_timeout=_IDLE, shutdown_timeout=_FINISH)
         await runner.setup()
         try:
-            await web.TCPSite(runner, host, port, ssl_context=certificate.context, shutdown_timeout=5.0).start()
+            await web.TCPSite(runner, host, port, ssl_context=certificate.context).start()
         except OSError as error:
             await runner.cleanup()
             raise Unavailable(

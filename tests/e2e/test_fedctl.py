@@ -94,6 +94,11 @@ def test_04_a_link_makes_exports_visible(federation: ProcessFederation, fedctl):
     (link,) = fedctl.ok("get", "links", "-o", "json").json
     assert (link["a"], link["b"], link["state"]) == ("east", "west", "live")
     assert len(fedctl.ok("get", "gateways", "-o", "json").json) == 2
+    sidecars = fedctl.ok("get", "sidecars", "-o", "json").json
+    assert [(one["cluster"], one["skew"], one["sync"]) for one in sidecars] == [
+        ("east", "", "synced"),
+        ("west", "", "synced"),
+    ]
     found = fedctl.ok("resolve", "echo.shop.global", "--from", "east", "-o", "json").json
     assert [b["cluster"] for b in found["backends"]] == ["east", "west"]
     assert found["ips"]

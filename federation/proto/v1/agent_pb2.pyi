@@ -166,7 +166,7 @@ class ResolvedBackend(_message.Message):
     def __init__(self, cluster: _Optional[str] = ..., priority: _Optional[int] = ..., ready: _Optional[int] = ..., address: _Optional[str] = ..., state: _Optional[str] = ..., weight: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ConsumerStatus(_message.Message):
-    __slots__ = ("role", "name", "version", "connected", "applied_revision", "offered_revision", "problems", "address")
+    __slots__ = ("role", "name", "version", "connected", "applied_revision", "offered_revision", "problems", "address", "identity", "names")
     ROLE_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
@@ -175,6 +175,8 @@ class ConsumerStatus(_message.Message):
     OFFERED_REVISION_FIELD_NUMBER: _ClassVar[int]
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    NAMES_FIELD_NUMBER: _ClassVar[int]
     role: str
     name: str
     version: str
@@ -183,7 +185,9 @@ class ConsumerStatus(_message.Message):
     offered_revision: int
     problems: _containers.RepeatedCompositeFieldContainer[_records_pb2.Problem]
     address: str
-    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., applied_revision: _Optional[int] = ..., offered_revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., address: _Optional[str] = ...) -> None: ...
+    identity: str
+    names: int
+    def __init__(self, role: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., connected: _Optional[bool] = ..., applied_revision: _Optional[int] = ..., offered_revision: _Optional[int] = ..., problems: _Optional[_Iterable[_Union[_records_pb2.Problem, _Mapping]]] = ..., address: _Optional[str] = ..., identity: _Optional[str] = ..., names: _Optional[int] = ...) -> None: ...
 
 class PeerStatus(_message.Message):
     __slots__ = ("cluster", "state", "services", "gateways", "detail")

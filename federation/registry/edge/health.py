@@ -13,6 +13,8 @@ from federation.registry.edge.settings import MetricsSettings
 
 BEAT = 1.0
 STUCK_AFTER = 10.0
+START_PATIENCE = 20.0
+"""Seconds that a workload waits for its sidecar to have all that it needs."""
 NO_IDENTITY = "no identity yet: the agent has not answered"
 
 Condition = Callable[[], str]
@@ -46,12 +48,31 @@ def readiness(conditions: Sequence[Condition]) -> tuple[bool, str]:
     return (False, "; ".join(missing)) if missing else (True, "ok")
 
 
+class Start:
+    """Whether who waits for this process may begin: when it is ready; or when it answers at least, and the agent, or
+    whatever else it lacks, has been waited for long enough."""
+
+    def __init__(self, ready: Check, *, patience: float = START_PATIENCE, clock: Clock) -> None:
+        self.answers = False
+        self._ready, self._patience, self._clock = ready, patience, clock
+        self._began = clock.monotonic()
+
+    def started(self) -> tuple[bool, str]:
+        """For MetricsServer."""
+        good, detail = self._ready()
+        if not good and self.answers and self._clock.monotonic() - self._began >= self._patience:
+            return True, f"waited for long enough: {detail}"
+        return good, detail
+
+
 def metrics_server(
-    settings: MetricsSettings, registry: CollectorRegistry, *, alive: Check, ready: Check
+    settings: MetricsSettings, registry: CollectorRegistry, *, alive: Check, ready: Check, started: Check | None = None
 ) -> MetricsServer:
     """Started. Raises Unavailable (metrics_port_unavailable)."""
     try:
-        server = MetricsServer(registry, host=settings.host, port=settings.port, alive=alive, ready=ready)
+        server = MetricsServer(
+            registry, host=settings.host, port=settings.port, alive=alive, ready=ready, started=started
+        )
     except OSError as error:
         raise Unavailable(
             f"cannot serve metrics on {settings.host} port {settings.port}: {error.strerror}",

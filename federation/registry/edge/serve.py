@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from prometheus_client import CollectorRegistry
@@ -14,7 +16,7 @@ from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.ids import ServiceName
 from federation.model.record import Kind
-from federation.registry.edge.health import NO_IDENTITY, Heartbeat, metrics_server
+from federation.registry.edge.health import NO_IDENTITY, Heartbeat, Start, metrics_server
 from federation.registry.edge.runtime import Edge, Part, open_edge
 from federation.registry.edge.settings import EdgeSettings
 from federation.registry.edge.state import StateDirectory
@@ -45,48 +47,56 @@ async def serve(
     drain_seconds: float,
     clock: Clock,
     log: Logger,
+    meanwhile: AbstractAsyncContextManager[bool] | None = None,
 ) -> None:
-    """Run until SIGTERM or SIGINT. Raises an IsthmusError for what keeps the process from starting."""
+    """Run until SIGTERM or SIGINT. `meanwhile` is open while an identity is waited for, and tells whether it answers.
+
+    Raises an IsthmusError for what keeps the process from starting.
+    """
     stop = asyncio.Event()
     state = StateDirectory(settings.state)
     registry = CollectorRegistry()
     heartbeat = Heartbeat(clock=clock)
     edges: list[Edge] = []
-    metrics = metrics_server(
-        settings.metrics,
-        registry,
-        alive=heartbeat.alive,
-        ready=lambda: edges[0].ready() if edges else (False, NO_IDENTITY),
-    )
+
+    def ready() -> tuple[bool, str]:
+        return edges[0].ready() if edges else (False, NO_IDENTITY)
+
+    start = Start(ready, clock=clock)
+    metrics = metrics_server(settings.metrics, registry, alive=heartbeat.alive, ready=ready, started=start.started)
     try:
         with on_signals(stop.set):
             async with asyncio.TaskGroup() as group:
                 beating = group.create_task(heartbeat.run(), name="heartbeat")
-                opening = open_edge(
-                    settings,
-                    state,
-                    kinds=kinds,
-                    names=names(state),
-                    drain_seconds=drain_seconds,
-                    registry=registry,
-                    clock=clock,
-                    log=log,
-                )
-                edge = await unless(stop, opening)
+                async with meanwhile or contextlib.nullcontext(False) as start.answers:
+                    opening = open_edge(
+                        settings,
+                        state,
+                        kinds=kinds,
+                        names=names(state),
+                        drain_seconds=drain_seconds,
+                        registry=registry,
+                        clock=clock,
+                        log=log,
+                    )
+                    edge = await unless(stop, opening)
                 if edge is not None:
                     edges.append(edge)
-                    await _run(edge, make(edge), state, metrics, stop)
+                    await _run(edge, make(edge), state, metrics, start, stop)
                 beating.cancel()
     finally:
         metrics.close()
         state.close()
 
 
-async def _run(edge: Edge, member: Member, state: StateDirectory, metrics: MetricsServer, stop: asyncio.Event) -> None:
+async def _run(
+    edge: Edge, member: Member, state: StateDirectory, metrics: MetricsServer, start: Start, stop: asyncio.Event
+) -> None:
     edge.part = member
     edge.restore()
     try:
         ports = await member.start()
+        start.answers = True
         state.write_ports({"metrics": metrics.port, **ports})
         async with asyncio.TaskGroup() as group:
             tasks = [

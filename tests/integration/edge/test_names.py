@@ -11,7 +11,11 @@ import sys
 import time
 from typing import Any
 
+import dns.exception
+import dns.message
+import dns.query
 import dns.rcode
+import dns.rrset
 import pytest
 
 from clusters.network import free_port
@@ -258,3 +262,44 @@ async def test_beyond_the_limit_a_name_is_refused_and_those_in_use_go_on(world: 
     assert sidecar.metric("isthmus_sidecar_names_present") == 2
     assert await sidecar.address("a.shop.global") == first
     assert await world.get(first, host="a.shop.global") == (200, "west-1")
+
+
+async def test_names_of_others_are_answered_while_an_identity_is_waited_for(world: Any, shop: Any) -> None:
+    west = await world.agent("west")
+    shop.link(west)
+    http = await world.http_echo("west-1")
+    west.put_import(shop.imported(shop.echo, shop.http, shop.backend("west", shop.http, local=http)))
+    await west.stop()
+    upstream, _ = await asyncio.get_running_loop().create_datagram_endpoint(Upstream, ("127.0.0.1", 0))
+    port, other = free_port(), upstream.get_extra_info("sockname")[1]
+    sidecar = world.sidecar(west, dns={"port": port, "upstream": [f"127.0.0.1:{other}"]})
+
+    def ask(name: str) -> Any:
+        try:
+            return dns.query.udp(dns.message.make_query(name, "A", use_edns=0), "127.0.0.1", port=port, timeout=5)
+        except (OSError, dns.exception.Timeout):
+            return None
+
+    reply = await shop.until(lambda: asyncio.to_thread(ask, "example.org"), seconds=90)
+    assert addresses(reply) == ["192.0.2.9"]
+    ours = await asyncio.to_thread(ask, "echo.shop.global")
+    assert ours.rcode() == dns.rcode.SERVFAIL
+    assert "no identity yet" in ours.options[0].text
+    await west.start()
+    await sidecar.ready()
+    assert addresses(await asyncio.to_thread(ask, "echo.shop.global"))[0].startswith("127.")
+    assert addresses(await asyncio.to_thread(ask, "example.org")) == ["192.0.2.9"]
+    upstream.close()
+
+
+class Upstream(asyncio.DatagramProtocol):
+    """A resolver that has one answer to everything."""
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def datagram_received(self, data: bytes, address: Any) -> None:
+        query = dns.message.from_wire(data)
+        reply = dns.message.make_response(query)
+        reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", "A", "192.0.2.9"))
+        self.transport.sendto(reply.to_wire(), address)

@@ -18,6 +18,7 @@ import yaml
 import discovery.settings
 import federation.registry.settings
 import gateway.settings
+import sidecar.injector.settings
 import sidecar.settings
 from discovery.settings import AgentSettings
 from discovery.sources.parse import parse as parse_manifests
@@ -25,6 +26,7 @@ from federation import settings as files
 from federation.cli.main import app
 from federation.registry.settings import RegistrySettings
 from gateway.settings import GatewaySettings
+from sidecar.injector.settings import InjectorSettings
 from sidecar.settings import SidecarSettings
 from sidecar.vm.services import parse as parse_services
 
@@ -37,6 +39,7 @@ SETTINGS: Mapping[str, tuple[type[msgspec.Struct], types.ModuleType]] = {
     "Agent": (AgentSettings, discovery.settings),
     "Gateway": (GatewaySettings, gateway.settings),
     "Sidecar": (SidecarSettings, sidecar.settings),
+    "Injector": (InjectorSettings, sidecar.injector.settings),
 }
 
 
