@@ -179,7 +179,7 @@ async def _before(
         seen.append(await registries.by_token(token, timeout=timeout))
     if registry:
         seen.append(await registries.by_address(registry, timeout=timeout))
-    told = await registries.by_operator(home.operator, timeout=timeout) if home.operator is not None else None
+    told = await registries.by_operator(home, timeout=timeout)
     if told is not None and (not seen or told.failure is None):
         seen.append(told)
     for each in seen:
