@@ -8,7 +8,7 @@ from dataclasses import replace
 from federation.cli.checks.facts import RegistryFacts
 from federation.cli.clients import operator
 from federation.cli.home import Home
-from federation.errors import IsthmusError, NotFound
+from federation.errors import IsthmusError
 from federation.registry.join import look_up, still_good
 from federation.trust.enrolment import reach
 from federation.trust.token import JoinToken
@@ -40,7 +40,9 @@ async def by_address(address: str, *, timeout: float) -> RegistryFacts:
 
 
 async def by_operator(home: Home, *, timeout: float) -> RegistryFacts | None:
-    """As an operator sees it; None without a credential."""
+    """As an operator sees it; None where none is known here."""
+    if home.operator is None:
+        return None
     address = "registry"
     try:
         async with operator(home, timeout=timeout) as client:
@@ -56,7 +58,5 @@ async def by_operator(home: Home, *, timeout: float) -> RegistryFacts | None:
                 links=await client.links(),
                 clock_ns=(status.now_ns, middle) if status.now_ns else None,
             )
-    except NotFound:
-        return None
     except IsthmusError as failure:
         return RegistryFacts(address=address, failure=failure)
