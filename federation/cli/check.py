@@ -79,7 +79,9 @@ def check(
         raise InvalidInput("give --token or --registry, not both: the token names its registry")
     for text in (*(listen or ()), *((registry,) if registry else ())):
         split_address(text, what="--listen" if text != registry else "--registry", zero=False)
-    contexts = _contexts(kubeconfig, kube_context)
+    source = context.get_parameter_source("kubeconfig")
+    named = source is not None and source.name == "COMMANDLINE"  # KUBECONFIG alone is no wish to look there
+    contexts = list(dict.fromkeys(kube_context)) if kube_context else [""] if named else []
     kube = _Kube(contexts, kubeconfig, namespace, configmap, suffix)
     patience = min(timeout, 5.0) if wait else timeout
 
@@ -138,15 +140,6 @@ class _Kube:
             for name in self.contexts
         ]
         return list(await asyncio.gather(*(kube.look(one, rights=rights) for one in where)))
-
-
-def _contexts(kubeconfig: Path | None, contexts: Sequence[str] | None) -> list[str]:
-    """Those to look at; "" is the current one of a kubeconfig that was named. KUBECONFIG alone is no wish."""
-    if contexts:
-        return list(dict.fromkeys(contexts))
-    import os
-
-    return [""] if kubeconfig is not None and str(kubeconfig) != os.environ.get("KUBECONFIG") else []
 
 
 async def _before(

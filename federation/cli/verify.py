@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from discovery.client import AgentClient
     from federation.cli.paths import Path, Result
     from federation.model.cluster import Link
-    from federation.proto.v1 import registry_pb2
+    from federation.proto.v1 import records_pb2, registry_pb2
 
 MOST_PATHS = 2_000
 _AT_ONCE = 8
@@ -148,18 +148,18 @@ async def _offered(home: Home) -> tuple[list[registry_pb2.ServiceInfo], list[Lin
             return services, [wire.link_from_pb(info.link) for info in await registry.links()], []
     except IsthmusError as error:
         reason = f"the registry was not asked ({error.message}): what the agents import is taken for what is exported"
-    seen: list[tuple[str, Sequence[Any]]] = []
+    seen: list[list[records_pb2.Import]] = []
     links: dict[str, Link] = {}
     for name in sorted(home.clusters):
         try:
             async with agent(home, name) as client:
-                seen.append((name, await client.imports()))
+                seen.append(await client.imports())
                 for peer in (await client.status()).peers:
                     a, b = sorted((name, peer.cluster))
                     links[f"{a}/{b}"] = Link(a=a, b=b)
         except IsthmusError:
             continue  # it is named when it is asked to call
-    return paths.unseen(seen, home.clusters.keys()), list(links.values()), [reason]
+    return paths.as_imported(seen), list(links.values()), [reason]
 
 
 async def _call(home: Home, source: str, planned: Sequence[Path], timeout: float) -> list[list[Result]]:

@@ -13,8 +13,8 @@ from federation.cli.clients import agent
 from federation.cli.home import Home
 from federation.errors import IsthmusError, TimedOut
 
-_MARGIN = 15.0
-"""Seconds that an agent may take to dial all gateways that it knows, beyond those for each."""
+_BUDGET, _MARGIN = 4, 10.0
+"""An agent that dials all gateways that it knows ends after so many times the seconds for each; and what that costs."""
 
 
 async def look(home: Home, *, timeout: float) -> FederationFacts:
@@ -34,7 +34,7 @@ async def look(home: Home, *, timeout: float) -> FederationFacts:
 
 async def _agent(home: Home, name: str, timeout: float) -> AgentFacts:
     try:
-        async with agent(home, name, timeout=timeout + _MARGIN) as client:
+        async with agent(home, name, timeout=_BUDGET * timeout + _MARGIN) as client:
             async with asyncio.timeout(timeout):
                 status, identity = await client.status(), await client.identity()
             facts = AgentFacts(cluster=name, status=status, identity=identity)
