@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from discovery.probe import dial, http
 from discovery.probe.words import (
@@ -49,6 +50,8 @@ async def bounded(work: Callable[[], Awaitable[Outcome]], *, seconds: float, whe
         return Outcome(TIMED_OUT, f"no answer from {where} within {seconds:g} s")
     except IsthmusError as error:
         return Outcome(error.error_code, str(error))
+    except http.Ended as error:
+        return Outcome(CLOSED, f"{where}: {error}")
     except http.Broken as error:
         return Outcome(BROKEN, f"{where}: {error}")
     except (OSError, ssl.SSLError) as error:
@@ -56,32 +59,44 @@ async def bounded(work: Callable[[], Awaitable[Outcome]], *, seconds: float, whe
 
 
 async def remote(
-    gateway: Gateway, service: ServiceName, port: Port, *, host: str, bundle: Bundle, svid: Svid, clock: Clock
+    gateway: Gateway,
+    service: ServiceName,
+    port: Port,
+    *,
+    host: str,
+    bundle: Bundle,
+    svid: Svid,
+    patience: float,
+    clock: Clock,
 ) -> Outcome:
     """Ask the copies of the cluster whose `gateway` this is. `host`: the service's name. Raises as dial.line does."""
-    server_name = names.server_name(service, port.port, bundle.trust_domain)
     where = f"{gateway.address} port {gateway.port}"
-
-    def open_(alpn: str):  # type: ignore[no-untyped-def]
-        return dial.line(gateway, bundle=bundle, svid=svid, alpn=alpn, server_name=server_name, clock=clock)
-
-    async with open_(names.ALPN_HEALTH) as line:
+    open_ = partial(
+        dial.line,
+        gateway,
+        bundle=bundle,
+        svid=svid,
+        server_name=names.server_name(service, port.port, bundle.trust_domain),
+        patience=patience,
+        clock=clock,
+    )
+    async with open_(alpn=names.ALPN_HEALTH) as line:
         line.writer.write(http.ask_1(host))
         admitted = judge_check(await _answer(line.reader, lambda raw, end: http.read_1(raw, ended=end), where))
     if admitted.code:
         return admitted
     if not port.app.is_http:
-        async with open_(names.ALPN_TCP) as line:
+        async with open_(alpn=names.ALPN_TCP) as line:
             return await _bytes(line.reader, where)
-    async with open_(names.ALPN_HTTP) as line:
+    async with open_(alpn=names.ALPN_HTTP) as line:
         line.writer.write(http.ask_2(host))
         return judge(await _answer(line.reader, lambda raw, end: http.read_2(raw, ended=end), where))
 
 
-async def egress(address: str, at: int, port: Port, *, host: str) -> Outcome:
+async def egress(address: str, at: int, port: Port, *, host: str, patience: float) -> Outcome:
     """Ask as a workload without a sidecar does, at port `at` of an own gateway. Raises as dial.connect."""
     where = f"{address} port {at}"
-    reader, writer = await dial.connect(address, at)
+    reader, writer = await dial.connect(address, at, patience=patience)
     try:
         if not port.app.is_http:
             return await _bytes(reader, where)
@@ -115,12 +130,12 @@ async def _bytes(reader: asyncio.StreamReader, where: str) -> Outcome:
     return Outcome(CLOSED, f"{where} closed the connection at once: no copy took it")
 
 
-def explained(outcome: Outcome, ready: int | None) -> Outcome:
+def explained(outcome: Outcome, port: Port, ready: int | None) -> Outcome:
     """`outcome` in the light of how many ready copies the cluster says it has (None: not known).
 
     A gateway closes a TCP connection without words.
     """
-    if outcome.code != CLOSED or ready is None:
+    if outcome.code != CLOSED or port.app.is_http or ready is None:
         return outcome
     if not ready:
         return Outcome(NO_READY_COPY, "no copy is ready there: the gateway closes the connection")

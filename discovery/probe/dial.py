@@ -57,14 +57,17 @@ def tls_context(svid: Svid, alpn: str) -> ssl.SSLContext:
 
 
 async def connect(
-    host: str, port: int, *, tls: ssl.SSLContext | None = None, server_name: str = ""
+    host: str, port: int, *, patience: float, tls: ssl.SSLContext | None = None, server_name: str = ""
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """A connection; raises Unavailable (no_route, nobody_listens, tls_failed, tls_refused). Its caller bounds it."""
+    """A connection within `patience` (s). Raises Unavailable (no_route, nobody_listens, tls_failed, tls_refused)."""
     where = f"{host} port {port}"
     try:
-        if tls is None:
-            return await asyncio.open_connection(host, port)
-        return await asyncio.open_connection(host, port, ssl=tls, server_hostname=server_name)
+        async with asyncio.timeout(patience):
+            if tls is None:
+                return await asyncio.open_connection(host, port)
+            return await asyncio.open_connection(host, port, ssl=tls, server_hostname=server_name)
+    except TimeoutError as error:
+        raise Unavailable(f"no connection to {where} within {patience:g} s", code=NO_ROUTE) from error
     except ConnectionRefusedError as error:
         raise Unavailable(f"nobody listens at {where}", code=NOBODY_LISTENS) from error
     except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
@@ -88,14 +91,16 @@ def refused(error: Exception, where: str) -> Unavailable:
 
 @contextlib.asynccontextmanager
 async def line(
-    gateway: Gateway, *, bundle: Bundle, svid: Svid, alpn: str, server_name: str, clock: Clock
+    gateway: Gateway, *, bundle: Bundle, svid: Svid, alpn: str, server_name: str, patience: float, clock: Clock
 ) -> AsyncIterator[Line]:
     """A proven connection to `gateway`, which is of the trust domain of `bundle`.
 
     Raises Unavailable as `connect`, Denied (gateway_untrusted).
     """
     context = tls_context(svid, alpn)
-    reader, writer = await connect(gateway.address, gateway.port, tls=context, server_name=server_name)
+    reader, writer = await connect(
+        gateway.address, gateway.port, patience=patience, tls=context, server_name=server_name
+    )
     try:
         chain = unverified_chain(writer.get_extra_info("ssl_object"))
         yield Line(reader, writer, check_gateway(chain, bundle, clock=clock))

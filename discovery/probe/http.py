@@ -40,6 +40,10 @@ class Broken(Exception):
     """What arrives is no answer."""
 
 
+class Ended(Broken):
+    """The connection was closed before there was one."""
+
+
 def ask_1(host: str) -> bytes:
     """GET / by HTTP/1.1; the other end is asked to close."""
     return (
@@ -52,7 +56,7 @@ def read_1(raw: bytes, *, ended: bool) -> Answer | None:
     head, found, body = raw.partition(b"\r\n\r\n")
     if not found:
         if ended or len(raw) > MOST_BYTES:
-            raise Broken("the connection was closed before an answer" if not raw else "no HTTP answer")
+            raise Broken("no HTTP answer") if raw else Ended("the connection was closed before an answer")
         return None
     words = head.split(b"\r\n", 1)[0].split(b" ", 2)
     if not words[0].startswith(b"HTTP/1") or len(words) < 2 or not words[1].isdigit():
@@ -95,7 +99,7 @@ def read_2(raw: bytes, *, ended: bool) -> Answer | None:
     if status and (done or ended or status < 400 or len(body) >= len(WORDS)):
         return Answer(status, body[:1024].decode(errors="replace"))
     if ended:
-        raise Broken("the connection was closed before an answer")
+        raise Ended("the connection was closed before an answer")
     return None
 
 

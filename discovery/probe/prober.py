@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, S
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from discovery.probe import attempt, dial
+from discovery.probe import attempt, dial, http
 from discovery.probe.words import (
     EGRESS_UNREACHABLE,
     NO_EGRESS,
@@ -20,6 +20,7 @@ from discovery.probe.words import (
     NOT_EXPORTED,
     NOT_IMPORTED,
     NOT_PINNED,
+    TIMED_OUT,
     UNHEARD,
     Outcome,
 )
@@ -40,6 +41,8 @@ T = TypeVar("T")
 MOST_PORTS, MOST_GATEWAYS = 16, 8
 """What is tried of one service, and of one cluster."""
 MOST_SECONDS = 30.0
+BUDGET = 4
+"""All attempts of one question have ended after so many times the seconds of one."""
 _AT_ONCE, _WAITING = 8, 32
 
 
@@ -66,6 +69,19 @@ class Reach:
     outcome: Outcome
     took: float
     not_after_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Time:
+    """`each`: seconds of one attempt; `end` of all of them, by the event loop's clock."""
+
+    each: float
+    end: float
+
+    @property
+    def connect(self) -> float:
+        """Seconds for a connection: the rest is for the answer."""
+        return self.each / 2
 
 
 class Prober:
@@ -101,10 +117,9 @@ class Prober:
             raise QuotaExceeded("too many probes wait", hint="try again when they are done", code="probe_busy")
         self._asked += 1
         try:
-            seconds = min(max(seconds, 0.1), MOST_SECONDS)
             if cluster:
-                return await self._remote(service, cluster, seconds, ports)
-            return await self._egress(service, seconds)
+                return await self._remote(service, cluster, self._time(seconds), ports)
+            return await self._egress(service, self._time(seconds))
         finally:
             self._asked -= 1
 
@@ -114,11 +129,16 @@ class Prober:
         for peer in self._view.linked:
             if peer.bundle is not None:
                 wanted += [(peer.name, gateway, peer.bundle) for gateway in _first(peer.gateways)]
-        return await _all(self._shake(name, gateway, bundle, seconds) for name, gateway, bundle in wanted)
+        time = self._time(seconds)
+        return await _all(self._shake(name, gateway, bundle, time) for name, gateway, bundle in wanted)
+
+    def _time(self, seconds: float) -> _Time:
+        seconds = min(max(seconds, 0.1), MOST_SECONDS)
+        return _Time(seconds, asyncio.get_running_loop().time() + BUDGET * seconds)
 
     # --- by the gateways of another cluster --------------------------------------------------------------------------
 
-    async def _remote(self, service: ServiceName, cluster: str, seconds: float, known: Iterable[Port]) -> list[Attempt]:
+    async def _remote(self, service: ServiceName, cluster: str, time: _Time, known: Iterable[Port]) -> list[Attempt]:
         neighbour = self._view.neighbours.get(cluster)
         missing = unreachable(cluster, neighbour)
         if missing is not None or neighbour is None or (bundle := neighbour.bundle) is None:
@@ -137,16 +157,23 @@ class Prober:
 
             async def ask() -> Outcome:
                 return await attempt.remote(
-                    gateway, service, port, host=host, bundle=bundle, svid=self._svid(), clock=self._clock
+                    gateway,
+                    service,
+                    port,
+                    host=host,
+                    bundle=bundle,
+                    svid=self._svid(),
+                    patience=time.connect,
+                    clock=self._clock,
                 )
 
-            outcome, took = await self._timed(ask, seconds, where)
+            outcome, took = await self._timed(ask, time, where)
             return Attempt(
                 port=port,
                 way="remote",
                 gateway=gateway.name,
                 address=where,
-                outcome=attempt.explained(outcome, ready),
+                outcome=attempt.explained(outcome, port, ready),
                 took=took,
                 clusters=(cluster,),
             )
@@ -155,7 +182,7 @@ class Prober:
 
     # --- by the own gateways -----------------------------------------------------------------------------------------
 
-    async def _egress(self, service: ServiceName, seconds: float) -> list[Attempt]:
+    async def _egress(self, service: ServiceName, time: _Time) -> list[Attempt]:
         imported = self._view.imports.get(service)
         if imported is None:
             return [Attempt(port=None, way="egress", outcome=Outcome(NOT_IMPORTED, f"{service} is not imported here"))]
@@ -163,22 +190,22 @@ class Prober:
         gateways = _first(self._gateways.value)
         if why := self._no_egress(service, gateways, ports):
             return [Attempt(port=None, way="egress", outcome=Outcome(NO_EGRESS, why))]
-        answering = may_answer(imported)
+        answering, ready = may_answer(imported), sum(backend.ready for backend in imported.backends)
 
         async def one(port: Port, gateway: Gateway) -> Attempt:
             address, at = gateway.egress or gateway.address, imported.gateway_ports[port.port]
             host = f"{routes.names(service, suffix=self._suffix, pinned=None)[-1]}:{port.port}"
 
             async def ask() -> Outcome:
-                return await attempt.egress(address, at, port, host=host)
+                return await attempt.egress(address, at, port, host=host, patience=time.connect)
 
-            outcome, took = await self._timed(ask, seconds, join_address(address, at))
+            outcome, took = await self._timed(ask, time, join_address(address, at))
             return Attempt(
                 port=port,
                 way="egress",
                 gateway=gateway.name,
                 address=join_address(address, at),
-                outcome=apart(attempt.explained(outcome, sum(b.ready for b in imported.backends)), address),
+                outcome=apart(attempt.explained(outcome, port, ready), address),
                 took=took,
                 clusters=answering,
             )
@@ -197,7 +224,7 @@ class Prober:
 
     # --- what both do ------------------------------------------------------------------------------------------------
 
-    async def _shake(self, cluster: str, gateway: Gateway, bundle: Bundle, seconds: float) -> Reach:
+    async def _shake(self, cluster: str, gateway: Gateway, bundle: Bundle, time: _Time) -> Reach:
         ended, where = 0, join_address(gateway.address, gateway.port)
 
         async def shake() -> Outcome:
@@ -209,24 +236,29 @@ class Prober:
                 alpn=names.ALPN_HEALTH,
                 # No service has this name: the handshake is all that is wanted.
                 server_name=names.server_name(ServiceName("isthmus", "handshake"), 1, bundle.trust_domain),
+                patience=time.connect,
                 clock=self._clock,
             ) as line:
                 ended = line.not_after_ns
-                # TLS 1.3: whether the other end takes this certificate shows with what it says next.
-                line.writer.write(b"GET / HTTP/1.1\r\nHost: handshake.isthmus.global\r\nConnection: close\r\n\r\n")
+                # TLS 1.3: whether the other end takes this certificate shows with what it says next. No service has
+                # this Host, so that the gateway answers at once, by itself.
+                line.writer.write(http.ask_1("handshake.isthmus"))
                 if not await dial.read_some(line.reader, where):
                     return Outcome(dial.REFUSED, f"{where} closes the connection when it has seen this certificate")
             return Outcome("", "TCP and TLS are good")
 
-        outcome, took = await self._timed(shake, seconds, where)
+        outcome, took = await self._timed(shake, time, where)
         own = cluster == self._cluster
         return Reach(cluster=cluster, gateway=gateway, own=own, outcome=outcome, took=took, not_after_ns=ended)
 
-    async def _timed(self, work: Callable[[], Awaitable[Outcome]], seconds: float, where: str) -> tuple[Outcome, float]:
-        async with self._turns:
-            began = self._clock.monotonic()
-            outcome = await attempt.bounded(work, seconds=seconds, where=where)
-            return outcome, self._clock.monotonic() - began
+    async def _timed(self, work: Callable[[], Awaitable[Outcome]], time: _Time, where: str) -> tuple[Outcome, float]:
+        try:
+            async with asyncio.timeout_at(time.end), self._turns:
+                began = self._clock.monotonic()
+                outcome = await attempt.bounded(work, seconds=time.each, where=where)
+                return outcome, self._clock.monotonic() - began
+        except TimeoutError:
+            return Outcome(TIMED_OUT, f"{where} was not tried to the end: too much else was to be tried"), 0.0
 
 
 def unreachable(cluster: str, neighbour: Neighbour | None) -> Outcome | None:

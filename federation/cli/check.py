@@ -79,7 +79,9 @@ def check(
         raise InvalidInput("give --token or --registry, not both: the token names its registry")
     for text in (*(listen or ()), *((registry,) if registry else ())):
         split_address(text, what="--listen" if text != registry else "--registry", zero=False)
-    contexts = _contexts(kubeconfig, kube_context)
+    source = context.get_parameter_source("kubeconfig")
+    named = source is not None and source.name == "COMMANDLINE"  # KUBECONFIG alone is no wish to look there
+    contexts = list(dict.fromkeys(kube_context)) if kube_context else [""] if named else []
     kube = _Kube(contexts, kubeconfig, namespace, configmap, suffix)
     patience = min(timeout, 5.0) if wait else timeout
 
@@ -140,15 +142,6 @@ class _Kube:
         return list(await asyncio.gather(*(kube.look(one, rights=rights) for one in where)))
 
 
-def _contexts(kubeconfig: Path | None, contexts: Sequence[str] | None) -> list[str]:
-    """Those to look at; "" is the current one of a kubeconfig that was named. KUBECONFIG alone is no wish."""
-    if contexts:
-        return list(dict.fromkeys(contexts))
-    import os
-
-    return [""] if kubeconfig is not None and str(kubeconfig) != os.environ.get("KUBECONFIG") else []
-
-
 async def _before(
     home: Home,
     kube: _Kube,
@@ -179,7 +172,7 @@ async def _before(
         seen.append(await registries.by_token(token, timeout=timeout))
     if registry:
         seen.append(await registries.by_address(registry, timeout=timeout))
-    told = await registries.by_operator(home.operator, timeout=timeout) if home.operator is not None else None
+    told = await registries.by_operator(home, timeout=timeout)
     if told is not None and (not seen or told.failure is None):
         seen.append(told)
     for each in seen:

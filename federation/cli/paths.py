@@ -136,10 +136,10 @@ def _path(service: Service, source: str, target: str, link: Link | None, *, insi
     return Path(service=name, source=source, target=target, granted=granted, wanted=granted or insist)
 
 
-def unseen(imports: Iterable[tuple[str, Sequence[Any]]], sources: Collection[str]) -> list[registry_pb2.ServiceInfo]:
+def as_imported(seen: Iterable[Iterable[records_pb2.Import]]) -> list[registry_pb2.ServiceInfo]:
     """Exports as the agents see them, for want of a registry: every backend of every import, as if granted to all."""
     found: dict[tuple[str, str], registry_pb2.ServiceInfo] = {}
-    for _, listed in imports:
+    for listed in seen:
         for imported in listed:
             for backend in imported.backends:
                 key = (backend.cluster, f"{imported.namespace}/{imported.name}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -22,12 +22,13 @@ from federation.model import wire
 from federation.model.ids import ServiceName, parse_label
 
 if TYPE_CHECKING:
+    from discovery.client import AgentClient
     from federation.cli.paths import Path, Result
     from federation.model.cluster import Link
-    from federation.proto.v1 import registry_pb2
+    from federation.proto.v1 import records_pb2, registry_pb2
 
 MOST_PATHS = 2_000
-_AT_ONCE = 16
+_AT_ONCE = 8
 _MARGIN = 10.0
 """Seconds that an agent may take beyond those of its attempts, which wait for each other."""
 
@@ -125,10 +126,13 @@ async def run(home: Home, *, clusters: Sequence[str], services: Sequence[str], t
         planned = planned[:MOST_PATHS]
     if away := sorted({info.cluster for info in exports} - home.clusters.keys()):
         notes.append(f"not asked, for their agents are not known here: {', '.join(away)}")
-    turns = asyncio.Semaphore(_AT_ONCE)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(_try(home, path, timeout, turns), name="verify") for path in planned]
-    results = [result for task in tasks for result in task.result()]
+        tasks = [
+            group.create_task(_call(home, source, [p for p in planned if p.source == source], timeout), name="verify")
+            for source in sorted(home.clusters)
+        ]
+    found = [result for task in tasks for results in task.result() for result in results]
+    results = sorted(found, key=lambda r: (r.path.service, r.path.source, r.path.target == paths.ANY, r.path.target))
     targets = sorted({path.target for path in planned if path.target})
     return Verified(results=results, targets=targets, notes=notes)
 
@@ -144,34 +148,53 @@ async def _offered(home: Home) -> tuple[list[registry_pb2.ServiceInfo], list[Lin
             return services, [wire.link_from_pb(info.link) for info in await registry.links()], []
     except IsthmusError as error:
         reason = f"the registry was not asked ({error.message}): what the agents import is taken for what is exported"
-    seen: list[tuple[str, Sequence[Any]]] = []
+    seen: list[list[records_pb2.Import]] = []
     links: dict[str, Link] = {}
     for name in sorted(home.clusters):
         try:
             async with agent(home, name) as client:
-                seen.append((name, await client.imports()))
+                seen.append(await client.imports())
                 for peer in (await client.status()).peers:
                     a, b = sorted((name, peer.cluster))
                     links[f"{a}/{b}"] = Link(a=a, b=b)
         except IsthmusError:
             continue  # it is named when it is asked to call
-    return paths.unseen(seen, home.clusters.keys()), list(links.values()), [reason]
+    return paths.as_imported(seen), list(links.values()), [reason]
 
 
-async def _try(home: Home, path: Path, timeout: float, turns: asyncio.Semaphore) -> list[Result]:
+async def _call(home: Home, source: str, planned: Sequence[Path], timeout: float) -> list[list[Result]]:
+    """What the agent of `source` finds on each path, by one connection."""
     from federation.cli import paths
 
-    if path.hindered is not None:
-        return [paths.hindered(path, *path.hindered)]
-    async with turns:
-        try:
-            async with agent(home, path.source, timeout=4 * timeout + _MARGIN) as client:
+    if not planned:
+        return []
+    turns = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(client: AgentClient, path: Path) -> list[Result]:
+        if path.hindered is not None:
+            return [paths.hindered(path, *path.hindered)]
+        async with turns:
+            try:
                 made = await client.probe(
                     path.service, cluster=path.target, timeout_ms=int(timeout * 1000), ports=path.ports
                 )
-        except IsthmusError as error:
-            return [paths.hindered(path, paths.AGENT_UNREACHABLE, f"the agent of {path.source}: {error.message}")]
-    return list(paths.results(path, made))
+            except IsthmusError as error:
+                return [_away(path, error)]
+        return list(paths.results(path, made))
+
+    try:
+        async with agent(home, source, timeout=4 * timeout + _MARGIN) as client:
+            return list(await asyncio.gather(*(one(client, path) for path in planned)))
+    except IsthmusError as error:
+        return [[_away(path, error)] for path in planned]
+
+
+def _away(path: Path, error: IsthmusError) -> Result:
+    from federation.cli import paths
+
+    if path.hindered is not None:
+        return paths.hindered(path, *path.hindered)
+    return paths.hindered(path, paths.AGENT_UNREACHABLE, f"the agent of {path.source}: {error.message}")
 
 
 def register(app: typer.Typer) -> None:

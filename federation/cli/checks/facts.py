@@ -121,6 +121,7 @@ class RegistryFacts:
     clock_ns: tuple[int, int] | None = None
     not_before_ns: int | None = None
     members: Sequence[registry_pb2.ClusterInfo] | None = None
+    links: Sequence[registry_pb2.LinkInfo] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,4 +145,7 @@ class FederationFacts:
     version: str
     agents: Sequence[AgentFacts] = ()
     registry: RegistryFacts | None = None
-    links: Sequence[registry_pb2.LinkInfo] = ()
+
+    @property
+    def links(self) -> Sequence[registry_pb2.LinkInfo]:
+        return self.registry.links if self.registry is not None else ()

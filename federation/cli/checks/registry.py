@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from pathlib import Path
 
 from federation.cli.checks.facts import RegistryFacts
-from federation.errors import IsthmusError, NotFound
+from federation.cli.clients import operator
+from federation.cli.home import Home
+from federation.errors import IsthmusError
 from federation.registry.join import look_up, still_good
-from federation.registry.operator import OperatorClient
 from federation.trust.enrolment import reach
 from federation.trust.token import JoinToken
 
@@ -39,24 +39,24 @@ async def by_address(address: str, *, timeout: float) -> RegistryFacts:
     return RegistryFacts(address=address)
 
 
-async def by_operator(directory: Path, *, timeout: float) -> RegistryFacts | None:
-    """As an operator sees it; None without a credential that could be used."""
-    try:
-        client = OperatorClient.open(directory, timeout=timeout)
-    except NotFound:
+async def by_operator(home: Home, *, timeout: float) -> RegistryFacts | None:
+    """As an operator sees it; None where none is known here."""
+    if home.operator is None:
         return None
-    async with client:
-        began = time.time_ns()
-        try:
+    address = "registry"
+    try:
+        async with operator(home, timeout=timeout) as client:
+            address = client.address
+            began = time.time_ns()
             status = await client.status()
             middle = (began + time.time_ns()) // 2
-            members = await client.clusters()
-        except IsthmusError as failure:
-            return RegistryFacts(address=client.address, failure=failure)
-    return RegistryFacts(
-        address=client.address,
-        pinned=True,
-        status=status,
-        members=members,
-        clock_ns=(status.now_ns, middle) if status.now_ns else None,
-    )
+            return RegistryFacts(
+                address=address,
+                pinned=True,
+                status=status,
+                members=await client.clusters(),
+                links=await client.links(),
+                clock_ns=(status.now_ns, middle) if status.now_ns else None,
+            )
+    except IsthmusError as failure:
+        return RegistryFacts(address=address, failure=failure)

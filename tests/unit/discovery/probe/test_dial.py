@@ -105,7 +105,13 @@ def server_context(tmp_path: Path, svid: Svid, *, callers: bytes) -> ssl.SSLCont
 
 async def talk(gateway: Gateway, here: Authority, there: Authority, clock: FakeClock) -> bytes:
     async with dial.line(
-        gateway, bundle=there.bundle, svid=leaf(here, "agent"), alpn="h2", server_name="x.example", clock=clock
+        gateway,
+        bundle=there.bundle,
+        svid=leaf(here, "agent"),
+        alpn="h2",
+        server_name="x.example",
+        patience=20,
+        clock=clock,
     ) as line:
         line.writer.write(b"x")
         return await dial.read_some(line.reader, "there")

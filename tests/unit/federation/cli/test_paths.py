@@ -145,6 +145,6 @@ def test_without_a_registry_what_agents_import_is_what_is_exported() -> None:
             records_pb2.Backend(cluster="east"),
         ],
     )
-    found = paths.unseen([("east", [imported]), ("west", [imported])], ["east", "west"])
+    found = paths.as_imported([[imported], [imported]])
     assert [(info.cluster, info.service.name) for info in found] == [("east", "echo"), ("west", "echo")]
     assert [r.ready for r in found[1].service.readiness] == [2]

@@ -77,8 +77,8 @@ def federation() -> FederationFacts:
             members=[
                 registry_pb2.ClusterInfo(name=name, state="live", epoch=7, agent_version="0.3.1") for name in PRINTS
             ],
+            links=[registry_pb2.LinkInfo(link=records_pb2.Link(a="east", b="west"), state="live")],
         ),
-        links=[registry_pb2.LinkInfo(link=records_pb2.Link(a="east", b="west"), state="live")],
     )
 
 
@@ -226,9 +226,9 @@ def test_members_that_the_registry_does_not_hear_of(state: str, level: Level) ->
 
 def test_a_registry_that_is_away() -> None:
     away = RegistryFacts(address="192.0.2.10:7400", failure=Unavailable("cannot be reached"))
-    (found,) = bad(replace(federation(), registry=away, links=()))
+    (found,) = bad(replace(federation(), registry=away))
     assert (found.code, found.level) == (Code.REGISTRY, Level.ERROR)
-    assert bad(replace(federation(), registry=None, links=())) == []
+    assert bad(replace(federation(), registry=None)) == []
 
 
 def test_two_clusters_of_one_name_and_a_context_of_another_name() -> None:
@@ -251,7 +251,8 @@ def test_pod_ranges_of_linked_clusters_on_one_network() -> None:
         one.seen.pod_ranges.append("10.244.0.0/16")
     (found,) = bad(facts)
     assert (found.code, found.level) == (Code.RANGES, Level.ERROR)
-    assert bad(replace(facts, links=())) == []
+    assert facts.registry is not None
+    assert bad(replace(facts, registry=replace(facts.registry, links=()))) == []
     assert facts.agents[1].seen is not None
     facts.agents[1].seen.network = "other"
     assert bad(facts) == []
