@@ -61,6 +61,8 @@ class Datacenter:
         self.program = program
         self.servers = tuple(self._site(f"s{number}") for number in range(1, servers + 1))
         self.sites = {site.name: site for site in self.servers}
+        self.wan: tuple[Site, ...] = ()
+        """Servers of other datacenters, which those of this one join."""
         self.programs: dict[str, Program] = {}
         self._authority: Authority | None = None
 
@@ -103,7 +105,13 @@ class Datacenter:
             pair = self.certificate(site.name, names=names, addresses=(site.address,))
             self._write_pair(site.pki, "agent", pair)
         tree = configuration(
-            site, datacenter=self.name, servers=self.servers, guard=self.guard, agent_token=agent_token, meta=meta
+            site,
+            datacenter=self.name,
+            servers=self.servers,
+            guard=self.guard,
+            agent_token=agent_token,
+            meta=meta,
+            wan=self.wan,
         )
         write_atomic(site.directory / "agent.json", json.dumps(tree, indent=1).encode())
         command = [*site.wrap, str(self.program), "agent", f"-config-file={site.directory / 'agent.json'}"]
@@ -314,13 +322,17 @@ def datacenters(
     acl: bool = False,
     tls: bool = False,
     addresses: Iterator[str] | None = None,
+    wan: bool = False,
 ) -> tuple[Datacenter, ...]:
-    """Datacenters below `directory`, not started; raises NotFound where there is no Consul."""
+    """Datacenters below `directory`, not started; raises NotFound where there is no Consul. `wan`: they join."""
     program = require("consul")["consul"]
-    return tuple(
+    made = tuple(
         Datacenter(name, directory / name, program, servers=servers, acl=acl, tls=tls, addresses=addresses)
         for name in names
     )
+    for one in made if wan else ():
+        one.wan = tuple(site for other in made if other is not one for site in other.servers)
+    return made
 
 
 async def start_all(those: Iterable[Datacenter]) -> None:

@@ -68,8 +68,12 @@ def configuration(
     guard: Guard,
     agent_token: str = "",
     meta: Mapping[str, str] | None = None,
+    wan: Sequence[Site] = (),
 ) -> dict[str, object]:
-    """What the agent's configuration file says: a server when `site` is one of `servers`, else a client of them."""
+    """What the agent's configuration file says: a server when `site` is one of `servers`, else a client of them.
+
+    `wan`: servers of other datacenters, which those of this one join.
+    """
     serving = site in servers
     ports = {
         "dns": site.dns,
@@ -104,6 +108,7 @@ def configuration(
     }
     if serving:
         tree["bootstrap_expect"] = len(servers)
+        tree |= {"retry_join_wan": [f"{one.address}:{one.wan}" for one in wan], "retry_interval_wan": "500ms"}
         tree["session_ttl_min"] = "1s"  # instead of ten: tests wait until sessions end
         # A server that was killed is still a member: it comes back as the voter that it was.
         tree["autopilot"] = {"cleanup_dead_servers": False, "server_stabilization_time": "1s"}

@@ -139,13 +139,21 @@ def app_protocol(declared: str | None, name: str) -> AppProtocol:
 
 
 def readiness(endpoints: Iterable[Endpoint]) -> tuple[Readiness, ...]:
-    """Ready endpoints per zone, sorted. An endpoint that has an address in both families counts once."""
+    """Ready endpoints per zone with their weights, sorted. One that has an address in both families counts once."""
     counts: dict[tuple[str, str], list[int]] = {}  # not by Locality: its hash is a function of Python
     for endpoint in endpoints:
         if endpoint.ready:
             place = endpoint.locality
-            counts.setdefault((place.region, place.zone), [0, 0])[":" in endpoint.address] += 1
-    return tuple(Readiness(_locality(*place), max(counts[place])) for place in sorted(counts))
+            count = counts.setdefault((place.region, place.zone), [0, 0, 0, 0])
+            family = 2 if ":" in endpoint.address else 0
+            count[family] += 1
+            count[family + 1] += endpoint.weight
+    return tuple(_ready(place, counts[place]) for place in sorted(counts))
+
+
+def _ready(place: tuple[str, str], count: list[int]) -> Readiness:
+    ready, weight = max((count[0], count[1]), (count[2], count[3]))
+    return Readiness(_locality(*place), ready, 0 if weight == ready else weight)
 
 
 @lru_cache(maxsize=4096)

@@ -56,10 +56,11 @@ class Locality:
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """Number of ready endpoints in one zone."""
+    """Number of ready endpoints in one zone. `weight`: what they weigh together; 0: 1 each, as of who does not say."""
 
     locality: Locality
     ready: int
+    weight: int = 0
 
 
 MAX_WEIGHT = 65_535
@@ -72,7 +73,7 @@ class Endpoint:
 
     `identity`: the SPIFFE ID that it proves itself with, in its own cluster's trust domain; such an endpoint is reached
     by mutual TLS alone (docs/trust.md). Empty: plain text. `weight`: its share of the calls among the endpoints of its
-    own cluster, 1 to MAX_WEIGHT; to other clusters every ready endpoint counts the same.
+    own cluster, 1 to MAX_WEIGHT; other clusters are told the sum (Readiness).
     """
 
     address: str
@@ -152,6 +153,11 @@ class Backend:
     @property
     def ready(self) -> int:
         return sum(r.ready for r in self.readiness)
+
+    @property
+    def weight(self) -> int:
+        """Of all that is ready: its share of the calls among clusters that are equally near."""
+        return sum(r.weight or r.ready for r in self.readiness)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -91,11 +91,11 @@ def _port_from_pb(message: pb.Port) -> Port:
 
 
 def _readiness_to_pb(value: Readiness) -> pb.Readiness:
-    return pb.Readiness(locality=locality_to_pb(value.locality), ready=value.ready)
+    return pb.Readiness(locality=locality_to_pb(value.locality), ready=value.ready, weight=value.weight)
 
 
 def _readiness_from_pb(message: pb.Readiness) -> Readiness:
-    return Readiness(locality_from_pb(message.locality), message.ready)
+    return Readiness(locality_from_pb(message.locality), message.ready, message.weight)
 
 
 def _endpoint_to_pb(value: Endpoint) -> pb.Endpoint:

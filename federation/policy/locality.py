@@ -2,7 +2,7 @@
 
 The own cluster's ready endpoints come first, then the gateways of other clusters: in the same zone, in the same
 region, elsewhere. A cluster that has nothing ready, or does not offer the port, is left out. Every gateway counts once,
-with its cluster's ready endpoints shared out by the gateways' weights; those at one address are one.
+with what its cluster's ready endpoints weigh shared out by the gateways' weights; those at one address are one.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from federation.model.cluster import Gateway, Peer
 from federation.model.service import Backend, Endpoint, Import, Locality
 
 _SCALE = 100
-"""Weights are ready endpoints times 100, so that few endpoints can be shared out between several gateways."""
+"""Weights are what the ready endpoints weigh together, times 100, so that few endpoints can be shared out between
+several gateways."""
+_MOST = 2**32 - 1
+"""What the weights of a priority add up to: Envoy does it in 32 bits."""
 
 _OWN_ZONE, _OWN_CLUSTER, _SAME_ZONE, _SAME_REGION, _ELSEWHERE = range(5)
 _KEEPS_TO_ZONE = frozenset({"PreferClose", "PreferSameZone", "PreferSameNode"})
@@ -83,9 +86,9 @@ def _place_local(
 
 
 def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[int, list[Host]]) -> None:
-    ready = backend.ready
+    weight = backend.weight
     gateways = [g for g in peer.gateways if _is_ip(g.address)]
-    if not ready or not gateways:
+    if not backend.ready or not gateways:
         return
     gateways = _doors([g for g in gateways if not g.draining] or gateways)
     by_tier: dict[int, list[Gateway]] = {}
@@ -94,7 +97,7 @@ def _place_remote(backend: Backend, peer: Peer, locality: Locality, tiers: dict[
     for tier, members in by_tier.items():
         total = sum(g.weight for g in members)
         tiers.setdefault(tier, []).extend(
-            Host(g.address, g.port, max(1, ready * _SCALE * g.weight // total), peer.cluster) for g in members
+            Host(g.address, g.port, max(1, weight * _SCALE * g.weight // total), peer.cluster) for g in members
         )
 
 
@@ -136,6 +139,8 @@ def _distinct(tiers: Mapping[int, list[Host]]) -> Placement:
             if (host.address, host.port) not in seen:
                 seen.add((host.address, host.port))
                 hosts.append(host)
+        if (total := sum(host.weight for host in hosts)) > _MOST:
+            hosts = [replace(host, weight=max(1, host.weight * _MOST // (total + len(hosts)))) for host in hosts]
         if hosts:
             placement.append(tuple(hosts))
     return tuple(placement)

@@ -45,7 +45,7 @@ port = st.builds(
     app=st.sampled_from(AppProtocol),
     declared=text,
 )
-readiness = st.builds(Readiness, locality, st.integers(0, 2**31))
+readiness = st.builds(Readiness, locality, st.integers(0, 2**31), st.integers(0, 2**40))
 endpoint = st.builds(
     Endpoint,
     address=text,

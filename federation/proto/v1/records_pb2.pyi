@@ -52,12 +52,14 @@ class Locality(_message.Message):
     def __init__(self, region: _Optional[str] = ..., zone: _Optional[str] = ...) -> None: ...
 
 class Readiness(_message.Message):
-    __slots__ = ("locality", "ready")
+    __slots__ = ("locality", "ready", "weight")
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
     READY_FIELD_NUMBER: _ClassVar[int]
+    WEIGHT_FIELD_NUMBER: _ClassVar[int]
     locality: Locality
     ready: int
-    def __init__(self, locality: _Optional[_Union[Locality, _Mapping]] = ..., ready: _Optional[int] = ...) -> None: ...
+    weight: int
+    def __init__(self, locality: _Optional[_Union[Locality, _Mapping]] = ..., ready: _Optional[int] = ..., weight: _Optional[int] = ...) -> None: ...
 
 class Endpoint(_message.Message):
     __slots__ = ("address", "ready", "terminating", "locality", "hostname", "ports", "identity", "weight")

@@ -137,3 +137,46 @@ async def test_a_network_that_breaks(start_consul: Start, follow: Follow) -> Non
             await running.exported("web", lambda s: ready(s) == ["10.0.0.4"])
             await until(lambda: not running.state.problems)
             assert len(endpoints(running.claim("web"))) == 1
+
+
+async def test_a_server_behind_a_cut_off_leader_is_not_believed(start_consul: Start, follow: Follow) -> None:
+    """Stale reads of one of three servers that the others cannot reach any more: 1. it answers, and what it says is of
+    the time before: that is noticed, and said  2. nothing is lost  3. healed: what has changed meanwhile is there"""
+    (dc1,) = await start_consul("dc1", servers=3)
+    leader = await dc1.leader()
+    at, third = (site.name for site in dc1.servers if site.name != leader)
+    async with (
+        dc1.connect(leader) as consul,
+        follow(dc1, address=dc1.url(at), wait=2.0, consistency="stale", max_stale=1.0) as running,
+    ):
+        await consul.transact(
+            [node("n1", "10.0.0.1"), service("n1", "web", port=80, Meta=EXPORT), check("n1", "web", "passing")]
+        )
+        await running.exported("web", ready)
+        # What is left answers alone: as at the wrong end of a cut, its peers are there and say nothing.
+        for name in (leader, third):
+            dc1.pause(name)
+        told: set[str] = set()
+
+        def noticed() -> bool:
+            assert ready(running.claim("web")) == ["10.0.0.1"]
+            told.update(p.code for p in running.state.problems)
+            return bool(told & {"consul_stale", "consul_no_leader"})
+
+        await until(noticed, what="word of it")
+        async with dc1.connect(at) as alone:  # whoever asks for it is answered all the same
+            assert await alone.get("/v1/health/service/web", stale="")
+        for name in (leader, third):
+            dc1.resume(name)
+        await dc1.wait_leader()
+
+        async def written() -> bool:
+            try:
+                await consul.transact([check("n1", "web", "critical")])
+            except Exception:
+                return False
+            return True
+
+        await until(written, what="a write")
+        await running.exported("web", lambda s: not ready(s))
+        await until(lambda: not running.state.problems)

@@ -164,3 +164,30 @@ async def test_two_datacenters_of_one_consul(start_consul: Start, follow: Follow
         await running.exported("web")
         assert "dc2" in (await running.told("consul_no_datacenter")).subject
         assert not running.state.complete
+
+
+async def test_two_datacenters_over_wan_are_read_through_one_server(start_consul: Start, follow: Follow) -> None:
+    """Both are exported, each under its namespace; while one is cut off, it counts as it was, and the other goes on."""
+    dc1, dc2 = await start_consul("dc1", "dc2", wan=True)
+    async with dc1.connect() as here, dc2.connect() as there:
+        await here.register("web", port=80, Address="10.0.0.1", Meta=EXPORT)
+        check = {"CheckID": "up", "TTL": "1h", "Status": "passing"}
+        await there.register("web", port=80, Address="10.0.1.1", Meta=EXPORT, Check=check)
+        await there.register("only", port=80, Address="10.0.1.2", Meta=EXPORT)
+        async with follow(dc1, datacenters={"dc1": "shop", "dc2": "lab"}) as running:
+            assert ready(await running.exported("web")) == ["10.0.0.1"]
+            assert ready(await running.exported("web", namespace="lab")) == ["10.0.1.1"]
+            await running.exported("only", namespace="lab")
+            assert running.claim("only") is None
+            await there.set_check("up", "critical")
+            await running.exported("web", lambda s: not ready(s), namespace="lab")
+
+            dc2.kill()
+            await until(lambda: [p for p in running.state.problems if "dc2" in p.subject], what="word of dc2")
+            await here.register("web", port=80, Address="10.0.0.9", Meta=EXPORT)
+            await running.exported("web", lambda s: ready(s) == ["10.0.0.9"])
+            assert running.claim("only", "lab") is not None
+            await dc2.restart()
+            await there.set_check("up", "passing")
+            await running.exported("web", ready, namespace="lab")
+            await until(lambda: not running.state.problems)

@@ -170,6 +170,20 @@ def test_both_families_count_once() -> None:
     assert len(made.endpoints) == 4
 
 
+def test_weights_are_added_up_where_there_are_any() -> None:
+    def one(address: str, weight: int, zone: str = "home-1", *, ready: bool = True) -> Endpoint:
+        return Endpoint(address=address, weight=weight, locality=Locality("home", zone), ready=ready)
+
+    plain = [one("10.0.0.1", 1), one("10.0.0.2", 1)]
+    assert readiness(plain) == (Readiness(Locality("home", "home-1"), 2, 0),)  # as who knows of no weights says it
+    weighed = [one("10.0.0.1", 5), one("10.0.0.2", 1), one("10.0.0.3", 9, ready=False), one("10.0.0.4", 7, "home-2")]
+    weighed += [one("fd00::1", 5), one("fd00::2", 1)]
+    assert readiness(weighed) == (
+        Readiness(Locality("home", "home-1"), 2, 6),
+        Readiness(Locality("home", "home-2"), 1, 7),
+    )
+
+
 def test_hostnames_belong_to_headless_services() -> None:
     named = at("10.0.0.1", hostname="db-0")
     assert claim(service(cluster_ip="None"), slice_(named)).endpoints[0].hostname == "db-0"

@@ -106,6 +106,24 @@ def test_what_stands_before_gateways_is_where_all_of_them_are(places: tuple[str,
     assert [n for n, hosts in enumerate(order) if "10.0.0.9" in [h.address for h in hosts]] == [tier]
 
 
+def test_clusters_that_say_what_their_endpoints_weigh_share_by_that() -> None:
+    """Two VMs of weight 8 and four pods: 16 to 4. A cluster that says nothing has 1 for each."""
+    vms = Backend(cluster="vms", ports=(80,), readiness=(Readiness(Locality(), 2, 16),))
+    pods = remote("pods", ready=4)
+    (hosts,) = placed(service(vms, pods), peer("vms", gateway("1.1.1.1")), peer("pods", gateway("2.2.2.2")))
+    assert {h.cluster: h.weight for h in hosts} == {"vms": 1600, "pods": 400}
+
+
+def test_weights_that_envoy_could_not_add_up_are_made_smaller() -> None:
+    huge = Backend(cluster="a", ports=(80,), readiness=(Readiness(Locality(), 20_000, 20_000 * 65_535),))
+    (hosts,) = placed(
+        service(huge, remote("b"), remote("c")), *(peer(n, gateway(f"{i}.1.1.1")) for i, n in enumerate("abc", 1))
+    )
+    assert sum(h.weight for h in hosts) <= 2**32 - 1
+    assert min(h.weight for h in hosts) >= 1
+    assert max(h.weight for h in hosts) > 2**31
+
+
 def test_who_is_left_out() -> None:
     west = peer("west", gateway("10.0.0.1", draining=True), gateway("10.0.0.2"))
     (tier,) = placed(service(remote("west")), west)
