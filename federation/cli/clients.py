@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+FAR_SECONDS = 5.0
+"""What the way through an API server and a kubelet may take beside an answer."""
+
 
 def home_of(context: typer.Context | Home) -> Home:
     """The contexts of this person; raises InvalidSettings for a damaged file."""
@@ -51,7 +54,7 @@ async def operator(context: typer.Context | Home, *, timeout: float = 10.0) -> A
         return
     async with (
         bridged(home.registry, "registry-port") as bridge,
-        OperatorClient.open(directory, timeout=timeout, socket=bridge.socket) as client,
+        OperatorClient.open(directory, timeout=timeout + FAR_SECONDS, socket=bridge.socket) as client,
     ):
         with bridge.explaining():
             yield client
@@ -72,7 +75,7 @@ async def agent(context: typer.Context | Home, cluster: str, *, timeout: float =
 
     async with bridged(where, "agent") as bridge:
         what = f"the agent of {cluster} in {bridge.pod}"
-        async with AgentClient.open(bridge.socket.parent, timeout=timeout, what=what) as client:
+        async with AgentClient.open(bridge.socket.parent, timeout=timeout + FAR_SECONDS, what=what) as client:
             with bridge.explaining():
                 yield client
 

@@ -17,6 +17,7 @@ import yaml
 
 from clusters.network import free_port
 from clusters.program import Program
+from discovery import backup
 from discovery.client import AgentClient
 from discovery.inpod import Arrival, PodSettings, load
 from discovery.kube import shared
@@ -25,6 +26,7 @@ from discovery.kube.install import install
 from discovery.kube.rbac import ACCOUNT, manifests
 from discovery.kube.settings import KubernetesSettings
 from federation import log
+from federation.aio.archive import pack, unpack
 from federation.aio.clock import SystemClock
 from federation.errors import AlreadyExists, Conflict, Denied, InvalidInput, IsthmusError, NotFound
 from federation.registry.join import Joined
@@ -302,3 +304,37 @@ async def test_a_bad_token_ends_the_process_with_one_line(federation: Any, east:
         "isthmus-agent: the token is for the cluster west, not for east "
         "(ask for one with: fedctl token issue east) [token_foreign]"
     )
+
+
+async def test_a_clusters_identity_is_backed_up_and_restored(federation: Any, east: Cluster) -> None:
+    east.token.write_text(await issue(federation))
+    await east.arrival("one").settings()
+    pins = {"pins.json": "{}", "dropped.json": '{"west": 7}'}
+    metadata = {"name": "isthmus-pins", "namespace": east.namespace}
+    await east.client.create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": pins})
+    held = await east.secret()
+    administrator = KubernetesSettings(kubeconfig=str(east.admin))
+    client = await KubeClient.open(administrator, log=log.get("test"), clock=SystemClock())
+    try:
+        made = await backup.collect_objects(client, east.namespace, "east", clock=SystemClock())
+        archive = unpack(pack(made), what="f")
+        backup.check(archive, "east", in_pods=True)
+        with pytest.raises(InvalidInput, match="of pods, and cannot be restored to a folder"):
+            backup.check(archive, "east", in_pods=False)
+        with pytest.raises(Conflict) as caught:
+            await backup.restore_objects(client, east.namespace, archive, replace=False)
+        assert caught.value.error_code == "would_overwrite"
+        await backup.restore_objects(client, east.namespace, archive, replace=True)
+        # all is lost; an agent waits for a token that nobody will give
+        for kind, name in (("Secret", shared.NAME), ("ConfigMap", "isthmus-pins")):
+            await east.client.delete("v1", kind, name, east.namespace)
+        east.token.unlink()
+        waiting = asyncio.create_task(east.arrival("two").settings())
+        with pytest.raises(NotFound, match="no agent has joined"):
+            await backup.collect_objects(client, east.namespace, "east", clock=SystemClock())
+        await backup.restore_objects(client, east.namespace, archive, replace=False)
+        assert (await asyncio.wait_for(waiting, 60)).federation == "fed.example"
+        assert await east.secret() == held
+        assert (await east.client.get("v1", "ConfigMap", "isthmus-pins", east.namespace))["data"] == pins
+    finally:
+        await client.close()

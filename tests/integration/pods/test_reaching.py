@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import yaml
 from clusters.network import free_port
 from clusters.podserver import V4, PodServer
 from clusters.processes import ProcessFederation
+from clusters.waiting import until
 from federation.cli.home import Place
 from federation.cli.main import run
 from federation.cli.pods import bridged
@@ -161,3 +164,47 @@ def test_where_it_is_has_to_be_said_once(
 ) -> None:
     assert run(["--home", str(tmp_path), *words, "-o", "json"]) == 2
     assert json.loads(capsys.readouterr().err)["error"]["message"]
+
+
+async def test_a_backup_of_what_is_in_pods_and_its_restoration(
+    pods: PodServer, federation: ProcessFederation, fedctl: Any, tmp_path: Path
+) -> None:
+    """The page's commands for pods (docs/backup.md), the registry's: a cluster's identity needs an API server."""
+    commands = [line for line in _commands("## In pods") if "--cluster east" not in line]
+    assert [c.split()[1] for c in commands] == ["registry", "cluster", "backup", "registry", "restore", "status"]
+    file = tmp_path / "registry-pod.tar"
+    for line in commands[:3]:
+        await fedctl.ok(*line.replace("registry-pod.tar", str(file)).split()[1:])
+    before = (fedctl.home / "operator/ca.pem").read_bytes()
+    # the registry is lost: another one has taken its place, with a CA of its own
+    folder = federation.directory / "registry"
+    federation.kill("registry")
+    settings = (folder / "settings.yaml").read_text()
+    shutil.rmtree(folder)
+    federation.init_registry()
+    (folder / "settings.yaml").write_text(settings)
+    federation.restart("registry")
+    await federation.wait_ready("registry")
+    await fedctl.ok("registry", "use", "--context", "kind-east")
+    assert (fedctl.home / "operator/ca.pem").read_bytes() != before
+    assert (await fedctl.ok("get", "clusters", "-o", "json")).json == []
+    # nothing is in it that would be overwritten; the credential that fedctl has is that of the restored one
+    await fedctl.ok("restore", str(file))
+    assert (fedctl.home / "operator/ca.pem").read_bytes() == before
+
+    async def live() -> bool:
+        found = (await fedctl("get", "clusters", "-o", "json")).json
+        return [c["state"] for c in found] == ["live", "live"]
+
+    await until(live)
+    refused = await fedctl("restore", str(file), "-o", "json")
+    assert (refused.status, refused.error["code"]) == (7, "would_overwrite")
+    status = await fedctl("status", "-o", "json")
+    assert "store_restored" in {f["code"] for f in status.json["findings"]}
+
+
+def _commands(heading: str) -> list[str]:
+    page = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "backup.md"
+    section = page.read_text().partition(f"{heading}\n")[2].partition("\n## ")[0]
+    blocks = re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
