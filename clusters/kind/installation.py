@@ -37,7 +37,7 @@ COMPONENTS = ("registry", "agent", "gateway", "injector")
 LABEL = "app.kubernetes.io/component"
 VOLUME = "isthmus-registry"
 """The volume of the registry, and the class of which it is the only one."""
-_DISK, _USER = "/var/local/isthmus-registry", 65532
+DISK, _USER = "/var/local/isthmus-registry", 65532
 _SECONDS = 300.0
 
 Verb = Literal["registry", "operator", "agent", "context", "gateway", "webhook", "link"]
@@ -207,7 +207,7 @@ class Installation:
             if there is not None:
                 await client.delete("v1", "PersistentVolume", VOLUME)
                 await client.gone("v1", "PersistentVolume", VOLUME)
-            clean = f"rm -rf {_DISK} && install -d -m 700 -o {_USER} -g {_USER} {_DISK}"
+            clean = f"rm -rf {DISK} && install -d -m 700 -o {_USER} -g {_USER} {DISK}"
             await engine.execute(node, "sh", "-c", clean)
             await client.apply(volume(node))
 
@@ -257,7 +257,7 @@ def volume(node: str) -> dict[str, Any]:
             "capacity": {"storage": "1Gi"},
             "accessModes": ["ReadWriteOnce"],
             "persistentVolumeReclaimPolicy": "Retain",
-            "hostPath": {"path": _DISK, "type": "Directory"},
+            "hostPath": {"path": DISK, "type": "Directory"},
             "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
         },
     }

@@ -186,7 +186,7 @@ def join(
             identities=processes_of(user) if user else None,
         )
     )
-    home_of(context).with_cluster(name, directory).save()
+    home_of(context).update(lambda home: home.with_cluster(name, directory))
     printer = Printer(output)
     printer.item(
         {"cluster": name, "trust_domain": joined.trust_domain, "fingerprint": joined.fingerprint},
@@ -297,7 +297,7 @@ def leave(
             code="not_removed",
         )
     if not dry_run:
-        home.without_cluster(name).save()
+        home.update(lambda now: now.without_cluster(name))
 
 
 async def _retire(
@@ -361,7 +361,7 @@ def use(
             raise InvalidInput("give DIR, or --context for an agent in a pod, not both")
         if not directory.is_dir():
             raise NotFound(f"there is no folder {directory}", hint="give the state folder of the cluster's agent")
-        home.with_cluster(name, directory).save()
+        home.update(lambda now: now.with_cluster(name, directory))
         printer.item({"cluster": name, "directory": str(directory)}, line=f"{name} is in {directory}")
         return
     if place is None:
@@ -384,5 +384,5 @@ def use(
             raise InvalidInput(
                 f"the cluster in {place} is {found}, not {name}", hint=f"run: fedctl cluster use {found} …"
             )
-    told.save()
+    home.update(lambda now: now.with_cluster(name, place))
     printer.item({"cluster": name, **msgspec.to_builtins(place)}, line=f"{name} is in {place}")

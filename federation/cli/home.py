@@ -7,6 +7,9 @@ namespace by which its agent's pods are reached. It holds no secret.
 
 from __future__ import annotations
 
+import fcntl
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +93,20 @@ class Home:
         except OSError as error:
             raise StorageFailed(f"cannot make {self.directory}: {error.strerror}") from error
         write_atomic(self.directory / "contexts.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
+
+    def update(self, change: Callable[[Home], Home]) -> None:
+        """Write what `change` makes of the file as it is now: another fedctl may have written since. Raises
+        InvalidSettings, StorageFailed."""
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StorageFailed(f"cannot write in {self.directory}: {error.strerror}") from error
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            change(Home.load(self.directory)).save()
+        finally:
+            os.close(descriptor)
 
     def with_operator(self, directory: Path, *, registry: RegistryPlace | None = None) -> Home:
         """`registry`: where the credential in `directory` comes from, if that is a pod."""

@@ -55,7 +55,7 @@ def init(
         advertise_enrolment=advertise_enrolment,
         single_machine=single_machine,
     )
-    home_of(context).with_operator(directory / "operator").save()
+    home_of(context).update(lambda home: home.with_operator(directory / "operator"))
     printer = Printer(output)
     printer.item(
         {"directory": str(directory), "settings": str(settings), "federation": federation, "listen": listen},
@@ -96,7 +96,7 @@ def use(
             raise InvalidInput("give DIR, or --context for a registry in a pod, not both")
         if not directory.is_dir():
             raise NotFound(f"there is no folder {directory}", hint="copy the `operator` folder of the registry")
-        home.with_operator(directory).save()
+        home.update(lambda now: now.with_operator(directory))
         printer.item({"operator": str(directory)}, line=f"using the operator's credential in {directory}")
         return
     place = place_of(kube_context, kubeconfig, namespace)
@@ -112,7 +112,8 @@ def use(
         return bridge or not await dialled(registry_address(folder))
 
     by_bridge = asyncio.run(fetch())
-    home.with_operator(folder, registry=msgspec.structs.replace(registry, bridge=by_bridge)).save()
+    used = msgspec.structs.replace(registry, bridge=by_bridge)
+    home.update(lambda now: now.with_operator(folder, registry=used))
     address = registry_address(folder)
     printer.item(
         {"operator": str(folder), "registry": address, "bridge": by_bridge, "namespace": place.namespace},

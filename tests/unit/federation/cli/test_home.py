@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,15 @@ def test_a_cluster_in_pods_and_a_registry_in_one_are_kept(tmp_path: Path):
         again.cluster_directory("east")
     # a credential of another registry is not fetched from the pod of the former
     assert again.with_operator(tmp_path / "other").registry is None
+
+
+def test_two_commands_at_once_lose_nothing_of_each_other(tmp_path: Path):
+    names = [f"c{n}" for n in range(16)]
+    slow = Home.load(tmp_path)  # read before anybody has written
+
+    def use(name: str) -> None:
+        slow.update(lambda now: now.with_cluster(name, tmp_path / name))
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(use, names))
+    assert sorted(Home.load(tmp_path).clusters) == sorted(names)
