@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 IMAGE = "isthmus"
 REGISTRY = "registry"
+FLAT = "flat"
+"""The network that the agents of a flat topology say they are on."""
 COMPONENTS = ("registry", "agent", "gateway", "injector")
 """As their label says; fedctl calls the last one webhook."""
 LABEL = "app.kubernetes.io/component"
@@ -176,6 +178,8 @@ class Installation:
                 token = (await self._json("token", "issue", name))["token"]
                 place = self._wants[name].spec.locality
                 sets = {"agent.replicas": "1", "locality.region": place.region, "locality.zone": place.zone}
+                if self._topology.flat:  # endpoints of headless services are then told to the others, and reached
+                    sets |= {"agent.settings.network": FLAT}
                 await self._install("agent", name, "--token", "-", *_sets(sets), text=token.encode())
             case "gateway":
                 sets = {"gateway.replicas": "1"}

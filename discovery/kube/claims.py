@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from discovery.kube.types import HeldSlice, Node, Service, ServiceExport
 from discovery.kube.watch import Key, Store
-from discovery.sources.convert import Refused, convert, not_carried, uncarried, with_slices
+from discovery.sources.convert import Refused, convert, unsupported, with_slices
 from discovery.sources.manifests import EndpointSlice
 from federation.errors import IsthmusError
 from federation.model.cluster import Problem
@@ -154,9 +154,7 @@ class Claims:
             return None, (Problem(error.code, where, error.detail),)
         except IsthmusError as error:  # the annotation that says who may see it
             return None, (Problem("invalid_consumers", where, f"nobody sees it: {error}"),)
-        problems += [
-            Problem("unsupported_protocol", where, not_carried(port, protocol)) for port, protocol in uncarried(service)
-        ]
+        problems += [Problem("unsupported_protocol", where, told) for told in unsupported(service)]
         return claim, tuple(problems)
 
     def _note(self, key: Key, problems: tuple[Problem, ...]) -> None:

@@ -89,8 +89,13 @@ def uncarried(service: k8s.Service) -> tuple[tuple[int, str], ...]:
     )
 
 
-def not_carried(port: int, protocol: str) -> str:
-    """What to say of one of them."""
+def unsupported(service: k8s.Service) -> tuple[str, ...]:
+    """What to say of those that are a problem. UDP is none: it mostly stands beside TCP, as for DNS, and the status of
+    such a cluster would never be clean; previews and the ServiceExport name it."""
+    return tuple(_not_carried(*one) for one in uncarried(service) if one[1] != Protocol.UDP)
+
+
+def _not_carried(port: int, protocol: str) -> str:
     shown = "imports show it, gateways and sidecars carry TCP only" if protocol in _SHOWN else "it is left out"
     return f"port {port} speaks {protocol}: {shown}"
 

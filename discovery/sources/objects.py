@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
 
-from discovery.sources.convert import Refused, convert, not_carried, uncarried
+from discovery.sources.convert import Refused, convert, unsupported
 from discovery.sources.manifests import (
     EndpointSlice,
     Manifest,
@@ -194,10 +194,7 @@ class Objects:
             )
         except Refused as error:
             return None, (Problem(error.code, at, f"{name}: {error.detail}"),)
-        return claim, tuple(
-            Problem("unsupported_protocol", at, f"{name}: {not_carried(port, protocol)}")
-            for port, protocol in uncarried(service)
-        )
+        return claim, tuple(Problem("unsupported_protocol", at, f"{name}: {told}") for told in unsupported(service))
 
     def _exported_at(self, name: ServiceName, export: ServiceExport, file: str) -> int:
         """The export's creationTimestamp; else when its file was written, as first seen; stable from then on."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from discovery.sources import manifests as k8s
-from discovery.sources.convert import Refused, app_protocol, convert, readiness, uncarried
+from discovery.sources.convert import Refused, app_protocol, convert, readiness, uncarried, unsupported
 from federation.errors import InvalidInput
 from federation.model.service import AppProtocol, Endpoint, Grant, Locality, Port, Protocol, Readiness, Service
 
@@ -104,6 +104,10 @@ def test_sctp_is_shown_and_refused_alone() -> None:
     both = service(k8s.ServicePort(port=80, name="http"), k8s.ServicePort(port=81, name="http-s", protocol="SCTP"))
     assert claim(both).ports[1] == Port(name="http-s", port=81, protocol=Protocol.SCTP)
     assert uncarried(both) == ((81, "SCTP"),)
+    assert unsupported(both) == ("port 81 speaks SCTP: imports show it, gateways and sidecars carry TCP only",)
+    beside = service(k8s.ServicePort(port=53, name="dns"), k8s.ServicePort(port=53, name="dns-udp", protocol="UDP"))
+    assert uncarried(beside) == ((53, "UDP"),)
+    assert unsupported(beside) == ()
     with pytest.raises(Refused) as caught:
         claim(service(k8s.ServicePort(port=81, protocol="SCTP")))
     assert caught.value.code == "unsupported_protocol"
