@@ -17,7 +17,7 @@ import pytest
 
 from clusters.command import attempt
 from clusters.faults import NotSupported
-from clusters.kind import engine
+from clusters.kind import dump, engine
 from clusters.kind.config import MADE
 from clusters.kind.faults import FAULTS, STATE
 from clusters.kind.harness import IMAGE, KindHarness
@@ -267,16 +267,41 @@ async def test_faults_of_a_component(clusters: Clusters) -> None:
 async def test_installed_joined_and_linked(clusters: Clusters) -> None:
     """There is nothing more to install; a gateway that is killed comes back, and `up` has nothing to do again."""
     assert await clusters.harness.install() == []
-    await clusters.faults.kill("west", "gateway")
 
-    async def restarted() -> bool:
+    async def starts() -> tuple[int, bool]:
+        """How often its containers were started again, and whether its Deployment has what it wants."""
         async with clusters.connect("west") as client:
             pods = await client.list("v1", "Pod", SYSTEM_NAMESPACE, labelSelector=f"{LABEL}=gateway")
+            status = (await client.get("apps/v1", "Deployment", "isthmus-gateway", SYSTEM_NAMESPACE))["status"]
         statuses = [one for pod in pods for one in pod["status"].get("containerStatuses", ())]
-        return bool(statuses) and all(one["ready"] and one["restartCount"] for one in statuses)
+        whole = bool(statuses) and all(one["ready"] for one in statuses)
+        return sum(one["restartCount"] for one in statuses), whole and status.get("readyReplicas", 0) >= 1
 
-    await until(restarted, seconds=2 * START, what="the gateway to come back")
+    before, _ = await starts()
+    await clusters.faults.kill("west", "gateway")
+
+    async def back() -> bool:
+        count, whole = await starts()
+        return count > before and whole
+
+    await until(back, seconds=2 * START, what="the gateway to come back")
     assert await clusters.harness.install() == []
+
+
+@pytest.mark.clusters("two-kind", installed=True)
+async def test_a_dump_has_what_is_asked_for(clusters: Clusters, tmp_path: Path) -> None:
+    """Objects, events, logs, what the nodes have, and each Envoy's configuration; nothing secret, nothing missing."""
+    await dump.dump(clusters.harness, tmp_path)
+    for name in ("east", "west"):
+        found = {str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob("*") if path.is_file()}
+        assert {"objects.yaml", "events.txt", "serviceimports.yaml", "nodes.json"} <= found
+        assert "missing.txt" not in found
+        assert [one for one in found if one.startswith("logs/isthmus-system/isthmus-gateway")]
+        assert [one for one in found if one.startswith("envoy/") and one.endswith(".config_dump")]
+        assert [one for one in found if one.startswith("nodes/") and one.endswith("/iptables.txt")]
+    everything = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())  # noqa: ASYNC240
+    assert b"PRIVATE KEY" not in everything
+    assert json.loads((tmp_path / "fedctl-status.json").read_bytes())
 
 
 # --- behind NAT ------------------------------------------------------------------------------------------------------
