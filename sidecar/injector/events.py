@@ -25,7 +25,7 @@ MOST = 100
 AGAIN = 300.0
 """Seconds until the same is told once more of the same object."""
 MISSING = "SidecarMissing"
-_REASONS = {Outcome.FAILED: MISSING, Outcome.INJECTED: "SidecarInjected", Outcome.UNCHANGED: "SidecarNotWanted"}
+_REASONS = {Outcome.FAILED: MISSING, Outcome.INJECTED: "SidecarInjected"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,6 +260,3 @@ def _annotations(pod: Object) -> Mapping[str, Any]:
 def _annotate(pod: dict[str, Any], values: Mapping[str, str]) -> None:
     metadata = pod["metadata"] = dict(pod.get("metadata") or {})
     metadata["annotations"] = {**(metadata.get("annotations") or {}), **values}
-
-
-__all__ = ["DNS_ADDRESS", "Decision", "inject", "injected", "left_alone"]

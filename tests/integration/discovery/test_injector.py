@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import signal
+import subprocess
 import sys
 import urllib.request
 import uuid
@@ -21,6 +22,7 @@ import yaml
 
 from clusters.apiserver import LocalCluster
 from clusters.kubeclient import KubeClient, Object
+from clusters.namespace import NetworkNamespace
 from clusters.network import free_port
 from clusters.program import Program
 from clusters.waiting import START, until
@@ -97,6 +99,9 @@ class Site:
         await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
         await self.register("Ignore")
         await self.tokens()
+        await self.install_settings()
+
+    async def install_settings(self) -> None:
         self.anchors()
         settings = {
             "name": self.name,
@@ -122,7 +127,8 @@ class Site:
 
     @property
     def door(self) -> str:
-        return f"127.0.0.1:{self.running.agent.pod_server.door.port}"
+        (address,) = self.running.agent.pod_server.door.addresses(())
+        return str(address)
 
     def anchors(self) -> None:
         (self.folder / "root.pem").write_bytes(armour(self.running.agent.bundle.roots))
@@ -229,6 +235,70 @@ class Site:
         """Whether a pod would be, now."""
         return injected(await self.create("probe", dry_run=True))
 
+    async def is_injected_by_label(self) -> bool:
+        return injected(await self.create("probe", labels={"isthmus.io/inject": "enabled"}, dry_run=True))
+
+    async def export(self, name: str, address: str, port: int) -> None:
+        """A Service with one endpoint, exported."""
+        metadata = {"name": name, "namespace": self.namespace}
+        slice_metadata = {**metadata, "labels": {"kubernetes.io/service-name": name}}
+        ports = [{"name": "http", "port": port, "appProtocol": "http"}]
+        await self.client.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Service",
+                "metadata": metadata,
+                "spec": {"ports": [{"name": "http", "port": 80, "appProtocol": "http"}]},
+            },
+            {
+                "apiVersion": "discovery.k8s.io/v1",
+                "kind": "EndpointSlice",
+                "metadata": slice_metadata,
+                "addressType": "IPv4",
+                "ports": ports,
+                "endpoints": [{"addresses": [address]}],
+            },
+            {"apiVersion": "multicluster.x-k8s.io/v1beta1", "kind": "ServiceExport", "metadata": metadata},
+        )
+
+    async def as_kubelet(self, pod: Object, container: Object, address: str) -> list[str]:
+        """The command of a container, with the files and variables that it refers to; they lie below our folder."""
+        modules = {"isthmus-sidecar": "sidecar", "isthmus-redirect": "sidecar.intercept"}
+        root = self.folder / "container"
+        metadata, account = pod["metadata"], pod["spec"]["serviceAccountName"]
+        for volume in pod["spec"]["volumes"]:
+            mount = next((m for m in container.get("volumeMounts", ()) if m["name"] == volume["name"]), None)
+            if mount is None:
+                continue
+            folder = root / mount["mountPath"].lstrip("/")
+            folder.mkdir(parents=True, exist_ok=True)
+            for item in volume.get("downwardAPI", {}).get("items", ()):
+                key = item["fieldRef"]["fieldPath"].removeprefix("metadata.annotations['").removesuffix("']")
+                text = metadata["annotations"][key]
+                for path in ("/etc/isthmus", "/var/lib/isthmus", "/var/run/secrets/isthmus"):
+                    text = text.replace(f" {path}", f" {root}{path}")
+                (folder / item["path"]).parent.mkdir(exist_ok=True)
+                (folder / item["path"]).write_text(text)
+            for source in volume.get("projected", {}).get("sources", ()):
+                wanted = source.get("serviceAccountToken", {})
+                if wanted.get("audience"):
+                    token = await self.client.token(
+                        self.namespace, account, audiences=[wanted["audience"]], pod=metadata["name"]
+                    )
+                    (folder / wanted["path"]).write_text(token)
+        known = {
+            "metadata.name": metadata["name"],
+            "metadata.namespace": self.namespace,
+            "spec.serviceAccountName": account,
+            "status.podIP": address,
+        }
+        arguments = list(container["args"])
+        for one in container.get("env", ()):
+            value = known.get(one["valueFrom"]["fieldRef"]["fieldPath"], "")
+            arguments = [argument.replace(f"$({one['name']})", value) for argument in arguments]
+        arguments = [str(root) + a if a.startswith("/etc/isthmus") else a for a in arguments]
+        return [sys.executable, "-m", modules[container["command"][0]], *arguments]
+
     async def events(self, reason: str) -> list[Object]:
         found = await self.client.list("v1", "Event", self.namespace)
         return [event for event in found if event["reason"] == reason]
@@ -250,8 +320,9 @@ async def site(kube_clusters: Any, kube_namespace: str, federation: Any, tmp_pat
 
 async def start_agent(running: Any, cluster: LocalCluster, namespace: str, **changes: Any) -> None:
     kubernetes = KubernetesSettings(kubeconfig=str(cluster.kubeconfig), confirm=0.2, namespace=namespace)
-    port = changes.pop("port", None) or free_port()
-    await running.start(files=None, kubernetes=kubernetes, pods=PodsSettings(listen=f"127.0.0.1:{port}"), **changes)
+    host = changes.pop("host", "127.0.0.1")
+    port = changes.pop("port", None) or free_port(host)
+    await running.start(files=None, kubernetes=kubernetes, pods=PodsSettings(listen=f"{host}:{port}"), **changes)
 
 
 async def test_the_api_server_has_pods_injected(site: Site) -> None:
@@ -386,3 +457,80 @@ async def test_another_root_of_the_cluster(site: Site, federation: Any) -> None:
         await asyncio.sleep(0.1)
     there = await site.create("web")
     assert there["metadata"]["annotations"]["isthmus.io/trust"] == armour(new).decode()
+
+
+# --- the sidecar that a pod gets
+
+ECHO = """
+import http.server, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"echo")
+server = http.server.HTTPServer((sys.argv[1], int(sys.argv[2])), Handler)
+server.serve_forever()
+"""
+ASK = """
+import sys, http.client, dns.message, dns.query
+reply = dns.query.udp(dns.message.make_query(sys.argv[1], "A"), "127.0.0.1", port=53, timeout=15)
+(address,) = [item.address for rrset in reply.answer for item in rrset]
+connection = http.client.HTTPConnection(address, 80, timeout=15)
+connection.request("GET", "/", headers={"host": sys.argv[1]})
+print(address, connection.getresponse().read().decode())
+"""
+PROBE = """
+import sys, urllib.request, urllib.error
+try:
+    print(urllib.request.urlopen(f"http://{sys.argv[1]}/startz", timeout=5).read().decode())
+except OSError as error:
+    print("not yet:", error)
+"""
+
+
+@pytest.mark.parametrize("way", ["redirect", "loopback"])
+async def test_the_sidecar_of_an_injected_pod_works(site: Site, way: str) -> None:
+    """Started as a kubelet would, by what the API server then has: files, arguments, init containers in their order."""
+    try:
+        space = NetworkNamespace(uplink=True)
+    except Unavailable as error:
+        pytest.skip(f"{error.message}: run scripts/test as root")
+    children: list[Program] = []
+    try:
+        await site.running.stop()
+        at = space.outside
+        await start_agent(site.running, site.cluster, site.namespace, host=at, listen=f"{at}:{free_port(at)}")
+        await site.install_settings()
+        site.program.start()
+        await site.ready()
+        port = free_port(at)
+        children.append(Program("echo", [sys.executable, "-c", ECHO, at, str(port)], site.folder / "echo.log"))
+        children[-1].start()
+        await site.export("echo", at, port)
+        await until(lambda: site.is_injected_by_label())
+        there = await site.create("web", labels={"isthmus.io/inject": "enabled"}, annotations={"isthmus.io/way": way})
+        for number, container in enumerate(there["spec"]["initContainers"]):
+            command = await site.as_kubelet(there, container, space.inside)
+            program = Program(f"c{number}", [*space.wrap, *command], site.folder / f"{container['name']}.log")
+            if container.get("restartPolicy") != "Always":
+                await asyncio.to_thread(subprocess.run, program.command, check=True, capture_output=True, timeout=60)
+                continue
+            children.append(program)
+            program.start()
+            probe = container["startupProbe"]["httpGet"]
+            assert probe["path"] == "/startz"
+            where = f"{space.inside}:{probe['port']}"
+            started = "ok"
+            await until(
+                lambda: asyncio.to_thread(lambda: space.python(PROBE, where).strip() == started),  # noqa: B023
+                seconds=START,
+            )
+        address, body = (await asyncio.to_thread(space.python, ASK, f"echo.{site.namespace}.global")).split()
+        assert address.startswith("240." if way == "redirect" else "127.")
+        assert body == "echo"
+        (consumer,) = site.running.agent.consumers.all
+        assert (consumer.name, consumer.identity.partition("/ns/")[2]) == ("web", f"{site.namespace}/sa/default")
+    finally:
+        for child in children:
+            child.end()
+        space.close()
