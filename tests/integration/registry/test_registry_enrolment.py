@@ -14,6 +14,7 @@ from federation.errors import AlreadyExists, Denied, InvalidInput, InvalidName, 
 from federation.model import wire
 from federation.proto.v1 import registry_pb2 as pb
 from federation.proto.v1 import registry_pb2_grpc as rpc
+from federation.registry.join import still_good
 from federation.registry.operator import join, look_up
 from federation.registry.status import from_rpc_error
 from federation.trust.authority import Authority
@@ -112,6 +113,26 @@ async def test_revoked_replaced_and_expired_tokens(world: Any, keys: Any) -> Non
     assert code(caught) == "token_expired"
     with pytest.raises(NotFound):
         await operator.revoke_token("west")
+
+
+async def test_a_token_is_looked_at_and_not_redeemed(world: Any, keys: Any) -> None:
+    """As often as one likes, and by the rules of redeeming."""
+    operator = world.operator()
+    token = (await operator.issue_token("east")).token
+    for _ in range(2):
+        reply = await still_good(await look_up(token))
+        assert 0 < reply.expires_ns - reply.now_ns <= 900 * 10**9
+    assert await operator.clusters() == []
+    await join(token, keys("east"))
+    revoked = (await operator.issue_token("west")).token
+    await operator.revoke_token("west")
+    made_up = JoinToken.new(
+        registry=world.enrolment, ca_fingerprint=JoinToken.parse(token).ca_fingerprint, cluster="north"
+    ).encode()
+    for refused, why in ((token, "token_used"), (revoked, "token_revoked"), (made_up, "token_unknown")):
+        with pytest.raises(Denied) as caught:
+            await still_good(await look_up(refused))
+        assert code(caught) == why
 
 
 async def test_a_token_of_another_registry(world: Any, keys: Any) -> None:
