@@ -16,7 +16,7 @@ from envoy.config.core.v3.address_pb2 import CidrRange
 from envoy.config.core.v3.backoff_pb2 import BackoffStrategy
 from envoy.config.core.v3.base_pb2 import HeaderValue, HeaderValueOption, TransportSocket
 from envoy.config.core.v3.extension_pb2 import TypedExtensionConfig
-from envoy.config.core.v3.protocol_pb2 import HttpProtocolOptions
+from envoy.config.core.v3.protocol_pb2 import Http1ProtocolOptions, HttpProtocolOptions
 from envoy.config.listener.v3.listener_components_pb2 import Filter, FilterChain, FilterChainMatch, ListenerFilter
 from envoy.config.listener.v3.listener_pb2 import Listener
 from envoy.config.route.v3.route_pb2 import RouteConfiguration
@@ -173,6 +173,8 @@ def http(
             idle_timeout=seconds(cluster.IDLE_SECONDS),
             headers_with_underscores_action=HttpProtocolOptions.REJECT_REQUEST,
         ),
+        # Workloads behind proxies that speak HTTP/1.0 by default name the service by Host like everybody else.
+        http_protocol_options=None if gateway else Http1ProtocolOptions(accept_http_10=True),
         http2_protocol_options=cluster.http2_options(),
         server_header_transformation=HttpConnectionManager.PASS_THROUGH,
         stream_idle_timeout=seconds(STREAM_IDLE_SECONDS),

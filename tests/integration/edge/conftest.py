@@ -366,10 +366,12 @@ class World:
             with contextlib.suppress(ConnectionError):
                 await writer.wait_closed()
 
-    async def get(self, address: str, port: int = 80, host: str = "echo.shop.global") -> tuple[int, str]:
+    async def get(
+        self, address: str, port: int = 80, host: str = "echo.shop.global", version: str = "1.1"
+    ) -> tuple[int, str]:
         """(status, body) of a GET on a connection of its own; status 0 where the connection just ended."""
         async with self.connection(address, port) as (reader, writer):
-            writer.write(f"GET / HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            writer.write(f"GET / HTTP/{version}\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
             raw = (await asyncio.wait_for(reader.read(), ANSWER)).decode()
         head, _, body = raw.partition("\r\n\r\n")
         return (int(head.split(" ")[1]) if head else 0), body

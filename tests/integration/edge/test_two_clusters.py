@@ -26,6 +26,7 @@ async def test_requests_and_connections_reach_the_remote_workload(world: Any, sh
 
     address = await sidecar.address("echo.shop.global")
     assert await world.get(address) == (200, "east-1")
+    assert await world.get(address, version="1.0") == (200, "east-1")  # such as a proxy that speaks it by default
     assert await sidecar.address("echo.shop.svc.clusterset.local") == address
     database = await sidecar.address("db.shop.global")
     assert await world.say(database, 5432, "select 1") == "east-db select 1"
