@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import time
 import urllib.request
 import uuid
 from collections.abc import AsyncIterator
@@ -24,7 +27,7 @@ from clusters.apiserver import LocalCluster
 from clusters.kubeclient import KubeClient, Object
 from clusters.namespace import NetworkNamespace
 from clusters.network import free_port
-from clusters.program import Program
+from clusters.program import Program, last_line
 from clusters.waiting import START, until
 from discovery.kube.settings import KubernetesSettings
 from discovery.settings import PodsSettings
@@ -65,6 +68,8 @@ class Site:
             folder,
         )
         self.name = f"isthmus-injector-{uuid.uuid4().hex[:8]}"
+        self.container = Path(tempfile.mkdtemp(prefix="ip-"))
+        """The root of a container: short, as in a pod, because there are UNIX sockets below it."""
         self.port, self.metrics = free_port(), free_port()
         command = [sys.executable, "-m", "sidecar.injector", "--settings", str(folder / "injector.yaml")]
         self.program = Program("injector", command, folder / "injector.log")
@@ -179,6 +184,7 @@ class Site:
 
     async def remove(self) -> None:
         self.program.end()
+        shutil.rmtree(self.container)
         for version, kind, name, namespace in (
             (ADMISSION, "MutatingWebhookConfiguration", self.name, None),
             (RBAC, "ClusterRoleBinding", self.name, None),
@@ -264,7 +270,7 @@ class Site:
     async def as_kubelet(self, pod: Object, container: Object, address: str) -> list[str]:
         """The command of a container, with the files and variables that it refers to; they lie below our folder."""
         modules = {"isthmus-sidecar": "sidecar", "isthmus-redirect": "sidecar.intercept"}
-        root = self.folder / "container"
+        root = self.container
         metadata, account = pod["metadata"], pod["spec"]["serviceAccountName"]
         for volume in pod["spec"]["volumes"]:
             mount = next((m for m in container.get("volumeMounts", ()) if m["name"] == volume["name"]), None)
@@ -496,6 +502,7 @@ async def test_the_sidecar_of_an_injected_pod_works(site: Site, way: str) -> Non
     except Unavailable as error:
         pytest.skip(f"{error.message}: run scripts/test as root")
     children: list[Program] = []
+    began = time.monotonic()
     try:
         await site.running.stop()
         at = space.outside
@@ -520,11 +527,9 @@ async def test_the_sidecar_of_an_injected_pod_works(site: Site, way: str) -> Non
             probe = container["startupProbe"]["httpGet"]
             assert probe["path"] == "/startz"
             where = f"{space.inside}:{probe['port']}"
-            started = "ok"
-            await until(
-                lambda: asyncio.to_thread(lambda: space.python(PROBE, where).strip() == started),  # noqa: B023
-                seconds=START,
-            )
+            while (told := (await asyncio.to_thread(space.python, PROBE, where)).strip()) != "ok":
+                assert program.alive, last_line(program.log)
+                assert time.monotonic() < began + START, told
         address, body = (await asyncio.to_thread(space.python, ASK, f"echo.{site.namespace}.global")).split()
         assert address.startswith("240." if way == "redirect" else "127.")
         assert body == "echo"
