@@ -19,7 +19,15 @@ from typing import Any
 from clusters.images import delivery
 from clusters.images.builder import Builder
 
-PROGRAMS = ("fedctl", "isthmus-registry", "isthmus-agent", "isthmus-gateway", "isthmus-sidecar", "isthmus-redirect")
+PROGRAMS = (
+    "fedctl",
+    "isthmus-registry",
+    "isthmus-agent",
+    "isthmus-gateway",
+    "isthmus-sidecar",
+    "isthmus-injector",
+    "isthmus-redirect",
+)
 CONFINED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=65532", "--tmpfs=/tmp"]
 
 

@@ -8,6 +8,7 @@ and 0.5 s to import; so it is imported here, when a connection is opened.
 from __future__ import annotations
 
 import asyncio
+import os
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ async def connect(settings: KubernetesSettings) -> Connection:
     where = settings.kubeconfig or "the pod's service account"
     try:
         if settings.kubeconfig:
-            _check_file(Path(settings.kubeconfig))
+            _check_files(settings.kubeconfig)
             async with asyncio.timeout(_PLUGIN_SECONDS):
                 await config.load_kube_config(
                     config_file=settings.kubeconfig,
@@ -138,13 +139,16 @@ def _proxy(configuration: Any) -> tuple[str, aiohttp.BasicAuth | None]:
     return str(url.with_user(None)), aiohttp.BasicAuth.from_url(url)
 
 
-def _check_file(path: Path) -> None:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InvalidSettings(f"the kubeconfig {path} cannot be read: {error.strerror}", hint=_WRITE) from error
-    if not data.strip():
-        raise InvalidSettings(f"the kubeconfig {path} is empty", hint=_WRITE)
+def _check_files(text: str) -> None:
+    """One file, or several as kubectl takes them in KUBECONFIG: of those it passes over what is not there."""
+    paths = [Path(one).expanduser() for one in text.split(os.pathsep) if one]
+    for path in [one for one in paths if one.exists()] or paths[:1]:
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise InvalidSettings(f"the kubeconfig {path} cannot be read: {error.strerror}", hint=_WRITE) from error
+        if not data.strip():
+            raise InvalidSettings(f"the kubeconfig {path} is empty", hint=_WRITE)
 
 
 def _plain(text: str) -> str:

@@ -31,13 +31,11 @@ def place_of(context: str, kubeconfig: str | None, namespace: str = SYSTEM_NAMES
     if not context and kubeconfig is None:
         return None
     parse_label(namespace, what="namespace")
-    return Place(kubeconfig=str(_kubeconfig(kubeconfig)), context=context, namespace=namespace)
+    return Place(kubeconfig=_kubeconfig(kubeconfig), context=context, namespace=namespace)
 
 
-def _kubeconfig(given: str | None) -> Path:
-    """The one that is given; otherwise the first of kubectl's that exists."""
-    if given is not None:
-        return Path(given).expanduser().absolute()
-    names = [name for name in os.environ.get("KUBECONFIG", "").split(os.pathsep) if name] or ["~/.kube/config"]
-    paths = [Path(name).expanduser().absolute() for name in names]
-    return next((path for path in paths if path.exists()), paths[0])
+def _kubeconfig(given: str | None) -> str:
+    """What is given; otherwise kubectl's. Several files are joined as in KUBECONFIG: the context may be in any."""
+    text = given if given is not None else os.environ.get("KUBECONFIG", "") or "~/.kube/config"
+    paths = [Path(name).expanduser().absolute() for name in text.split(os.pathsep) if name]
+    return os.pathsep.join(str(path) for path in [path for path in paths if path.exists()] or paths[:1])

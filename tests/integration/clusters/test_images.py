@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import subprocess
+import tomllib
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 
 from clusters.images import delivery
 from clusters.images.archive import Image
-from clusters.images.builder import Builder
+from clusters.images.builder import SOURCE, Builder
 from clusters.waiting import START, until_now
 from federation import __version__
 from federation.errors import Unavailable
@@ -22,6 +23,8 @@ from federation.errors import Unavailable
 pytestmark = pytest.mark.integration
 
 REFERENCE = f"isthmus:{__version__}"
+SCRIPTS = tuple(tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]["scripts"])
+"""All programs, so that none is forgotten."""
 
 # What the chart gives a container, too: nothing but a writable /tmp.
 CONFINED = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--user=65532", "--tmpfs=/tmp"]
@@ -100,11 +103,7 @@ def get(url: str) -> str | None:
     ("command", "said"),
     [
         (["fedctl", "--version"], f"fedctl {__version__}"),
-        (["isthmus-registry", "--help"], "Serves an Isthmus registry"),
-        (["isthmus-agent", "--help"], "The agent of one cluster"),
-        (["isthmus-gateway", "--help"], "Isthmus gateway"),
-        (["isthmus-sidecar", "--help"], "Isthmus sidecar"),
-        (["isthmus-redirect", "--help"], "Lead virtual addresses to the sidecar"),
+        *((([name, "--help"]), "sage: ") for name in SCRIPTS),
         (["envoy", "--version"], "envoy  version"),
         (["nft", "--version"], "nftables v"),
         (["ip", "-Version"], "ip utility"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -81,6 +82,18 @@ async def test_a_wrong_kubeconfig_is_one_line(tmp_path: Path, text: str | None, 
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.hint
+
+
+async def test_several_kubeconfigs_are_one_as_for_kubectl(tmp_path: Path) -> None:
+    """The context may be in any of them, and one that is not there is passed over."""
+    for name, port in (("one", 1), ("two", 2)):
+        text = yaml.safe_dump(kubeconfig(f"http://127.0.0.1:{port}")).replace("one", name)
+        (tmp_path / name).write_text(text)
+    joined = os.pathsep.join(str(tmp_path / name) for name in ("one", "missing", "two"))
+    for context, server in (("one", "http://127.0.0.1:1"), ("two", "http://127.0.0.1:2")):
+        connection = await connect(KubernetesSettings(kubeconfig=joined, context=context))
+        assert connection.configuration.host == server
+        await connection.close()
 
 
 async def test_outside_of_a_pod_a_kubeconfig_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
