@@ -1,9 +1,10 @@
 """`@pytest.mark.clusters("two-kind")`: real clusters for tests, made once, shared by all tests of a topology.
 
 The mark names a topology (clusters.topologyfile), and the fixture `clusters` gives what stands. Tests of one topology
-run together, at the end of the session; its clusters go before those of the next are made. With `--keep-clusters` they
-stay, and a later session goes on with them. Where there is no Docker, no kind or no node image a test is skipped with
-the reason; with CI or ISTHMUS_KIND_REQUIRED set it fails.
+run together, at the end of the session; its clusters go before those of the next are made. A test that installs or
+removes isthmus by itself has `anew=True`: it comes after those that do not, and `up` makes good what it has left. With
+`--keep-clusters` they stay, and a later session goes on with them. Where there is no Docker, no kind or no node image a
+test is skipped with the reason; with CI or ISTHMUS_KIND_REQUIRED set it fails.
 """
 
 from __future__ import annotations
@@ -135,7 +136,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "clusters(topology, installed=False): runs on real clusters of that topology, with isthmus where it says so",
+        "clusters(topology, installed=False, anew=False): runs on real clusters of that topology, with isthmus where it"
+        " says so; `anew`: it leaves them otherwise, so that they are looked at again before the next test",
     )
 
 
@@ -154,14 +156,23 @@ def grouped(items: Sequence[pytest.Item]) -> list[pytest.Item]:
         else:
             found.setdefault(str(mark.args[0]), []).append(item)
     for group in found.values():
-        group.sort(key=lambda item: wants_installed(item))
+        group.sort(key=lambda item: (wants_installed(item), leaves_otherwise(item)))
     return [*others, *(item for group in found.values() for item in group)]
 
 
 def wants_installed(item: pytest.Item) -> bool:
     """Whether the test wants clusters with isthmus in them."""
+    return _says(item, "installed")
+
+
+def leaves_otherwise(item: pytest.Item) -> bool:
+    """Whether the test leaves the clusters otherwise than it got them."""
+    return _says(item, "anew")
+
+
+def _says(item: pytest.Item, what: str) -> bool:
     mark = item.get_closest_marker("clusters")
-    return mark is not None and bool(mark.kwargs.get("installed", False))
+    return mark is not None and bool(mark.kwargs.get(what, False))
 
 
 @pytest.fixture(scope="session")
@@ -191,7 +202,7 @@ def clusters(request: pytest.FixtureRequest, _cluster_pool: Pool) -> Iterator[Cl
     yield found
     if found.faults.broken:
         complete(found.faults.heal())
-    if request.session.testsfailed > failed:
+    if request.session.testsfailed > failed or leaves_otherwise(request.node):
         _cluster_pool.doubt()
 
 

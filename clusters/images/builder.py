@@ -71,6 +71,8 @@ class Builder:
     say: Callable[[str], None]
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     source: Path = SOURCE
+    version: str = __version__
+    """What the image says of itself, in its tag and in its code: another one than ours for tests of upgrades."""
 
     @property
     def cache(self) -> Path:
@@ -118,7 +120,7 @@ class Builder:
             ],
             "Labels": {
                 "org.opencontainers.image.title": variant.title,
-                "org.opencontainers.image.version": __version__,
+                "org.opencontainers.image.version": self.version,
                 "org.opencontainers.image.licenses": "Apache-2.0",
             },
         }
@@ -130,7 +132,7 @@ class Builder:
         if variant.entrypoint:
             settings["Entrypoint"] = list(variant.entrypoint)
         return archive.assemble(
-            variant.reference.format(version=__version__),
+            variant.reference.format(version=self.version),
             self._layers(variant),
             settings,
             architecture=_architecture(),
@@ -194,7 +196,7 @@ class Builder:
 
     def _code(self, base: Layer, python: str, packages: Sequence[str]) -> Layer:
         project = tomllib.loads((self.source / "pyproject.toml").read_text())["project"]
-        files = [(path, path.read_bytes()) for name in packages for path in sources(self.source / name)]
+        files = [(path, self._stamped(path)) for name in packages for path in sources(self.source / name)]
         digest = hashlib.sha256()
         for path, content in files:
             digest.update(f"{path.relative_to(self.source)} {len(content)}\n".encode() + content)
@@ -213,6 +215,16 @@ class Builder:
 
         return self._layer(f"code {' '.join(packages)}", key, make)
 
+    def _stamped(self, path: Path) -> bytes:
+        """A file of ours, with the version of the image in the one line that says it."""
+        content = path.read_bytes()
+        if self.version != __version__ and path == self.source / "federation" / "__init__.py":
+            before = f'__version__ = "{__version__}"'.encode()
+            if before not in content:
+                raise ImageFailed(f"{path} does not say its version")
+            content = content.replace(before, f'__version__ = "{self.version}"'.encode())
+        return content
+
     def _programs(self, root: Path, python: str, project: Mapping[str, object]) -> None:
         scripts = project["scripts"]
         assert isinstance(scripts, dict)  # noqa: S101 - the file is ours
@@ -225,9 +237,9 @@ class Builder:
                 f"#!/usr/bin/python{python}\nimport sys\n\nfrom {module} import {function}\n\nsys.exit({function}())\n"
             )
             program.chmod(0o755)
-        note = root / _library(python) / f"isthmus-{__version__}.dist-info" / "METADATA"
+        note = root / _library(python) / f"isthmus-{self.version}.dist-info" / "METADATA"
         note.parent.mkdir()
-        note.write_text(f"Metadata-Version: 2.1\nName: isthmus\nVersion: {__version__}\nLicense: Apache-2.0\n")
+        note.write_text(f"Metadata-Version: 2.1\nName: isthmus\nVersion: {self.version}\nLicense: Apache-2.0\n")
         licence = root / "usr/share/doc/isthmus/copyright"
         licence.parent.mkdir(parents=True)
         shutil.copyfile(self.source / "LICENSE", licence)

@@ -178,6 +178,10 @@ class KindHarness:
         with self.folder.locked():
             return await Installation(self.topology, wants, self.folder, say=self.say).up()
 
+    async def disk(self, cluster: str) -> None:
+        """Give the cluster a disk that a registry may write, of the class `installation.VOLUME`."""
+        await Installation(self.topology, await self.wanted(), self.folder, say=self.say).disk(cluster)
+
     async def _check_room(self, plans: Mapping[str, list[Step]]) -> None:
         """What every creation needs, once and before the first one."""
         new = sum(len(step.nodes) for steps in plans.values() for step in steps if step.verb == "create")

@@ -170,7 +170,7 @@ class Installation:
             case "registry":
                 # By its name, which outlives the address of the node.
                 where = self._wants[name].control_plane
-                await self._volume(name)
+                await self.disk(name)
                 sets = {"registry.persistence.storageClass": VOLUME}
                 told = ("--federation", self._topology.federation, "--address", where)
                 await self._install("registry", name, *told, *_sets(sets))
@@ -195,8 +195,9 @@ class Installation:
             case "link":
                 await self._fedctl("link", *step.clusters)
 
-    async def _volume(self, name: str) -> None:
-        """A disk for the registry that it may write: what nodes provide themselves belongs to root.
+    async def disk(self, name: str) -> None:
+        """Give the cluster a disk for the registry that it may write (class `VOLUME`): what nodes provide themselves
+        belongs to root.
 
         It is a folder of one node; when what claimed it is gone, the next registry gets it empty.
         """

@@ -11,9 +11,9 @@ from federation.errors import IsthmusError, NotFound, Unavailable
 
 
 class Item:
-    def __init__(self, name: str, topology: str = "", *, installed: bool = False) -> None:
+    def __init__(self, name: str, topology: str = "", *, installed: bool = False, anew: bool = False) -> None:
         self.name = name
-        self._mark = pytest.mark.clusters(topology, installed=installed).mark if topology else None
+        self._mark = pytest.mark.clusters(topology, installed=installed, anew=anew).mark if topology else None
 
     def get_closest_marker(self, name: str) -> Any:
         return self._mark if name == "clusters" else None
@@ -21,6 +21,8 @@ class Item:
 
 def test_order() -> None:
     items: list[Any] = [
+        Item("h", "two-kind", installed=True, anew=True),
+        Item("i", "two-kind", anew=True),
         Item("a", "two-kind", installed=True),
         Item("b"),
         Item("c", "nat-kind"),
@@ -29,7 +31,7 @@ def test_order() -> None:
         Item("f", "two-kind", installed=True),
         Item("g", "nat-kind", installed=True),
     ]
-    assert "".join(item.name for item in grouped(items)) == "bedafcg"
+    assert "".join(item.name for item in grouped(items)) == "bediafhcg"
 
 
 @pytest.mark.parametrize(

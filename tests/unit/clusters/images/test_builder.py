@@ -12,7 +12,7 @@ import pytest
 
 from clusters.images import __main__ as command
 from clusters.images import builder, debian, recipe
-from clusters.images.builder import SOURCE, Builder, epoch_of, sources
+from clusters.images.builder import SOURCE, Builder, ImageFailed, epoch_of, sources
 from clusters.images.debian import Package
 from clusters.images.layers import Layer
 from federation import __version__
@@ -98,6 +98,24 @@ def test_a_layer_is_made_once_for_the_same_packages(tmp_path: Path, monkeypatch:
     assert changed.digest != first.digest
     dated = Builder(say=said.append, environ={"XDG_CACHE_HOME": str(tmp_path), "SOURCE_DATE_EPOCH": "7"})
     assert dated.image("socat").digest not in (first.digest, changed.digest)
+
+
+def test_another_version_changes_one_line_of_the_code(tmp_path: Path) -> None:
+    file = SOURCE / "federation" / "__init__.py"
+    here, other = (Builder(say=print, environ={}, version=version) for version in (__version__, "7.8.9"))
+    assert here._stamped(file) == file.read_bytes()
+    changed = [
+        (old, new)
+        for old, new in zip(file.read_bytes().splitlines(), other._stamped(file).splitlines(), strict=True)
+        if old != new
+    ]
+    assert changed == [(f'__version__ = "{__version__}"'.encode(), b'__version__ = "7.8.9"')]
+    assert other._stamped(SOURCE / "federation" / "errors.py") == (SOURCE / "federation" / "errors.py").read_bytes()
+    moved = Builder(say=print, environ={}, version="7.8.9", source=tmp_path)
+    (tmp_path / "federation").mkdir()
+    (tmp_path / "federation" / "__init__.py").write_text("")
+    with pytest.raises(ImageFailed, match="does not say its version"):
+        moved._stamped(tmp_path / "federation" / "__init__.py")
 
 
 def test_what_nobody_used_for_long_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
