@@ -6,6 +6,7 @@ these settings serves. What is there already stays: only the settings are those 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -37,8 +38,10 @@ def load(path: Path, changes: Sequence[str] = ()) -> PodRegistrySettings:
 def prepare(settings: RegistrySettings, *, clock: Clock | None = None) -> None:
     """Make the registry where there is none; otherwise keep its settings up to date. Blocks.
 
-    Raises Conflict (`other_federation`: the folder holds another one's registry), CorruptState, Denied, StorageFailed.
+    Raises Conflict (`other_federation`: the folder holds another one's registry), CorruptState, Denied, StorageFailed
+    (`volume_closed`: the volume is not this process's to write).
     """
+    _check_volume(settings.path)
     path = settings.path / SETTINGS_FILE
     try:
         there = path.exists()
@@ -56,3 +59,18 @@ def prepare(settings: RegistrySettings, *, clock: Clock | None = None) -> None:
             code="other_federation",
         )
     write_settings(settings)
+
+
+def _check_volume(directory: Path) -> None:
+    """Storage that ignores fsGroup leaves a volume to root. What is said fits the line that a pod's status shows."""
+    try:
+        read_only = bool(os.statvfs(directory).f_flag & os.ST_RDONLY)
+    except OSError:
+        return  # it is not there, or what comes next says why it cannot be read
+    if not read_only and not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise StorageFailed(
+            f"user {os.geteuid()} cannot write to the volume {directory}",
+            hint=f"its storage ignores fsGroup: chgrp {os.getegid()} and chmod 2770 it, or set "
+            "registry.persistence.storageClass",
+            code="volume_closed",
+        )

@@ -11,7 +11,8 @@ from typing import Any
 from discovery.kube.objects import Name
 
 Object = Mapping[str, Any]
-_LINE = 200
+_LINE = 300
+"""Characters of a reason: the line with which a process of ours ended, hint and all."""
 
 
 def missing(name: Name, workload: Object) -> str:

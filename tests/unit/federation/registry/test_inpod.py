@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from federation.errors import Conflict, InvalidSettings
+from federation.cli.installation.rollout import reasons
+from federation.errors import Conflict, InvalidSettings, StorageFailed
 from federation.registry.inpod import load, prepare
 from federation.registry.settings import load as parse
 
@@ -47,6 +49,26 @@ def test_what_a_start_that_was_cut_has_left_is_used(tmp_path: Path) -> None:
     prepare(load(file(tmp_path)))
     assert (state / "ca/root.pem").read_bytes() == root
     assert (state / "operator/operator.pem").exists()
+
+
+def test_a_volume_that_is_not_its_own_is_named_with_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As storage that ignores fsGroup leaves it; root, as who tests may run, could write it all the same."""
+    settings = load(file(tmp_path))
+    settings.path.mkdir(mode=0o755)
+    monkeypatch.setattr(os, "access", lambda path, _mode: path != settings.path)
+    monkeypatch.setattr(os, "geteuid", lambda: 65532)
+    monkeypatch.setattr(os, "getegid", lambda: 65532)
+    with pytest.raises(StorageFailed, match="user 65532 cannot write to the volume") as caught:
+        prepare(settings)
+    assert caught.value.error_code == "volume_closed"
+    assert list(settings.path.iterdir()) == []
+    # `fedctl install registry --wait` shows all of it: what it is, and what to do.
+    said = f"registry: {caught.value} [{caught.value.error_code}]".replace(str(settings.path), "/var/lib/isthmus")
+    ended = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}, "lastState": {"terminated": {"message": said}}}
+    pod = {"metadata": {"name": "isthmus-registry-0"}, "status": {"containerStatuses": [ended]}}
+    (shown,) = reasons({}, [pod])
+    assert "ignores fsGroup: chgrp 65532 and chmod 2770 it" in shown
+    assert shown.endswith("persistence.storageClass) [volume_closed]")
 
 
 def test_the_folder_of_another_federation_is_left_alone(tmp_path: Path) -> None:

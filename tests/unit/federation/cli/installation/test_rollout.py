@@ -131,4 +131,4 @@ def test_what_the_workload_itself_says_comes_first_and_each_thing_once() -> None
 
 def test_a_long_message_is_cut() -> None:
     (line,) = reasons(workload(), [pod({"state": {"waiting": {"reason": "x", "message": "y" * 1000}}})])
-    assert len(line) <= 200
+    assert len(line) <= 300
