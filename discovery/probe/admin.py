@@ -202,7 +202,7 @@ def _reach(reached: Reach) -> pb.GatewayReach:
     return pb.GatewayReach(
         cluster=reached.cluster,
         name=reached.gateway.name,
-        address=join_address(reached.gateway.address, reached.gateway.port),
+        address=join_address(reached.gateway.address, reached.gateway.port) if reached.gateway.address else "",
         own=reached.own,
         code=reached.outcome.code,
         detail=reached.outcome.detail,

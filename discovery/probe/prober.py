@@ -20,6 +20,7 @@ from discovery.probe.words import (
     NOT_EXPORTED,
     NOT_IMPORTED,
     NOT_PINNED,
+    OUTBOUND_ONLY,
     TIMED_OUT,
     UNHEARD,
     Outcome,
@@ -225,6 +226,10 @@ class Prober:
     # --- what both do ------------------------------------------------------------------------------------------------
 
     async def _shake(self, cluster: str, gateway: Gateway, bundle: Bundle, time: _Time) -> Reach:
+        own = cluster == self._cluster
+        if not gateway.address:  # behind NAT: nobody dials it
+            outcome = Outcome(OUTBOUND_ONLY, "it has no address from outside: it calls, and is not called")
+            return Reach(cluster=cluster, gateway=gateway, own=own, outcome=outcome, took=0.0, not_after_ns=0)
         ended, where = 0, join_address(gateway.address, gateway.port)
 
         async def shake() -> Outcome:
@@ -248,7 +253,6 @@ class Prober:
             return Outcome("", "TCP and TLS are good")
 
         outcome, took = await self._timed(shake, time, where)
-        own = cluster == self._cluster
         return Reach(cluster=cluster, gateway=gateway, own=own, outcome=outcome, took=took, not_after_ns=ended)
 
     async def _timed(self, work: Callable[[], Awaitable[Outcome]], time: _Time, where: str) -> tuple[Outcome, float]:

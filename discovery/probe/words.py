@@ -14,6 +14,8 @@ NO_GRANT, NOT_EXPORTED = "no_grant", "not_exported"
 NO_READY_COPY, COPY_UNREACHABLE = "no_ready_copy", "copy_unreachable"
 NOT_IMPORTED, NO_EGRESS, EGRESS_UNREACHABLE = "not_imported", "no_egress", "egress_unreachable"
 TIMED_OUT, CLOSED, BROKEN = "timed_out", "closed", "broken_answer"
+OUTBOUND_ONLY = "outbound_only"
+"""Of a gateway that was not dialled, because nobody dials it."""
 
 _WORDS = (
     ("403: your cluster has no grant", NO_GRANT),

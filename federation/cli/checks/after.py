@@ -201,6 +201,9 @@ def _gateways(name: str, seen: pb.ExamineReply, status: pb.AgentStatus) -> Itera
         if not gateway.code:
             good.append(gateway)
             continue
+        if gateway.code == OUTBOUND_ONLY:
+            yield ok(Code.GATEWAY_REACH, f"{name}: {gateway.name}", gateway.detail)
+            continue
         subject = f"{name} -> {gateway.cluster}: {gateway.name}"
         yield error(Code.GATEWAY_REACH, subject, f"{gateway.detail} [{gateway.code}]", _REACH.get(gateway.code, _ROUTE))
     if good:
@@ -209,6 +212,8 @@ def _gateways(name: str, seen: pb.ExamineReply, status: pb.AgentStatus) -> Itera
         yield ok(Code.GATEWAY_REACH, name, told)
 
 
+OUTBOUND_ONLY = "outbound_only"
+"""What an agent says of a gateway of its own that nobody dials; that it exports all the same is told elsewhere."""
 _ROUTE = "is the announced address the one that this cluster reaches? look for firewalls and routes in between"
 _REACH = {
     "tls_refused": "the other end does not know this cluster's root: fedctl link, on both sides",

@@ -130,6 +130,11 @@ async def test_what_cannot_be_tried_is_said(world: dict[str, Any], cluster: str,
     assert (found.outcome.code, found.port) == (code, None)
 
 
+async def test_a_gateway_behind_nat_is_not_dialled() -> None:
+    (found,) = await prober(gateways=(Gateway(name="gw", address="", port=15443, egress="10.0.0.1"),)).reach(seconds=5)
+    assert (found.outcome.code, found.own, found.took) == ("outbound_only", True, 0.0)
+
+
 async def test_time_and_number_are_bounded() -> None:
     """Whoever takes connections and never answers costs a bounded time."""
     held = socket.create_server(("127.0.0.1", 0), backlog=512)

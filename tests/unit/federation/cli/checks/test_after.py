@@ -96,6 +96,15 @@ def test_a_whole_federation_is_well_in_every_respect() -> None:
     }
 
 
+def test_a_gateway_that_nobody_dials_is_well() -> None:
+    facts = federation()
+    assert facts.agents[0].seen is not None
+    facts.agents[0].seen.gateways[0].code = "outbound_only"
+    assert bad(facts) == []
+    reached = [f.subject for f in after.federation(facts) if f.code is Code.GATEWAY_REACH]
+    assert reached == ["east: gw", "east", "west"]
+
+
 Break = Callable[[agent_pb2.AgentStatus, agent_pb2.ExamineReply], object]
 
 
