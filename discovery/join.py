@@ -168,7 +168,7 @@ async def replicate(
     """Make another agent of the cluster whose identity is in the API server, in the new folder `directory`.
 
     It lets virtual machines in at `vms` (see `let_in`) and answers global names at `dns`, not where the first one does,
-    which is another machine's.
+    which is another machine's; Pods it does not let in.
     Raises AlreadyExists where an agent's settings are, CorruptState, and the errors of discovery.kube.errors (NotFound
     where no cluster has joined).
     """
@@ -199,6 +199,7 @@ async def replicate(
             advertise=advertise,
             vms=msgspec.structs.replace(let_in(vms) if vms else VmsSettings(), services=first.vms.services),
             dns=msgspec.structs.replace(first.dns, listen=dns),
+            pods=msgspec.structs.replace(first.pods, listen="", advertise=""),
             metrics=metrics,
             identities=own_processes(),
         )

@@ -227,13 +227,19 @@ async def test_one_that_ended_between_the_claim_and_the_answer_is_completed_by_a
 
 async def test_a_cluster_that_has_left_joins_again_with_a_new_token(federation: Any, east: Cluster) -> None:
     east.token.write_text(await issue(federation))
-    first = await east.arrival("one").settings()
+    lets_in = {"listen": "0.0.0.0:7446", "advertise": "10.96.0.7:7446"}
+    first = await east.arrival("one", advertise="10.96.0.7:7445", pods=lets_in).settings()
     from discovery.departure import retire
+    from discovery.join import replicate
     from discovery.settings import load as parse
 
     async with federation.operator() as operator:
         await operator.leave("east")
     administrator = KubernetesSettings(kubeconfig=str(east.admin), namespace=east.namespace)
+    # from a laptop, with what the cluster remembers: what its agents listen at is theirs
+    laptop = await replicate(east.root / "laptop", kubernetes=administrator)
+    assert not parse(laptop.settings).pods.listen
+    assert not (await retire(parse(laptop.settings), dry_run=True)).failed
     departed = await retire(parse(first.path / "settings.yaml"), administrator)
     assert not departed.failed
     east.token.unlink()
