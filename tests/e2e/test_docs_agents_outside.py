@@ -1,4 +1,4 @@
-"""docs/kubernetes.md as a new user follows it: its commands, in its order, on two real API servers."""
+"""docs/agents-outside.md as a new user follows it: its commands, in its order, on two real API servers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from federation.errors import NotFound, TimedOut, Unavailable
 
 pytestmark = pytest.mark.e2e
 
-PAGE = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "kubernetes.md"
+PAGE = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "agents-outside.md"
 PAGE_SECONDS = 400
 """It is a quarter of a minute's work on a quiet machine."""
 COREFILE = """.:53 {
