@@ -26,7 +26,7 @@ class Vms(RuleBasedStateMachine):
         self.now = 0
         self.issued: dict[str, list[tuple[bytes, int]]] = {}
         self.won: dict[bytes, str] = {}  # token → the key that was acknowledged
-        self.holds: dict[str, str] = {}  # name → the key that was acknowledged and not removed since
+        self.holds: dict[str, tuple[str, bytes]] = {}  # name → key and token, acknowledged and not removed since
         self.gone: set[str] = set()  # removed, acknowledged, and not invited since
 
     def _write(self, picture: Picture, kill: str) -> bool:
@@ -64,24 +64,27 @@ class Vms(RuleBasedStateMachine):
         try:
             picture, vm = plans.redeem(self.memory, name, token, key, now_ns=self.now)
         except Denied:
-            assert self.holds.get(name) != key or self.won.get(token) != key, "the lost reply has to be answered again"
+            assert self.holds.get(name) != (key, token), "the lost reply has to be answered again"
             return
         assert name not in self.gone, "a machine that was removed came back by an old token"
         assert self.won.get(token, key) == key, "a second key won"
         assert not first or self.now < expires, "a token worked after its time"
         if self._write(picture, kill):
             assert vm.key == key
-            self.won[token], self.holds[name] = key, key
+            self.won[token], self.holds[name] = key, (key, token)
+
+    def _holder(self, name: str, otherwise: str = "") -> str:
+        return self.holds[name][0] if name in self.holds else otherwise
 
     @rule(name=NAMES, key=KEYS)
     def renew(self, name: str, key: str) -> None:
         try:
             plans.renew(self.memory, name, key)
         except Denied:
-            assert self.holds.get(name) != key, "who has joined is refused"
+            assert self._holder(name) != key, "who has joined is refused"
         else:
             assert name not in self.gone
-            assert self.holds.get(name, key) == key
+            assert self._holder(name, key) == key
 
     @rule(name=NAMES, kill=KILL)
     def remove(self, name: str, kill: str) -> None:
@@ -106,7 +109,7 @@ class Vms(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self) -> None:
-        for name, key in getattr(self, "holds", {}).items():
+        for name, (key, _) in getattr(self, "holds", {}).items():
             assert plans.load(self.disk).vms[name].key == key
         for name in getattr(self, "gone", ()):
             assert name not in self.memory.vms

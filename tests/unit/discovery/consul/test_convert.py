@@ -82,7 +82,7 @@ def test_states_become_conditions() -> None:
 def test_weights_are_those_of_the_instances() -> None:
     service = made(one(1, weight=3), one(2), one(3, weight=7, state=State.CRITICAL))
     assert [e.weight for e in service.endpoints] == [3, 1, 7]
-    assert service.readiness == (Readiness(HOME, 2),)
+    assert service.readiness == (Readiness(HOME, 2, weight=4),)
 
 
 def test_instances_of_one_machine_with_ports_of_their_own() -> None:
