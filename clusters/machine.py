@@ -46,6 +46,7 @@ _MASKED = (
     "dbus.socket",
 )
 """Units of a whole machine that no test needs: a start takes seconds with them."""
+_STARTED = ("multi-user.target", "sockets.target")
 _MAKE = """
 set -e
 mount -t tmpfs tmpfs "$1"
@@ -160,6 +161,8 @@ class MachineRoot:
         if sysconfig.get_config_var("Py_ENABLE_SHARED") and library:
             self.link(f"/usr/local/lib/{library}", f"/opt/isthmus/python/lib/{library}")
         self._run(["chroot", str(self.path), "ldconfig"])
+        # What happens to be enabled on this host is no part of a machine: a Docker engine would fail in it.
+        self._run(["rm", "-rf", *(self._inside(f"/etc/systemd/system/{target}.wants") for target in _STARTED)])
         for unit in _MASKED:
             self.link(f"/etc/systemd/system/{unit}", "/dev/null")
         self.link("/etc/systemd/system/default.target", "/lib/systemd/system/multi-user.target")
