@@ -36,7 +36,7 @@ async def test_a_service_is_exported_and_follows_its_checks(start_consul: Start,
         assert [(e.address, e.ports, e.ready, e.locality, e.weight) for e in claim.endpoints] == [
             ("10.0.0.1", {5432: 5432}, True, HOME, 4)
         ]
-        assert claim.readiness == (Readiness(HOME, 1),)
+        assert claim.readiness == (Readiness(HOME, 1, weight=4),)
         assert claim.labels == {"version": "1.2", "tag.isthmus.io/primary": "true"}
         assert claim.grants == ()
 
