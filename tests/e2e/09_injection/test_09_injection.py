@@ -1,0 +1,115 @@
+"""The story of injected pods: a workload that listens everywhere, at the very port of another cluster's service, and
+calls that service, whichever of its containers restarts first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from clusters.kind import engine
+from clusters.kind.bystanders import CALLER, IMAGE, PODS, PORT, Bystanders, Calls
+from clusters.pytest_plugin import Clusters
+from clusters.waiting import until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.clusters("two-kind", installed=True)]
+
+EAST, WEST = "east", "west"
+SIDECAR = "isthmus-sidecar"
+_STOP = """
+crictl ps --quiet --name "^$1$" --label io.kubernetes.pod.namespace="$2" | xargs -r crictl stop --timeout 0
+"""
+_BOTH = """
+import os, subprocess, sys
+serve, call = (["python3", *words.split()] for words in sys.argv[1:])
+subprocess.Popen(serve, stdout=subprocess.DEVNULL)
+os.execvp(call[0], call)
+"""
+
+
+@pytest.fixture
+async def shop(clusters: Clusters) -> AsyncIterator[Bystanders]:
+    shop = Bystanders(clusters.harness, "shop-injected")
+    await shop.open()
+    async with shop.connect(EAST) as client:
+        merge = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
+        await client.patch("v1", "Namespace", shop.namespace, merge=merge)
+    yield shop
+    await shop.close()
+
+
+def pod(shop: Bystanders, way: str) -> dict[str, Any]:
+    """One container that listens at the port of the service that it calls."""
+    serve = f"-m clusters.workloads http --cluster own --address 0.0.0.0 --port {PORT}"
+    call = f"-u -m clusters.load echo.{shop.namespace}.global {PORT} --timeout 30"
+    container = {
+        "name": CALLER,
+        "image": IMAGE,
+        "command": ["python3", "-c", _BOTH, serve, call],  # the image has no shell
+        "ports": [{"containerPort": PORT}],
+        "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10},
+    }
+    metadata = {"name": CALLER, "namespace": shop.namespace, "annotations": {"isthmus.io/way": way}}
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+@pytest.mark.parametrize("way", ["redirect", "loopback", "gateway"])
+async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
+    clusters: Clusters, shop: Bystanders, way: str
+) -> None:
+    await shop.offer(WEST, "echo")
+    await shop.imported(EAST, "echo", wanted=True)
+    wanted = pod(shop, way)
+    node = f"{(await clusters.harness.wanted())[EAST].name}-control-plane"
+    async with shop.connect(EAST) as client:
+        await client.until(lambda: client.apply(wanted), what="the pod")
+
+        async def seen() -> Any:
+            return await client.get("v1", "Pod", CALLER, shop.namespace)
+
+        async def ready(restarts: dict[str, int]) -> bool:
+            status = (await seen()).get("status", {})
+            states = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+            known = {state["name"]: state for state in states}
+            return all(
+                name in known and known[name]["ready"] and known[name]["restartCount"] >= number
+                for name, number in restarts.items()
+            )
+
+        async def settles(restarts: dict[str, int], what: str) -> None:
+            await until(lambda: ready(restarts), seconds=PODS, what=what)
+
+        async def stop(container: str) -> None:
+            await engine.execute(node, "sh", "-c", _STOP, "stop", container, shop.namespace)
+
+        containers = [CALLER] if way == "gateway" else [SIDECAR, CALLER]
+        calls = Calls(client, shop.namespace)
+        # 1. it is injected, listens, and west answers what it calls
+        await settles(dict.fromkeys(containers, 0), "the pod with its sidecar")
+        injected = {one["name"] for one in (await seen())["spec"].get("initContainers", ())}
+        assert (SIDECAR in injected) == (way != "gateway")
+        await calls.answered_by(WEST)
+        # 2. each of its containers restarts, in either order
+        for order in (containers, containers[::-1])[: len(containers)]:
+            before = {one: await restarts_of(seen, one) for one in order}
+            for one in order:
+                await stop(one)
+                await settles({one: before[one] + 1}, f"{one} after its restart")
+            await settles(dict.fromkeys(containers, 0), "all of the pod")
+            await calls.answered_by(WEST)
+        # 3. its own port is its own: who asks it there hears it, not the service
+        ip = (await seen())["status"]["podIP"]
+        said = await engine.execute(node, "curl", "-s", "--max-time", "10", f"http://{ip}:{PORT}/")
+        assert "own" in said
+        await client.delete("v1", "Pod", CALLER, shop.namespace)
+        await client.gone("v1", "Pod", CALLER, shop.namespace)
+
+
+async def restarts_of(seen: Any, container: str) -> int:
+    """How often it was started again."""
+    status = (await seen())["status"]
+    states = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
+    return next(int(state["restartCount"]) for state in states if state["name"] == container)
