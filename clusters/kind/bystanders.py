@@ -18,6 +18,7 @@ from typing import Any
 
 from clusters import load
 from clusters.command import Done, attempt
+from clusters.kind import nameservers
 from clusters.kind.harness import KindHarness
 from clusters.kubeclient import KubeClient, Object, connect
 from clusters.load import Outcome
@@ -57,6 +58,7 @@ class Bystanders:
             await self.ok("install", "dns", *await self.target(cluster))
             async with self.connect(cluster) as client:
                 await client.create_namespace(self.namespace)
+                await nameservers.renew(client)
 
     async def close(self) -> None:
         """What `open` did is undone, and everything in the namespace is gone."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from clusters.command import Done, attempt
+from clusters.kind import nameservers
 from clusters.kind.harness import KindHarness
+from clusters.kubeclient import connect
 from clusters.waiting import START
 from federation.errors import IsthmusError, Unavailable
 
@@ -65,3 +67,5 @@ class Operator:
         """Have the DNS of these clusters answer global names to pods without a sidecar (`fedctl install dns`)."""
         for cluster in clusters:
             await self.ok("install", "dns", *await self.place(cluster))
+            async with connect(self._harness.folder.kubeconfig(cluster)) as client:
+                await nameservers.renew(client)
