@@ -1,4 +1,4 @@
-"""CoreDNS of a kind cluster takes up a changed Corefile at once, in all of its pods: by itself each does when it likes."""
+"""CoreDNS of a kind cluster takes up a changed Corefile in all of its pods: by itself each does when it likes."""
 
 from __future__ import annotations
 
