@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from clusters.apiserver import LocalCluster
     from clusters.consul import Datacenter
 
 pytest_plugins = ["clusters.pytest_plugin"]
+
+# How fast an example is says nothing of us: the machine is shared.
+settings.register_profile("isthmus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("isthmus")
 
 REQUIRED = "ISTHMUS_TESTBED_REQUIRED"
 """Set by scripts/test: a component of the testbed that is missing is then an error, not a reason to skip."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from envoy.config.cluster.v3.cluster_pb2 import Cluster
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from federation.envoy import names
@@ -80,7 +80,7 @@ authorities = st.sampled_from(
 )
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=200)
 @given(
     view=views(),
     name=st.sampled_from(SERVICES),

@@ -88,7 +88,7 @@ def foreign(consul: Any) -> dict[Any, Any]:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_plan_reaches_what_is_wanted_from_anything_and_touches_nothing_else(
     make_world: Any, data: st.DataObject

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from discovery.dns import records as cluster_records
@@ -16,7 +16,7 @@ from federation.model.ids import ServiceName
 from federation.model.service import Backend, Endpoint, Import, Locality, Port, Protocol, Readiness
 
 SUFFIX = "global"
-SETTINGS = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+SETTINGS = settings(max_examples=60)
 label = st.sampled_from(["echo", "e", "1", "a-b", "svc", "x" * 63])
 clusters = st.sampled_from(["east", "west", "c" * 63])
 numbers = st.sampled_from([53, 80, 81, 8080])

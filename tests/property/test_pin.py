@@ -110,5 +110,5 @@ class Pinning(RuleBasedStateMachine):
             assert (self.held.sequence, self.held.roots) in [(b.sequence, b.roots) for b in self.published]
 
 
-Pinning.TestCase.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
+Pinning.TestCase.settings = settings(max_examples=60, stateful_step_count=20)
 TestPinning = Pinning.TestCase

@@ -374,6 +374,4 @@ class Replication(RuleBasedStateMachine):
 
 
 TestReplication = Replication.TestCase
-TestReplication.settings = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+TestReplication.settings = settings(max_examples=150, stateful_step_count=40, suppress_health_check=list(HealthCheck))

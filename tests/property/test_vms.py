@@ -117,4 +117,4 @@ class Vms(RuleBasedStateMachine):
 
 
 TestVms = Vms.TestCase
-TestVms.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestVms.settings = settings(max_examples=60, stateful_step_count=30)

@@ -358,5 +358,5 @@ class Sessions(RuleBasedStateMachine):
                     assert reference.name in self.envoy.has[TypeUrl.ENDPOINT], f"{listener.name} came too early"
 
 
-Sessions.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+Sessions.TestCase.settings = settings(max_examples=100, stateful_step_count=40)
 TestSessions = Sessions.TestCase

@@ -209,11 +209,11 @@ class Machine(RuleBasedStateMachine):
 
 
 TestMachine = Machine.TestCase
-TestMachine.settings = settings(max_examples=50, stateful_step_count=40, deadline=None)
+TestMachine.settings = settings(max_examples=50, stateful_step_count=40)
 
 
 @given(st.lists(st.tuples(st.integers(0, 400), st.none() | st.just("east")), max_size=300))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_no_two_share_an_address(uses: list[tuple[int, str | None]]) -> None:
     pool = VirtualAddresses(networks={Range.LOOPBACK: "127.128.0.0/22"})
     addresses = {(i, c): pool.allocate(ServiceName("n", f"s{i}"), c, kind=Range.LOOPBACK) for i, c in uses}

@@ -6,7 +6,7 @@ import copy
 import dataclasses
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from discovery.mcs.desired import Desired, LocalGateway, Namespace, Site, derived_name, exported_metadata, usable
@@ -338,7 +338,6 @@ changes = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(drawn=st.lists(changes, max_size=8))
 def test_whatever_happens_it_comes_to_what_a_fresh_cluster_would_have(kit, drawn):
     backend, imported = kit.backend, kit.imported

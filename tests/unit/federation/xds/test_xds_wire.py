@@ -11,7 +11,7 @@ from federation.xds.snapshot import Resource, TypeUrl
 names = st.text(min_size=1, max_size=300)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(names, st.binary(max_size=40_000)), max_size=4), st.lists(names, max_size=3), names)
 def test_protobuf_reads_what_was_spliced(put: list[tuple[str, bytes]], removed: list[str], nonce: str) -> None:
     resources = [Resource(kind=TypeUrl.CLUSTER, name=n, version=f"v{n}", body=b) for n, b in put]
