@@ -41,7 +41,7 @@ class Lan:
         log.unlink(missing_ok=True)  # what an earlier one said is no answer
         self._keeper = start_child(["unshare", "--net", "sh", "-c", "echo ready; exec sleep infinity"], log)
         self.pid = self._keeper.pid
-        port = f"is{secrets.token_hex(4)}"
+        self._port = port = f"is{secrets.token_hex(4)}"
         try:
             until_now(lambda: log.exists() and "ready" in log.read_text(errors="replace"), what="a network namespace")
             for command in (
@@ -67,6 +67,12 @@ class Lan:
         """An address that no machine has yet."""
         self._next += 1
         return f"{self.net}.{self._next}"
+
+    def alias(self) -> str:
+        """One more address of this host."""
+        address = self.take()
+        run(f"ip addr add {address}/24 dev {self._port}")
+        return address
 
     def close(self) -> None:
         """Take it away: the namespace goes with its last process, and the pairs of interfaces with it."""

@@ -25,7 +25,7 @@ from clusters import manifests
 from clusters.children import start_child
 from clusters.ground import Hosts
 from clusters.machine import PROGRAMS
-from clusters.packages import unpacked
+from clusters.packages import all_unpacked, unpacked
 from clusters.processes import ProcessFederation
 from clusters.vm import Lan, Machine
 from clusters.waiting import START, until_now
@@ -229,7 +229,7 @@ class Nameserver:
     """Answers every A question with one address."""
 
     def __init__(self, host: str, answer: str) -> None:
-        self._answer = answer
+        self.host, self._answer = host, answer
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._socket.bind((host, 53))
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -308,6 +308,104 @@ def test_resolv_conf_and_the_loopback_way(
     assert plain("cat", "/etc/resolv.conf") == second
     plain("sh", "-c", "cat > /etc/resolv.conf", text=first)
     assert plain.disk.listing(TOUCHED) == before
+
+
+# --- a host on which NetworkManager says how names are resolved
+
+NETWORKMANAGER = (
+    *("network-manager", "libnm0", "libndp0", "libteamdctl0", "libnewt0.52"),
+    *("libbluetooth3", "libmm-glib0", "dnsmasq-base"),
+)
+CONNECTION = """
+[connection]
+id=office
+type=ethernet
+interface-name=eth0
+[ipv4]
+method=manual
+address1={machine}/24,{lan}
+dns={lan}
+[ipv6]
+method=disabled
+"""
+
+
+def with_networkmanager(machine: Machine, lan: Lan, main: str) -> None:
+    """As desktops and some servers come; `main`: of its configuration."""
+    try:
+        for files in all_unpacked(*NETWORKMANAGER).values():
+            machine.disk.copy(files)
+    except Unavailable as error:
+        pytest.skip(str(error))
+    folder = "/etc/NetworkManager"
+    machine.disk.write(f"{folder}/conf.d/test.conf", f"[main]\n{main}\n")
+    connection = CONNECTION.format(machine=machine.address, lan=lan.address)
+    machine.disk.write(f"{folder}/system-connections/office.nmconnection", connection, mode=0o600)
+    machine.disk.write("/etc/resolv.conf", "# nobody yet\n")
+    for unit in ("dbus.service", "dbus.socket"):  # which other machines do without
+        machine.disk.link(f"/etc/systemd/system/{unit}", f"/lib/systemd/system/{unit}")
+    unit = "NetworkManager.service"
+    machine.disk.link(f"/etc/systemd/system/multi-user.target.wants/{unit}", f"/lib/systemd/system/{unit}")
+    machine.disk.write("/etc/sysusers.d/dnsmasq.conf", 'u dnsmasq - "dnsmasq"\n')
+
+
+@pytest.mark.parametrize(
+    ("name", "main", "written"),
+    [
+        ("nm-1", "", "/etc/NetworkManager/conf.d/zz-isthmus.conf"),
+        ("nm-2", "dns=dnsmasq", "/etc/NetworkManager/dnsmasq.d/isthmus.conf"),
+    ],
+)
+def test_networkmanager(
+    story: Story,
+    fedctl: Fedctl,
+    machine: Callable[[str], Machine],
+    lan: Lan,
+    nameserver: Nameserver,
+    name: str,
+    main: str,
+    written: str,
+) -> None:
+    """1. it is found by itself  2. ours and all other names  3. another nameserver, and a reboot  4. undone."""
+    host = machine(name)
+    with_networkmanager(host, lan, main)
+    host.start()
+
+    def resolves(answer: str) -> None:
+        """Other names than ours get this answer."""
+        told = ("getent", "ahostsv4", "www.example")
+        until_now(lambda: host.attempt(*told).stdout.startswith(answer), seconds=START, what=f"{answer}")
+
+    host("nmcli", "connection", "up", "office")
+    resolves("198.51.100.7")
+    before = host.disk.listing(TOUCHED)
+    bundle = fedctl.ok("vm", "bootstrap", name, "--cluster", "east", "--namespace", "shop").out
+    host("fedctl", "vm", "install", "-", text=bundle)
+    assert host("test", "-e", written) == ""
+    reaches(host, "a call")
+    resolves("198.51.100.7")
+
+    other = Nameserver(lan.alias(), "198.51.100.8")
+    try:
+        host("nmcli", "connection", "modify", "office", "ipv4.dns", other.host)
+        host("nmcli", "device", "reapply", "eth0")
+        resolves("198.51.100.8")
+        assert called(host)
+        host.reboot()
+        host("nmcli", "connection", "up", "office")
+        reaches(host, "a call after a reboot")
+        resolves("198.51.100.8")
+    finally:
+        host("nmcli", "connection", "modify", "office", "ipv4.dns", lan.address)
+        host("nmcli", "device", "reapply", "eth0")
+        other.close()
+
+    host("fedctl", "vm", "uninstall")
+    resolves("198.51.100.7")
+    assert host.attempt("getent", "ahostsv4", NAME).stdout.startswith("198.51.100.7"), "nobody knows ours any more"
+    changed = {p for p, what in host.disk.listing(TOUCHED).items() if before.get(p) != what}
+    assert changed <= {"/etc/NetworkManager/system-connections/office.nmconnection", "/etc/resolv.conf"}
+    assert before.keys() <= host.disk.listing(TOUCHED).keys()
 
 
 # --- what a machine offers itself
