@@ -62,7 +62,7 @@ from federation.errors import IsthmusError
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
-from federation.model.cluster import Cluster
+from federation.model.cluster import MOST_RANGES, Cluster
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind
 from federation.proto.v1 import catalog_pb2
@@ -278,6 +278,8 @@ class Agent:
         self.turned = self.clock.monotonic()
         """When the event loop last turned."""
         self._reported = asyncio.Event()
+        if settings.network and self.kubernetes is not None:
+            self.kubernetes.nodes.listen(lambda _keys: self._describe() if self._reported.is_set() else None)
 
     def addresses(self) -> tuple[str, ...]:
         """host:port, at least one, at which gateways and sidecars dial this agent."""
@@ -533,9 +535,16 @@ class Agent:
                 agent_version=__version__,
                 problems=self.problems.all(),
                 network=self.settings.network,
+                pod_ranges=self._pod_ranges(),
                 outbound_only=gateways.outbound_only(self.consumers.gateways.value.values()),
             )
         )
+
+    def _pod_ranges(self) -> tuple[str, ...]:
+        """Where they matter to others: on a flat network."""
+        if not self.settings.network or self.kubernetes is None:
+            return ()
+        return self.kubernetes.pod_ranges()[:MOST_RANGES]
 
     # --- identity ----------------------------------------------------------------------------------------------------
 

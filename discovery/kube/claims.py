@@ -14,6 +14,7 @@ from discovery.kube.watch import Key, Store
 from discovery.sources.convert import Refused, convert, unsupported, with_slices
 from discovery.sources.manifests import EndpointSlice
 from federation.errors import IsthmusError
+from federation.model.address import collapsed
 from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Locality
@@ -223,6 +224,11 @@ class Claims:
 def places(nodes: Mapping[Key, Node]) -> dict[str, tuple[str, str]]:
     """name → (region, zone) of the nodes that say where they are."""
     return {n.name: (n.locality.region, n.locality.zone) for n in nodes.values() if n.locality != Locality()}
+
+
+def pod_ranges(nodes: Iterable[Node]) -> tuple[str, ...]:
+    """From which all pods have their addresses, in as few networks as say the same."""
+    return collapsed(text for node in nodes for text in node.pods)
 
 
 def _nanoseconds(created: datetime | None) -> int:

@@ -97,6 +97,15 @@ class Namespace(Struct, _Keyed, frozen=True, omit_defaults=True):
     metadata: ObjectMeta
 
 
+class _NodeSpec(Struct, frozen=True):
+    ranges: tuple[str, ...] | None = msgspec.field(default=None, name="podCIDRs")
+
+
+class _WholeNode(Struct, frozen=True):
+    metadata: ObjectMeta
+    spec: _NodeSpec = _NodeSpec()
+
+
 class _ServicePort(Struct, frozen=True, rename="camel"):
     port: int
     protocol: str = "TCP"
@@ -162,11 +171,12 @@ class ConfigMap(Struct, _Keyed, frozen=True, omit_defaults=True):
 
 
 class Node(Struct, frozen=True):
-    """Where a node is."""
+    """Where a node is, and the ranges from which its pods have their addresses, where the API server gives them out."""
 
     name: str
     resource_version: str
     locality: Locality
+    pods: tuple[str, ...] = ()
 
     @property
     def namespace(self) -> str:
@@ -238,14 +248,15 @@ class ServiceDecoder:
 
 
 class NodeDecoder:
-    """JSON of a Node → where it is."""
+    """JSON of a Node → where it is, and its pods' ranges."""
 
     def decode(self, data: bytes | msgspec.Raw, /) -> Node:
         """Raises msgspec.MsgspecError."""
-        meta = _named.decode(data).metadata
+        found = _node.decode(data)
+        meta = found.metadata
         labels = meta.labels or {}
         locality = Locality(labels.get(manifests.REGION, ""), labels.get(manifests.ZONE, ""))
-        return Node(meta.name, meta.resource_version, locality)
+        return Node(meta.name, meta.resource_version, locality, found.spec.ranges or ())
 
 
 class OtherDecoder:
@@ -260,5 +271,6 @@ class OtherDecoder:
 _slice = msgspec.json.Decoder(EndpointSlice)
 _service = msgspec.json.Decoder(Service)
 _named = msgspec.json.Decoder(Namespace)
+_node = msgspec.json.Decoder(_WholeNode)
 _pack = msgspec.msgpack.Encoder()
 _unpack = msgspec.msgpack.Decoder(manifests.EndpointSlice)

@@ -11,13 +11,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-import msgspec
-
-from discovery.kube.resources import NODES
 from discovery.probe import resolver
 from discovery.probe.prober import Attempt, Reach
 from federation import __version__
-from federation.errors import IsthmusError
 from federation.model.address import join_address, split_address
 from federation.model.ids import ServiceName
 from federation.model.service import Import
@@ -32,7 +28,6 @@ if TYPE_CHECKING:
     from discovery.agent import Agent
 
 _SECONDS, _PROBE_SECONDS = 3.0, 5.0
-_MOST_NODES = 1_000
 _MOST_NAMED = 100
 """Services of one sort that are named; nobody reads more of them."""
 
@@ -54,14 +49,13 @@ async def examine(agent: Agent, request: pb.ExamineRequest) -> pb.ExamineReply:
         reached = group.create_task(agent.prober.reach(seconds=seconds), name="examine-gateways")
         own_dns = group.create_task(_own_dns(agent, seconds), name="examine-dns")
         cluster_dns = group.create_task(_cluster_dns(agent, seconds), name="examine-cluster-dns")
-        ranges = group.create_task(_pod_ranges(agent, seconds), name="examine-nodes")
     settings, clusterset = agent.settings, agent.settings.clusterset
     return pb.ExamineReply(
         cluster=settings.cluster,
         version=__version__,
         now_ns=agent.clock.wall_ns(),
         network=settings.network,
-        pod_ranges=ranges.result(),
+        pod_ranges=agent.kubernetes.pod_ranges() if agent.kubernetes is not None else (),
         certificates=_certificates(agent),
         pins=_pins(agent),
         gateways=map(_reach, reached.result()),
@@ -153,34 +147,6 @@ def _addressed(agent: Agent) -> Import | None:
         key=lambda found: found.name,
         default=None,
     )
-
-
-class _NodeSpec(msgspec.Struct, frozen=True):
-    ranges: tuple[str, ...] | None = msgspec.field(default=None, name="podCIDRs")
-
-
-class _Node(msgspec.Struct, frozen=True):
-    spec: _NodeSpec = _NodeSpec()
-
-
-async def _pod_ranges(agent: Agent, seconds: float) -> list[str]:
-    """As the nodes have them; none where that cannot be read."""
-    source = agent.kubernetes
-    found: set[str] = set()
-    if source is None:
-        return []
-    try:
-        async with asyncio.timeout(seconds):
-            looked = 0
-            async for page in source.client.pages(NODES):
-                for raw in page.items:
-                    found.update(msgspec.json.decode(raw, type=_Node).spec.ranges or ())
-                looked += len(page.items)
-                if looked >= _MOST_NODES:
-                    break
-    except (IsthmusError, TimeoutError, msgspec.MsgspecError):
-        return []
-    return sorted(found)
 
 
 def _attempt(made: Attempt) -> pb.Attempt:

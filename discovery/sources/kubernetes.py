@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from discovery.kube import cache
-from discovery.kube.claims import Claims, places
+from discovery.kube.claims import Claims, places, pod_ranges
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import Forbidden
 from discovery.kube.errors import NotFound as KubeNotFound
@@ -40,6 +40,7 @@ from discovery.kube.types import (
     SLICE_MANAGED_BY,
     SLICE_MANAGER,
     Namespace,
+    Node,
     NodeDecoder,
     Other,
     OtherDecoder,
@@ -136,6 +137,15 @@ class KubernetesSource:
     def exports_seen(self) -> Store[ServiceExport]:
         """Every ServiceExport, well or badly made."""
         return self._claims.exports
+
+    @property
+    def nodes(self) -> Store[Node]:
+        """Every node that was read."""
+        return self._claims.nodes
+
+    def pod_ranges(self) -> tuple[str, ...]:
+        """From which pods have their addresses, as the nodes say; empty where they do not, or cannot be read."""
+        return pod_ranges(self._claims.nodes.objects.values())
 
     def refused(self, name: ServiceName) -> Problem | None:
         """Why an export is not offered; None for one that is, and for what nobody exports."""

@@ -1,6 +1,10 @@
-"""host:port as people write it: parsed once, at the edge."""
+"""host:port as people write it, and ranges of addresses: parsed once, at the edge."""
 
 from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 
 from federation.errors import InvalidInput
 from federation.model.ids import parse_port
@@ -27,3 +31,30 @@ def split_address(text: str, *, what: str, zero: bool = True) -> tuple[str, int]
 def join_address(host: str, port: int) -> str:
     """The inverse of `split_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def networks(texts: Iterable[str]) -> list[IPv4Network | IPv6Network]:
+    """Those of `texts` that are networks, whichever of their addresses they are written by."""
+    found: list[IPv4Network | IPv6Network] = []
+    for text in texts:
+        try:
+            found.append(ipaddress.ip_network(text, strict=False))
+        except ValueError:
+            continue
+    return found
+
+
+def collapsed(texts: Iterable[str]) -> tuple[str, ...]:
+    """The networks of `texts`, neighbours as one: the ranges of a cluster's nodes become those of the cluster."""
+    found = networks(texts)
+    four = ipaddress.collapse_addresses(net for net in found if isinstance(net, IPv4Network))
+    six = ipaddress.collapse_addresses(net for net in found if isinstance(net, IPv6Network))
+    return (*map(str, four), *map(str, six))
+
+
+def overlaps(
+    one: Iterable[str], other: Iterable[str]
+) -> list[tuple[IPv4Network | IPv6Network, IPv4Network | IPv6Network]]:
+    """Pairs of networks of the two that have addresses in common."""
+    theirs = networks(other)
+    return [(x, y) for x in networks(one) for y in theirs if x.version == y.version and x.overlaps(y)]

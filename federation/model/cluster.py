@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from federation.model.service import Locality
 
+MOST_RANGES = 64
+"""Networks of pods that a cluster tells: neighbours are told as one, so that few have more."""
 VIA_SERVICE = "service"
 """As the address of a gateway, said to its agent: peers reach it where the cluster's Service of the gateways says."""
 
@@ -52,6 +54,7 @@ class Cluster:
     """What a cluster says of itself (payload of CLUSTER).
 
     `network`: clusters that name the same one reach each other's endpoints directly; empty: through gateways only.
+    `pod_ranges`: the networks of its pods, as far as it knows them, and on a `network` alone; at most MOST_RANGES.
     `outbound_only`: it has gateways, and none that others reach: it calls, and is not called.
     """
 
@@ -62,6 +65,7 @@ class Cluster:
     agent_version: str = ""
     problems: tuple[Problem, ...] = ()
     network: str = ""
+    pod_ranges: tuple[str, ...] = ()
     outbound_only: bool = False
 
 

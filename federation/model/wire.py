@@ -12,7 +12,7 @@ from typing import TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from federation.errors import InvalidInput
-from federation.model.cluster import Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
+from federation.model.cluster import MOST_RANGES, Bundle, Cluster, Gateway, Link, LinkGrant, Peer, Problem
 from federation.model.endpointwire import encoded, sized
 from federation.model.ids import ServiceName, SpiffeId, parse_label, parse_port
 from federation.model.service import (
@@ -311,6 +311,7 @@ def cluster_to_pb(value: Cluster) -> pb.Cluster:
         agent_version=value.agent_version,
         problems=map(problem_to_pb, value.problems),
         network=value.network,
+        pod_ranges=value.pod_ranges,
         outbound_only=value.outbound_only,
     )
 
@@ -329,6 +330,7 @@ def decode_cluster(data: bytes) -> Cluster:
         agent_version=message.agent_version,
         problems=tuple(map(problem_from_pb, message.problems)),
         network=parse_label(message.network, what="network") if message.network else "",
+        pod_ranges=tuple(message.pod_ranges[:MOST_RANGES]),
         outbound_only=message.outbound_only,
     )
 

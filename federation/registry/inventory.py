@@ -148,6 +148,8 @@ class Inventory:
             outbound_only=bool(session and session.cluster and session.cluster.outbound_only),
             services=_count(session, "services"),
             problem=_problem_about(session, other),
+            network=session.cluster.network if session and session.cluster else "",
+            pods=session.cluster.pod_ranges if session and session.cluster else (),
         )
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from federation.model.address import overlaps
+
 PENDING, LIVE, STALE = "pending", "live", "stale"
 DEGRADED, DOWN = "degraded", "down"
 
@@ -27,6 +29,9 @@ class End:
     services: int
     problem: str
     """What this end's agent says is wrong about the other end; empty: nothing."""
+    network: str = ""
+    pods: tuple[str, ...] = ()
+    """Ranges of its pods, where it is on a `network`."""
 
 
 def cluster_state(*, reported: bool, leased: bool) -> str:
@@ -47,7 +52,17 @@ def link_state(ends: tuple[End, End], *, linked_at: int, settled: int) -> tuple[
         reason = _degraded(end, linked_at=linked_at, settled=settled)
         if reason:
             return DEGRADED, reason
-    return LIVE, ""
+    reason = _same_addresses(*ends)
+    return (DEGRADED, reason) if reason else (LIVE, "")
+
+
+def _same_addresses(a: End, b: End) -> str:
+    """Clusters that reach each other's pods directly need ranges that are apart; behind gateways they need not."""
+    clashes = overlaps(a.pods, b.pods) if a.network and a.network == b.network else []
+    if not clashes:
+        return ""
+    x, y = clashes[0]
+    return f"pods of {a.name} ({x}) and of {b.name} ({y}) have the same addresses on the network {a.network}"
 
 
 def _degraded(end: End, *, linked_at: int, settled: int) -> str:

@@ -137,6 +137,7 @@ cluster = st.builds(
     agent_version=text,
     problems=many(st.builds(Problem, text, text, text, st.integers(0, 2**62))),
     network=st.just("") | label,
+    pod_ranges=many(text),
 )
 where = st.builds(Endpoints, name=name, network=label, endpoints=many(endpoint), grants=many(grant))
 link = st.builds(

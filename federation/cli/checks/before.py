@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 
@@ -10,6 +9,7 @@ from discovery.kube import corefile
 from federation.cli.checks.facts import HostFacts, KubeFacts, RegistryFacts
 from federation.cli.checks.finding import Code, Finding, error, ok, shown, warning
 from federation.errors import AlreadyExists, IsthmusError
+from federation.model.address import overlaps
 
 OLDEST_API = (1, 30)
 OLDEST_KERNEL = (5, 4)
@@ -195,10 +195,9 @@ def cluster_name(facts: KubeFacts, wanted: str) -> Iterator[Finding]:
 
 def ranges(found: Mapping[str, Sequence[str]], *, flat: bool) -> Iterator[Finding]:
     """Overlaps of the pods' ranges, by cluster. Behind gateways they do not matter; on one flat network they do."""
-    parsed = {name: [ipaddress.ip_network(text, strict=False) for text in texts] for name, texts in found.items()}
-    clashes = []
-    for (a, of_a), (b, of_b) in combinations(sorted(parsed.items()), 2):
-        clashes += [(a, x, b, y) for x in of_a for y in of_b if x.version == y.version and x.overlaps(y)]
+    clashes = [
+        (a, x, b, y) for (a, of_a), (b, of_b) in combinations(sorted(found.items()), 2) for x, y in overlaps(of_a, of_b)
+    ]
     for a, x, b, y in clashes if flat else ():
         yield error(
             Code.RANGES,
@@ -206,8 +205,8 @@ def ranges(found: Mapping[str, Sequence[str]], *, flat: bool) -> Iterator[Findin
             f"pods of {a} ({x}) and of {b} ({y}) have the same addresses on one flat network",
             "give the clusters different pod ranges, or take `network` out of the settings of one of them",
         )
-    if not clashes and len(parsed) > 1:
-        yield ok(Code.RANGES, ", ".join(sorted(parsed)), "no pod ranges overlap")
+    if not clashes and len(found) > 1:
+        yield ok(Code.RANGES, ", ".join(sorted(found)), "no pod ranges overlap")
     elif clashes and not flat:
         told = "pod ranges overlap, which does not matter: the clusters reach each other by gateways"
         yield ok(Code.RANGES, ", ".join(sorted({n for a, _, b, _ in clashes for n in (a, b)})), told)

@@ -191,7 +191,7 @@ class Bundle(_message.Message):
     def __init__(self, trust_domain: _Optional[str] = ..., sequence: _Optional[int] = ..., roots: _Optional[_Iterable[bytes]] = ..., refresh_hint_seconds: _Optional[int] = ..., signature: _Optional[bytes] = ...) -> None: ...
 
 class Cluster(_message.Message):
-    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems", "network", "outbound_only")
+    __slots__ = ("name", "trust_domain", "locality", "bundle", "agent_version", "problems", "network", "outbound_only", "pod_ranges")
     NAME_FIELD_NUMBER: _ClassVar[int]
     TRUST_DOMAIN_FIELD_NUMBER: _ClassVar[int]
     LOCALITY_FIELD_NUMBER: _ClassVar[int]
@@ -200,6 +200,7 @@ class Cluster(_message.Message):
     PROBLEMS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
     OUTBOUND_ONLY_FIELD_NUMBER: _ClassVar[int]
+    POD_RANGES_FIELD_NUMBER: _ClassVar[int]
     name: str
     trust_domain: str
     locality: Locality
@@ -208,7 +209,8 @@ class Cluster(_message.Message):
     problems: _containers.RepeatedCompositeFieldContainer[Problem]
     network: str
     outbound_only: bool
-    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., network: _Optional[str] = ..., outbound_only: _Optional[bool] = ...) -> None: ...
+    pod_ranges: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., trust_domain: _Optional[str] = ..., locality: _Optional[_Union[Locality, _Mapping]] = ..., bundle: _Optional[_Union[Bundle, _Mapping]] = ..., agent_version: _Optional[str] = ..., problems: _Optional[_Iterable[_Union[Problem, _Mapping]]] = ..., network: _Optional[str] = ..., outbound_only: _Optional[bool] = ..., pod_ranges: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class Link(_message.Message):
     __slots__ = ("a", "b", "created_ns", "grants")

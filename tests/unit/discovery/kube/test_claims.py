@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from discovery.kube import cache
-from discovery.kube.claims import Claims, places
+from discovery.kube.claims import Claims, places, pod_ranges
 from discovery.kube.types import HeldSlice, Node, NodeDecoder, Service, ServiceDecoder, ServiceExport, SliceDecoder
 from federation.errors import CorruptState
 from federation.model.ids import ServiceName
@@ -187,3 +187,18 @@ def test_the_cache_gives_back_what_was_there() -> None:
 def test_a_cache_of_another_version_is_damaged(data: bytes) -> None:
     with pytest.raises(CorruptState):
         cache.decode(data)
+
+
+def test_the_ranges_of_pods_are_those_of_all_nodes():
+    def holding(name: str, *ranges: str) -> Node:
+        spec = {"podCIDR": ranges[0], "podCIDRs": ranges} if ranges else {}
+        return NodeDecoder().decode(msgspec.json.encode({"metadata": {"name": name}, "spec": spec}))
+
+    nodes = [
+        holding("a", "10.1.0.0/24", "fd00::/64"),
+        holding("b", "10.1.1.0/24"),
+        holding("c"),
+        node("d", "eu", "eu-1"),
+    ]
+    assert pod_ranges(nodes) == ("10.1.0.0/23", "fd00::/64")
+    assert pod_ranges([]) == ()

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from federation.errors import InvalidInput
-from federation.model.address import join_address, split_address
+from federation.model.address import collapsed, join_address, overlaps, split_address
 
 
 @pytest.mark.parametrize(
@@ -27,3 +27,31 @@ def test_port_0_is_for_those_who_may_pick_one() -> None:
     assert split_address("127.0.0.1:0", what="listen") == ("127.0.0.1", 0)
     with pytest.raises(InvalidInput, match="out of range"):
         split_address("127.0.0.1:0", what="registry", zero=False)
+
+
+@pytest.mark.parametrize(
+    ("texts", "told"),
+    [
+        ([], ()),
+        (["10.244.1.0/24", "10.244.0.0/24"], ("10.244.0.0/23",)),
+        (["10.244.0.0/24", "10.244.0.0/24", "10.244.2.0/24"], ("10.244.0.0/24", "10.244.2.0/24")),
+        (["fd00:1::/64", "10.0.0.7/24", "what"], ("10.0.0.0/24", "fd00:1::/64")),
+    ],
+)
+def test_ranges_of_nodes_become_those_of_a_cluster(texts: list[str], told: tuple[str, ...]) -> None:
+    assert collapsed(texts) == told
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "pairs"),
+    [
+        (["10.0.0.0/16"], ["10.0.7.0/24", "10.1.0.0/16"], [("10.0.0.0/16", "10.0.7.0/24")]),
+        (["10.0.0.0/16"], ["10.1.0.0/16"], []),
+        (["10.0.0.0/8"], ["::/0"], []),
+        ([], ["10.0.0.0/8"], []),
+        (["what"], ["10.0.0.0/8"], []),
+    ],
+)
+def test_networks_that_share_addresses(one: list[str], other: list[str], pairs: list[tuple[str, str]]) -> None:
+    assert [(str(x), str(y)) for x, y in overlaps(one, other)] == pairs
+    assert [(str(y), str(x)) for x, y in overlaps(other, one)] == pairs

@@ -56,3 +56,28 @@ def test_links(changes: dict[str, Any], state: str, says: str) -> None:
         assert found == state
         assert says in detail
         assert bool(detail) == (state != "live")
+
+
+LAN = {"network": "lan", "pods": ("10.244.0.0/24",)}
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "clash"),
+    [
+        (LAN, LAN, True),
+        (LAN, {**LAN, "pods": ("10.200.0.0/16", "10.244.0.0/16")}, True),
+        (LAN, {**LAN, "pods": ("10.245.0.0/16",)}, False),
+        (LAN, {**LAN, "network": "wan"}, False),
+        (LAN, {**LAN, "pods": ()}, False),
+        ({**LAN, "network": ""}, {**LAN, "network": ""}, False),
+    ],
+)
+def test_pods_of_one_network_need_addresses_of_their_own(
+    one: dict[str, Any], other: dict[str, Any], clash: bool
+) -> None:
+    state, detail = link_state((end("a", **one), end("b", **other)), linked_at=5, settled=9)
+    assert state == ("degraded" if clash else "live")
+    assert detail.startswith("pods of a (10.244.0.0/24) and of b (10.") == clash
+    assert detail.endswith("have the same addresses on the network lan") == clash
+    away = end("b", **other, state="stale")
+    assert link_state((end("a", **one), away), linked_at=5, settled=9)[0] == "down"
