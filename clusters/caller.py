@@ -47,7 +47,7 @@ def main(words: Sequence[str] | None = None) -> None:
         given.name,
         clients=given.clients,
         rate=given.rate,
-        fresh_every=10,
+        fresh_every=5,
         timeout=given.timeout,
     )
     load.start()

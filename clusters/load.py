@@ -2,14 +2,10 @@
 
 The clients are threads with the standard library's HTTP client, so that what is measured is what an ordinary program
 would see. The account is kept per phase by the caller, who cuts the list of outcomes at moments of its choice.
-
-`python -m clusters.load NAME PORT` is such a load in a pod, which prints its outcomes; `parse` reads them from its log.
 """
 
 from __future__ import annotations
 
-import argparse
-import dataclasses
 import http.client
 import json
 import threading
@@ -138,40 +134,3 @@ def account(name: str, outcomes: Sequence[Outcome], *, began: float, expect: str
         switch_ms=None if first is None else round((first - began) * 1000, 1),
         errors=tuple(dict.fromkeys(o.error for o in outcomes if o.error))[:3],
     )
-
-
-def parse(log: str) -> list[Outcome]:
-    """The outcomes that a load in a pod has printed; a line that is not whole yet is left out."""
-    lines = [line for line in log.splitlines() if line.startswith("{") and line.endswith("}")]
-    return [Outcome(**json.loads(line)) for line in lines]
-
-
-def main() -> None:
-    """Send until killed, and print every outcome when it is there."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name")
-    parser.add_argument("port", type=int)
-    parser.add_argument("--clients", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=10.0, help="requests per second of each client")
-    parser.add_argument("--timeout", type=float, default=ANSWER)
-    given = parser.parse_args()
-    load = HttpLoad(
-        given.name,
-        given.port,
-        given.name,
-        clients=given.clients,
-        rate=given.rate,
-        fresh_every=5,
-        timeout=given.timeout,
-    )
-    load.start()
-    printed = 0
-    while True:
-        for outcome in load.outcomes(printed):
-            printed += 1
-            print(json.dumps(dataclasses.asdict(outcome)), flush=True)
-        time.sleep(0.1)
-
-
-if __name__ == "__main__":
-    main()

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from clusters.images.archive import Image, full_name, write
+from clusters.images.builder import Builder
+from clusters.progress import silent
+from federation import __version__
 from federation.errors import IsthmusError, StorageFailed, Unavailable
 
 _SECONDS = 300.0
@@ -58,6 +61,14 @@ def load_into_kind(images: Sequence[Image], cluster: str) -> None:
         if missing:
             importing = ["ctr", "--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", "-"]
             _feed(missing, ["docker", "exec", "--interactive", node, *importing])
+
+
+def bring(clusters: Sequence[str], *variants: str, version: str = __version__) -> None:
+    """Build images of this source, with another version if wanted, and load them into the nodes of kind clusters."""
+    builder = Builder(say=silent, version=version)
+    images = [builder.image(name) for name in variants]
+    for cluster in clusters:
+        load_into_kind(images, cluster)
 
 
 def _docker_has(image: Image) -> bool:

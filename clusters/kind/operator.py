@@ -11,6 +11,7 @@ from clusters.command import Done, attempt
 from clusters.kind import nameservers
 from clusters.kind.harness import KindHarness
 from clusters.kubeclient import connect
+from clusters.together import finish_together
 from clusters.waiting import START
 from federation.errors import IsthmusError, Unavailable
 
@@ -26,12 +27,21 @@ class Operator:
         program = Path(sys.executable).with_name("fedctl")
         return await attempt(program, "--home", self._harness.folder.home, *words, "-o", "json", seconds=seconds)
 
-    async def ok(self, *words: str) -> Any:
+    async def ok(self, *words: str, seconds: float = START) -> Any:
         """What it prints; raises Unavailable when it fails."""
-        done = await self(*words)
+        done = await self(*words, seconds=seconds)
         if done.status:
             raise Unavailable(f"fedctl {' '.join(words)}: {done.err.strip() or done.text}")
         return json.loads(done.out)
+
+    async def refused(self, *words: str) -> dict[str, str]:
+        """The error that it prints: code, message and hint; raises Unavailable when it succeeds, or prints none."""
+        done = await self(*words)
+        try:
+            error: dict[str, str] = json.loads(done.err.splitlines()[-1])["error"]
+        except (IndexError, ValueError):
+            raise Unavailable(f"fedctl {' '.join(words)} was not refused: {done.reason}") from None
+        return error
 
     async def told(self, *words: str) -> Any:
         """What `status` or `check` prints, whether all is well or not; raises Unavailable when it prints nothing."""
@@ -41,17 +51,21 @@ class Operator:
         except ValueError:
             raise Unavailable(f"fedctl {' '.join(words)}: {done.reason}") from None
 
-    async def status(self) -> dict[str, str]:
-        """What `fedctl status` finds: the details by code and subject."""
-        found = (await self.told("status"))["findings"]
-        return {f"{one['code']} {one['subject']}": one["detail"] for one in found}
+    async def status(self) -> list[dict[str, str]]:
+        """What `fedctl status` finds: code, subject and detail."""
+        found: list[dict[str, str]] = (await self.told("status"))["findings"]
+        return found
 
     async def codes(self) -> set[str]:
         """The codes alone; the code of the error where there is no answer yet."""
         try:
-            return {key.partition(" ")[0] for key in await self.status()}
+            return {one["code"] for one in await self.status()}
         except IsthmusError as error:
             return {error.error_code}
+
+    async def finds(self, *codes: str) -> bool:
+        """Whether `fedctl status` finds these and nothing else; without any, whether all is well."""
+        return await self.codes() == set(codes)
 
     async def check(self, *words: str) -> list[dict[str, str]]:
         """What `fedctl check` finds and is not well."""
@@ -64,8 +78,14 @@ class Operator:
         return "--kubeconfig", str(self._harness.folder.kubeconfig(cluster)), "--context", want.context
 
     async def serve_names(self, *clusters: str) -> None:
-        """Have the DNS of these clusters answer global names to pods without a sidecar (`fedctl install dns`)."""
-        for cluster in clusters:
-            await self.ok("install", "dns", *await self.place(cluster))
+        """Have the DNS of these clusters answer global names to pods without a sidecar (`fedctl install dns`).
+
+        It stays so: where another test has done it, nothing is left to do.
+        """
+        await finish_together({f"names-{one}": self._serve_names(one) for one in clusters})
+
+    async def _serve_names(self, cluster: str) -> None:
+        done = (await self.ok("install", "dns", *await self.place(cluster)))["done"]
+        if done == "changed":
             async with connect(self._harness.folder.kubeconfig(cluster)) as client:
                 await nameservers.renew(client)

@@ -1,85 +1,44 @@
 """Workloads in kind clusters: services that say who answered, and pods that call them all the while.
 
 They run from the image that is installed, and their code comes by a ConfigMap: no second image has to be brought to the
-nodes. What a pod calls goes by its sidecar unless told otherwise; an offered service has none.
+nodes. An offered service has no sidecar. A calling pod is one that nobody injected, or goes one of the ways of
+docs/injection.md.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncIterator
+import itertools
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import clusters
-from clusters import caller
+from clusters.kind.calls import Calls
 from clusters.kind.harness import KindHarness
 from clusters.kind.installation import LABEL
 from clusters.kubeclient import KubeClient, Object, connect
-from clusters.load import Outcome
-from clusters.waiting import START, until
+from clusters.together import finish_together
+from clusters.waiting import START
 from federation import __version__
-from federation.errors import InvalidInput, NotFound, TimedOut, Unavailable
+from federation.errors import InvalidInput, NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 
 IMAGE = f"isthmus:{__version__}"
 CODE = ("__init__.py", "caller.py", "load.py", "waiting.py", "workloads.py")
 """The modules of `clusters` that the workloads are made of; what else they import is in the image."""
 FOLDER = "/workloads"
-PORT = 8080
+PORT, LISTEN = 80, 8080
+"""Of a service, and of its pods."""
 MCS = "multicluster.x-k8s.io/v1beta1"
-_PODS = 240.0
+CALLER = "caller"
+"""The container that calls."""
+PODS = 240.0
 """Seconds for pods to start, and for a namespace to go: a kubelet shares its cores with many."""
 
-
-@dataclass(frozen=True, slots=True)
-class Calls:
-    """What a calling pod has sent."""
-
-    shop: Shop
-    cluster: str
-    pod: str
-
-    async def outcomes(self) -> list[Outcome]:
-        """All of them so far; raises Unavailable while the pod's log cannot be read."""
-        async with self.shop.connect(self.cluster) as client:
-            path = f"/api/v1/namespaces/{self.shop.namespace}/pods/{self.pod}/log"
-            text = await client.request("GET", path, query={"container": "caller"})
-        return caller.parse(str(text))
-
-    async def answered_by(self, *clusters: str, number: int = 20, seconds: float = START) -> list[Outcome]:
-        """Wait until the last `number` requests, all begun after this call, were answered by one of `clusters`.
-
-        Returns the outcomes of all that were sent meanwhile.
-        """
-        began = time.monotonic()
-        seen: list[Outcome] = []
-
-        async def settled() -> bool:
-            nonlocal seen
-            seen = [o for o in await self.outcomes() if o.begin > began]
-            await asyncio.sleep(0.2)
-            last = seen[-number:]
-            return len(last) == number and all(o.cluster in clusters for o in last)
-
-        try:
-            await until(settled, seconds=seconds, what=f"{number} answers on end of {' or '.join(clusters)}")
-        except TimedOut as error:
-            raise TimedOut(f"{error.message}; the last ones: {seen[-3:]}") from error
-        return seen
-
-    async def lost(self) -> list[Outcome]:
-        """Those that failed after the first answer; before it the pod's names may not be known yet."""
-        sent = await self.outcomes()
-        first = next((i for i, o in enumerate(sent) if not o.error), len(sent))
-        return [o for o in sent[first:] if o.error]
-
-    async def since(self, moment: float) -> list[Outcome]:
-        """Of what was begun after `moment` (monotonic), everything that has ended."""
-        return [o for o in await self.outcomes() if o.begin > moment]
+Way = Literal["", "redirect", "loopback", "gateway"]
+"""How a pod's calls are caught; empty: nobody has touched it."""
 
 
 class Shop:
@@ -87,6 +46,7 @@ class Shop:
 
     def __init__(self, harness: KindHarness, namespace: str) -> None:
         self._harness, self.namespace = harness, namespace
+        self._numbers = itertools.count(1)
 
     def connect(self, cluster: str) -> Any:
         """A client as the administrator of the cluster."""
@@ -96,71 +56,51 @@ class Shop:
         """The global name of a service, of any cluster or of one."""
         return ".".join(filter(None, (service, self.namespace, cluster, "global")))
 
+    def clusterset(self, service: str) -> str:
+        """Its name by the Multi-Cluster Services API."""
+        return f"{service}.{self.namespace}.svc.clusterset.local"
+
     async def open(self) -> None:
         """Make the namespace, and put the code of the workloads there."""
-        code = {path.name: path.read_text() for path in (Path(clusters.__file__).with_name(name) for name in CODE)}
+        await finish_together({f"open-{name}": self._open(name) for name in self._harness.topology.names})
+
+    async def _open(self, cluster: str) -> None:
         metadata = {"name": "workloads", "namespace": self.namespace}
-        for cluster in self._harness.topology.names:
-            async with self.connect(cluster) as client:
-                await client.apply(
-                    {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
-                    {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": code},
-                )
+        async with self.connect(cluster) as client:
+            await client.apply(
+                {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}},
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": code()},
+            )
+            # Without it no pod is admitted; it comes a moment after the namespace.
+            account = partial(client.get, "v1", "ServiceAccount", "default", self.namespace)
+            await client.until(account, what=f"the service account of {self.namespace} in {cluster}")
 
     async def close(self) -> None:
         """Remove the namespace with all that is in it, everywhere, and wait until it is gone."""
-        for cluster in self._harness.topology.names:
-            async with self.connect(cluster) as client:
-                try:
-                    await client.delete("v1", "Namespace", self.namespace)
-                except NotFound:
-                    continue
-        for cluster in self._harness.topology.names:
-            async with self.connect(cluster) as client:
-                await client.gone("v1", "Namespace", self.namespace, timeout=_PODS)
+        await finish_together({f"close-{name}": self._close(name) for name in self._harness.topology.names})
+
+    async def _close(self, cluster: str) -> None:
+        async with self.connect(cluster) as client:
+            try:
+                await client.delete("v1", "Namespace", self.namespace)
+            except NotFound:
+                return
+            # Nobody calls any more: the pods need not wait for late calls.
+            path = f"/api/v1/namespaces/{self.namespace}/pods"
+            await client.request("DELETE", path, {"gracePeriodSeconds": 1})
+            await client.gone("v1", "Namespace", self.namespace, timeout=PODS)
+
+    # --- services ----------------------------------------------------------------------------------------------------
 
     async def offer(self, cluster: str, service: str, *, replicas: int = 1, export: bool = True) -> None:
         """A Deployment, its Service and, if wanted, its ServiceExport; returns when its pods are ready."""
         metadata = {"name": service, "namespace": self.namespace}
-        port = {"name": "http", "port": PORT, "appProtocol": "http"}
-        words = ["clusters.workloads", "http", "--cluster", cluster, "--address", "0.0.0.0", "--port", str(PORT)]
-        container = {
-            **_container("echo", words),
-            "ports": [{"containerPort": PORT}],
-            "readinessProbe": {"httpGet": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10},
-        }
-        labels = {"app": service}
-        objects: list[Object | str] = [
-            {
-                "apiVersion": "apps/v1",
-                "kind": "Deployment",
-                "metadata": metadata,
-                "spec": {
-                    "replicas": replicas,
-                    "selector": {"matchLabels": labels},
-                    "template": {
-                        "metadata": {"labels": labels},
-                        "spec": _pod(container),
-                    },
-                },
-            },
-            {
-                "apiVersion": "v1",
-                "kind": "Service",
-                "metadata": metadata,
-                "spec": {"selector": labels, "ports": [port]},
-            },
-        ]
+        objects = offered(metadata, cluster, replicas)
         if export:
             objects.append({"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata})
         async with self.connect(cluster) as client:
             await client.apply(*objects)
-
-            async def ready() -> bool:
-                there = await client.get("apps/v1", "Deployment", service, self.namespace)
-                return bool(there["status"].get("readyReplicas", 0) == replicas)
-
-            await client.until(ready, timeout=_PODS, what=f"{replicas} ready pods of {service} in {cluster}")
+        await self.scaled(cluster, service, replicas)
 
     async def unexport(self, cluster: str, service: str) -> None:
         async with self.connect(cluster) as client:
@@ -171,40 +111,63 @@ class Shop:
         async with self.connect(cluster) as client:
             await client.patch("apps/v1", "Deployment", service, self.namespace, merge={"spec": {"replicas": replicas}})
 
+    async def scaled(self, cluster: str, service: str, replicas: int) -> None:
+        """Wait until so many pods are ready, and no others there but such as are ending."""
+        async with self.connect(cluster) as client:
+
+            async def there() -> bool:
+                found = await client.get("apps/v1", "Deployment", service, self.namespace)
+                status = found.get("status", {})
+                return bool(status.get("replicas", 0) == status.get("readyReplicas", 0) == replicas)
+
+            await client.until(there, timeout=PODS, what=f"{replicas} ready pods of {service} in {cluster}")
+
+    async def imported(self, cluster: str, service: str, *, wanted: bool = True) -> None:
+        """Wait until the cluster has the import, or has it no more."""
+        async with self.connect(cluster) as client:
+
+            async def told() -> bool:
+                found = await client.list(MCS, "ServiceImport", self.namespace)
+                return any(one["metadata"]["name"] == service for one in found) == wanted
+
+            what = f"the {'' if wanted else 'end of the '}import of {service} in {cluster}"
+            await client.until(told, timeout=START, what=what)
+
+    # --- calls -------------------------------------------------------------------------------------------------------
+
     @asynccontextmanager
     async def calling(
         self,
         cluster: str,
         name: str,
         *,
-        way: str = "redirect",
+        way: Way = "",
         clients: int = 2,
         rate: float = 10.0,
         timeout: float = 15.0,
     ) -> AsyncIterator[Calls]:
-        """A pod in `cluster` that calls `name`; `way`: of its sidecar. It is there until the block ends."""
+        """A pod in `cluster` that calls `name` until the block ends; `timeout`: seconds that it waits for an answer."""
         words = ["clusters.caller", name, "--port", str(PORT), "--clients", str(clients)]
         words += ["--rate", str(rate), "--timeout", str(timeout)]
-        pod = f"caller-{name.replace('.', '-')}"[:60].rstrip("-")
+        pod = f"{CALLER}-{next(self._numbers)}-{name.replace('.', '-')}"[:60].rstrip("-")
         async with self.connect(cluster) as client:
-            await client.apply(
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "metadata": {
-                        "name": pod,
-                        "namespace": self.namespace,
-                        "labels": {"app": "caller", "isthmus.io/inject": "enabled"},
-                        "annotations": {"isthmus.io/way": way},
-                    },
-                    "spec": _pod(_container("caller", words)),
-                }
-            )
+            await client.apply(caller_pod({"name": pod, "namespace": self.namespace}, words, way))
             try:
-                await client.until(lambda: _running(client, pod, self.namespace), timeout=_PODS, what=f"the pod {pod}")
-                yield Calls(self, cluster, pod)
+                await client.until(partial(_running, client, pod, self.namespace), timeout=PODS, what=f"the pod {pod}")
+                yield self.calls_of(client, pod)
             finally:
                 await client.delete("v1", "Pod", pod, self.namespace)
+
+    def calls_of(self, client: KubeClient, pod: str) -> Calls:
+        """What the container `CALLER` of a pod has sent."""
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
+
+        async def read() -> str:
+            return str(await client.request("GET", path, query={"container": CALLER}))
+
+        return Calls(read)
+
+    # --- what is seen ------------------------------------------------------------------------------------------------
 
     async def condition(self, cluster: str, service: str, kind: str) -> tuple[str, str, str]:
         """Status, reason and message of a condition of the ServiceExport; empty while it has none."""
@@ -251,16 +214,56 @@ async def _running(client: KubeClient, pod: str, namespace: str) -> bool:
     return True
 
 
-def _pod(container: Object) -> Object:
-    code = {"name": "workloads", "configMap": {"name": "workloads"}}
-    return {"containers": [container], "volumes": [code], "terminationGracePeriodSeconds": 1}
+# --- objects ---------------------------------------------------------------------------------------------------------
 
 
-def _container(name: str, words: list[str]) -> Object:
+def code(modules: Iterable[str] = CODE) -> dict[str, str]:
+    """The workloads as the ConfigMap `workloads` has them."""
+    folder = Path(clusters.__file__).parent
+    return {name: (folder / name).read_text() for name in modules}
+
+
+def offered(metadata: Object, cluster: str, replicas: int) -> list[Object | str]:
+    """The Deployment and the Service of HTTP workloads of `cluster`, which say so."""
+    labels = {"app": metadata["name"]}
+    words = ["clusters.workloads", "http", "--cluster", cluster, "--address", "0.0.0.0", "--port", str(LISTEN)]
+    container = {
+        **workload("echo", words),
+        "ports": [{"containerPort": LISTEN}],
+        "readinessProbe": {"httpGet": {"port": LISTEN}, "periodSeconds": 1, "timeoutSeconds": 10},
+        # A call that kube-proxy has sent here just before it heard of the end is still answered.
+        "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
+    }
+    template = {"metadata": {"labels": labels}, "spec": {**pod_spec(container), "terminationGracePeriodSeconds": 7}}
+    deployment = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    port = {"name": "http", "port": PORT, "targetPort": LISTEN, "appProtocol": "http"}
+    return [
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": deployment},
+        {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": labels, "ports": [port]}},
+    ]
+
+
+def caller_pod(metadata: Object, words: Sequence[str], way: Way) -> Object:
+    """A pod whose container `CALLER` runs `words`, and that is injected for any `way` but an empty one."""
+    extra: Object = {}
+    if way:
+        extra = {"labels": {"isthmus.io/inject": "enabled"}, "annotations": {"isthmus.io/way": way}}
+    spec = pod_spec(workload(CALLER, words))
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {**metadata, **extra}, "spec": spec}
+
+
+def pod_spec(container: Object) -> Object:
+    """Of a pod that has this container (see `workload`), and the code that it runs."""
+    volume = {"name": "workloads", "configMap": {"name": "workloads"}}
+    return {"containers": [container], "volumes": [volume], "terminationGracePeriodSeconds": 1}
+
+
+def workload(name: str, words: Sequence[str], *, command: Sequence[str] = ("python3", "-m")) -> Object:
+    """A container that runs a module of `CODE` with arguments."""
     return {
         "name": name,
         "image": IMAGE,
-        "command": ["python3", "-m", *words],
+        "command": [*command, *words],
         "env": [{"name": "PYTHONPATH", "value": FOLDER}],
         "volumeMounts": [{"name": "workloads", "mountPath": f"{FOLDER}/clusters"}],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},

@@ -1,4 +1,4 @@
-"""A federation of processes for the stories, and fedctl as a person runs it."""
+"""What the stories have: a federation of processes, a shop in real clusters, and fedctl as a person runs it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import http.client
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ import pytest
 
 from clusters.apiserver import LocalCluster
 from clusters.ground import ApiServers
+from clusters.kind.operator import Operator
+from clusters.kind.shop import Shop
 from clusters.load import Account
 from clusters.names import lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from clusters.pytest_plugin import Clusters
 from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until_now
@@ -188,3 +191,21 @@ def findings(federation: ProcessFederation) -> Callable[[], list[Finding]]:
 def eventually() -> Callable[..., Any]:
     """The first true result of a condition, asked again and again until a deadline."""
     return until_now
+
+
+@pytest.fixture
+def operator(clusters: Clusters) -> Operator:
+    """A person with the contexts of the clusters that the test is marked with."""
+    return Operator(clusters.harness)
+
+
+@pytest.fixture
+async def shop(clusters: Clusters, request: pytest.FixtureRequest) -> AsyncIterator[Shop]:
+    """A namespace in these clusters, named after the file of the test."""
+    name = request.path.stem.removeprefix("test_").lstrip("0123456789_").replace("_", "-")
+    shop = Shop(clusters.harness, f"shop-{name}")
+    await shop.open()
+    yield shop
+    if clusters.faults.broken:
+        await clusters.faults.heal()
+    await shop.close()

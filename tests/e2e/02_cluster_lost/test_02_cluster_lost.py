@@ -5,14 +5,17 @@ A pod of east without a sidecar calls a service of both clusters: by its Cluster
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
 
 import pytest
 
-from clusters.kind.bystanders import PODS, Bystanders, failed
+from clusters.kind.calls import failed
+from clusters.kind.operator import Operator
+from clusters.kind.shop import PODS, Shop
 from clusters.pytest_plugin import Clusters
 from clusters.waiting import START, until
+from federation.errors import Unavailable
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clusters("two-kind", installed=True)]
 
@@ -21,22 +24,12 @@ SILENT = 60.0
 """Seconds that a peer may be taken for a live one while it stands still; a caller waits longer."""
 
 
-@pytest.fixture
-async def shop(clusters: Clusters) -> AsyncIterator[Bystanders]:
-    shop = Bystanders(clusters.harness, "shop-lost")
-    await shop.open()
-    yield shop
-    if clusters.faults.broken:
-        await clusters.faults.heal()
-    await shop.close()
-
-
 async def test_copies_go_and_a_whole_cluster_stands_still(
-    clusters: Clusters, shop: Bystanders, record_property: pytest.RecordProperty
+    clusters: Clusters, shop: Shop, operator: Operator, record_property: pytest.RecordProperty
 ) -> None:
-    for cluster in (WEST, EAST):
-        await shop.offer(cluster, "echo")
-    async with shop.calling(EAST, "echo", timeout=SILENT + 30) as calls:
+    await operator.serve_names(EAST)
+    await asyncio.gather(*(shop.offer(cluster, "echo") for cluster in (WEST, EAST)))
+    async with shop.calling(EAST, shop.clusterset("echo"), timeout=SILENT + 30) as calls:
         # 1. the nearest copy answers
         await calls.answered_by(EAST)
         steady = time.monotonic()
@@ -52,12 +45,12 @@ async def test_copies_go_and_a_whole_cluster_stands_still(
         paused = time.monotonic()
         await clusters.faults.pause(WEST)
         await calls.answered_by(EAST)
-        await until(lambda: _told(shop, ("agent_unreachable", WEST)), seconds=PODS, what="the truth about west")
+        await until(lambda: _told(operator, "agent_unreachable", WEST), seconds=PODS, what="the truth about west")
         await calls.answered_by(EAST)
         assert failed(await calls.since(paused)) == []
         # 5. west goes on where it stood, and all is whole
         await clusters.faults.heal()
-        await until(lambda: _whole(shop), seconds=PODS, what="a whole federation")
+        await until(operator.finds, seconds=PODS, what="a whole federation")
         # 6. west answers for both, and stands still with requests under way: they are sent anew to a copy of east
         await shop.scale(EAST, "echo", 0)
         await calls.answered_by(WEST)
@@ -68,7 +61,7 @@ async def test_copies_go_and_a_whole_cluster_stands_still(
         await calls.answered_by(EAST, seconds=SILENT + START)
         back = time.monotonic()
         await clusters.faults.heal()
-        await until(lambda: _whole(shop), seconds=PODS, what="a whole federation")
+        await until(operator.finds, seconds=PODS, what="a whole federation")
         # 7. everything returns, the calls to west too
         await shop.scale(EAST, "echo", 0)
         await calls.answered_by(WEST)
@@ -80,9 +73,8 @@ async def test_copies_go_and_a_whole_cluster_stands_still(
         assert failed(sent) == []
 
 
-async def _told(shop: Bystanders, *wanted: tuple[str, str]) -> bool:
-    return set(wanted) <= await shop.codes()
-
-
-async def _whole(shop: Bystanders) -> bool:
-    return await shop.codes() == set()
+async def _told(operator: Operator, code: str, subject: str) -> bool:
+    try:
+        return any((one["code"], one["subject"]) == (code, subject) for one in await operator.status())
+    except Unavailable:
+        return False

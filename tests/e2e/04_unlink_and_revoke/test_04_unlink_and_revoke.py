@@ -5,13 +5,14 @@ A pod of east without a sidecar calls a service of west all the while.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import AsyncIterator
 
 import pytest
 
-from clusters.kind.bystanders import PODS, Bystanders, failed
+from clusters.kind.calls import failed
+from clusters.kind.operator import Operator
+from clusters.kind.shop import PODS, Shop
 from clusters.pytest_plugin import Clusters
 from clusters.waiting import START, until
 from federation.model.ids import SYSTEM_NAMESPACE
@@ -22,54 +23,53 @@ EAST, WEST = "east", "west"
 
 
 @pytest.fixture
-async def shop(clusters: Clusters) -> AsyncIterator[Bystanders]:
-    shop = Bystanders(clusters.harness, "shop-parted")
-    await shop.open()
-    yield shop
-    await shop.close()
-    await shop.fedctl("uninstall", "all", *await shop.target(WEST), "--purge")
-    async with shop.connect(WEST) as client:
+async def whole(clusters: Clusters, operator: Operator) -> AsyncIterator[None]:
+    """Whatever comes of the story, west is a member again after it."""
+    yield
+    await operator("uninstall", "all", *await operator.place(WEST), "--purge", seconds=PODS)
+    async with clusters.connect(WEST) as client:
         await client.gone("v1", "Namespace", SYSTEM_NAMESPACE, timeout=PODS)
     await clusters.harness.install()
 
 
-async def test_unlinked_linked_again_and_put_out(shop: Bystanders, record_property: pytest.RecordProperty) -> None:
+@pytest.mark.usefixtures("whole")
+async def test_unlinked_linked_again_and_put_out(
+    shop: Shop, operator: Operator, record_property: pytest.RecordProperty
+) -> None:
+    await operator.serve_names(EAST)
     await shop.offer(WEST, "echo")
-    async with shop.calling(EAST, "echo", timeout=20.0) as calls:
+    async with shop.calling(EAST, shop.clusterset("echo"), timeout=20.0) as calls:
         await calls.answered_by(WEST)
         # 1. unlinked: calls end, the import is gone, and whoever asks for the name is told why
         cut = time.monotonic()
-        await shop.ok("unlink", EAST, WEST)
+        await operator.ok("unlink", EAST, WEST)
         refused = await calls.refused()
         await shop.imported(EAST, "echo", wanted=False)
         first = next(one for one in await calls.since(cut) if one.error)
         record_property("seconds_until_a_call_is_refused", round(first.end - cut, 2))
         assert [one.error for one in refused if "timed out" in one.error] == []
-        told = await shop.fedctl("resolve", shop.name("echo"), "--from", EAST)
-        error = json.loads(told.err.splitlines()[-1])["error"]
+        error = await operator.refused("resolve", shop.clusterset("echo"), "--from", EAST)
         assert error["code"] == "not_found"
         assert "not exported by this cluster or any that it is linked to" in error["message"]
-        assert await shop.ok("get", "links") == []
+        assert await operator.ok("get", "links") == []
         # 2. linked again: the same service is called
-        await shop.ok("link", EAST, WEST)
-        await shop.imported(EAST, "echo", wanted=True)
+        await operator.ok("link", EAST, WEST)
+        await shop.imported(EAST, "echo")
         again = await calls.answered_by(WEST)
         assert failed(again[-20:]) == []
         # 3. west is put out: it is no member, its agent says so and writes nothing more, nothing of it is left in east
-        await shop.ok("cluster", "leave", WEST, *await shop.target(WEST))
+        await operator.ok("cluster", "leave", WEST, *await operator.place(WEST), seconds=PODS)
         await calls.refused()
         await shop.imported(EAST, "echo", wanted=False)
-        assert [one["name"] for one in await shop.ok("get", "clusters")] == [EAST]
+        assert [one["name"] for one in await operator.ok("get", "clusters")] == [EAST]
         await until(lambda: _agent_says(shop, "has left the federation"), seconds=START, what="what its agent says")
         # 4. east is well without it
-        await until(lambda: _whole(shop), seconds=START, what="a whole federation of one")
+        await until(operator.finds, seconds=START, what="a whole federation of one")
         # 5. who was put out cannot be linked; it would have to join again, with a token
-        done = await shop.fedctl("link", EAST, WEST)
-        assert done.status != 0
-        assert json.loads(done.err.splitlines()[-1])["error"]["hint"]
+        assert (await operator.refused("link", EAST, WEST))["hint"]
 
 
-async def _agent_says(shop: Bystanders, text: str) -> bool:
+async def _agent_says(shop: Shop, text: str) -> bool:
     async with shop.connect(WEST) as client:
         pods = await client.list("v1", "Pod", SYSTEM_NAMESPACE, labelSelector="app.kubernetes.io/component=agent")
         for pod in pods:
@@ -77,7 +77,3 @@ async def _agent_says(shop: Bystanders, text: str) -> bool:
             if text in str(await client.request("GET", path)):
                 return True
     return False
-
-
-async def _whole(shop: Bystanders) -> bool:
-    return await shop.codes() == set()

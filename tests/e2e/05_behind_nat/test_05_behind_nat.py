@@ -5,13 +5,11 @@ The edge opens connections and takes none from outside. Requests are sent by pod
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-
 import pytest
 
+from clusters.kind.calls import Calls
 from clusters.kind.operator import Operator
-from clusters.kind.shop import Calls, Shop
-from clusters.pytest_plugin import Clusters
+from clusters.kind.shop import Shop
 from clusters.waiting import START, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.clusters("nat-kind", installed=True)]
@@ -23,22 +21,9 @@ LONG = 4 * START
 """Seconds for what takes several calls of fedctl, each of which asks pods."""
 
 
-@pytest.fixture
-async def shop(clusters: Clusters) -> AsyncIterator[Shop]:
-    shop = Shop(clusters.harness, "shop-nat")
-    await shop.open()
-    yield shop
-    await shop.close()
-
-
-@pytest.fixture
-def operator(clusters: Clusters) -> Operator:
-    return Operator(clusters.harness)
-
-
-async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Operator) -> None:
+async def test_an_edge_behind_nat(shop: Shop, operator: Operator) -> None:
     # 1. nobody reaches the edge, which exports nothing: nothing is wrong with that
-    await until(lambda: _finds(operator), seconds=LONG, what="a whole federation")
+    await until(operator.finds, seconds=LONG, what="a whole federation")
     assert [link["state"] for link in await operator.ok("get", "links")] == ["live"]
     assert "error" not in {one["level"] for one in await operator.check()}
 
@@ -46,8 +31,8 @@ async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Oper
     await operator.serve_names(EDGE)
     await shop.offer(EAST, "echo")
     async with (
-        shop.calling(EDGE, shop.name("echo")) as calls,
-        shop.calling(EDGE, f"echo.{shop.namespace}.svc.clusterset.local", way="gateway") as plain,
+        shop.calling(EDGE, shop.name("echo"), way="redirect") as calls,
+        shop.calling(EDGE, shop.clusterset("echo"), way="gateway") as plain,
     ):
         await calls.answered_by(EAST)
         await plain.answered_by(EAST)
@@ -55,7 +40,7 @@ async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Oper
         # 3. it exports a service of its own: its owner is told that nobody can call it, wherever they look
         await shop.offer(EDGE, "db")
         await until(lambda: _refused(shop), seconds=LONG, what="the condition NoGateway")
-        await until(lambda: _finds(operator, "no_inbound"), seconds=LONG, what="no_inbound in fedctl status")
+        await until(lambda: operator.finds("no_inbound"), seconds=LONG, what="no_inbound in fedctl status")
         (told,) = [one for one in await operator.check() if "no_inbound" in one["detail"]]
         assert told["level"] == "warning"
         assert "outside" in told["detail"]
@@ -64,8 +49,8 @@ async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Oper
 
         # 4. who calls it from outside is refused at once, and does not hang; its own pods call it
         async with (
-            shop.calling(EAST, shop.name("db"), timeout=PROMPT) as outside,
-            shop.calling(EDGE, shop.name("db")) as inside,
+            shop.calling(EAST, shop.name("db"), way="redirect", timeout=PROMPT) as outside,
+            shop.calling(EDGE, shop.name("db"), way="redirect") as inside,
         ):
             await inside.answered_by(EDGE)
             await until(lambda: _count(outside), seconds=START, what="attempts from outside")
@@ -75,7 +60,7 @@ async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Oper
 
         # 5. a service of both is answered by east alone for pods of east, by its own copy for pods of the edge
         await shop.offer(EDGE, "echo")
-        async with shop.calling(EAST, shop.name("echo")) as outside:
+        async with shop.calling(EAST, shop.name("echo"), way="redirect") as outside:
             sent = await outside.answered_by(EAST)
             assert [o for o in sent if o.error] == []
         await calls.answered_by(EDGE)
@@ -87,11 +72,7 @@ async def test_an_edge_behind_nat(clusters: Clusters, shop: Shop, operator: Oper
         assert (await calls.lost(), await plain.lost()) == ([], [])
 
         # 7. it exports nothing any more: nothing is wrong
-        await until(lambda: _finds(operator), seconds=LONG, what="a whole federation")
-
-
-async def _finds(operator: Operator, *codes: str) -> bool:
-    return await operator.codes() == set(codes)
+        await until(operator.finds, seconds=LONG, what="a whole federation")
 
 
 async def _refused(shop: Shop) -> bool:

@@ -6,7 +6,6 @@ Nothing that works depends on the registry: requests are counted from before the
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -27,19 +26,6 @@ LONG = 4 * START
 """Seconds for what takes several calls of fedctl, each of which asks pods."""
 
 
-@pytest.fixture
-async def shop(clusters: Clusters) -> AsyncIterator[Shop]:
-    shop = Shop(clusters.harness, "shop-lost")
-    await shop.open()
-    yield shop
-    await shop.close()
-
-
-@pytest.fixture
-def operator(clusters: Clusters) -> Operator:
-    return Operator(clusters.harness)
-
-
 async def test_the_registry_is_lost_and_restored(
     clusters: Clusters, shop: Shop, operator: Operator, tmp_path: Path
 ) -> None:
@@ -48,9 +34,9 @@ async def test_the_registry_is_lost_and_restored(
         # 1. a service beside the registry is called from another cluster; somebody makes a backup
         await operator.serve_names(AWAY)
         await shop.offer(HOME, "echo")
-        async with shop.calling(AWAY, shop.name("echo")) as calls:
+        async with shop.calling(AWAY, shop.name("echo"), way="redirect") as calls:
             await calls.answered_by(HOME)
-            await until(lambda: _finds(operator), seconds=LONG, what="a whole federation")
+            await until(operator.finds, seconds=LONG, what="a whole federation")
             began = time.monotonic()
             assert (await operator.ok("backup", str(backup)))["kind"] == "registry"
 
@@ -61,7 +47,7 @@ async def test_the_registry_is_lost_and_restored(
 
             # 3. what changes inside a cluster still counts there, and a pod that is new calls, too
             await shop.scale(HOME, "echo", 2)
-            async with shop.calling(AWAY, f"echo.{shop.namespace}.svc.clusterset.local", way="gateway") as late:
+            async with shop.calling(AWAY, shop.clusterset("echo"), way="gateway") as late:
                 await late.answered_by(HOME)
 
             # 4. a new disk: an empty registry with another CA takes its place. Nobody believes it, nothing is removed
@@ -75,16 +61,16 @@ async def test_the_registry_is_lost_and_restored(
 
             # 5. from the backup it is the one that all know; it says so until it starts again
             await operator.ok("restore", str(backup))
-            await until(lambda: _finds(operator, "store_restored"), seconds=LONG, what="store_restored alone")
+            await until(lambda: operator.finds("store_restored"), seconds=LONG, what="store_restored alone")
             assert len(await operator.ok("get", "links")) == len(clusters.topology.links)
             before = (await client.get("v1", "Pod", POD, SYSTEM_NAMESPACE))["metadata"]["uid"]
             await client.delete("v1", "Pod", POD, SYSTEM_NAMESPACE)
             await client.until(lambda: _ready(client, other_than=before), timeout=LONG, what="the registry")
-            await until(lambda: _finds(operator), seconds=LONG, what="a whole federation")
+            await until(operator.finds, seconds=LONG, what="a whole federation")
 
             # 6. what is new is replicated again: a service that comes, and one that goes
             await shop.offer(HOME, "late")
-            async with shop.calling(AWAY, shop.name("late")) as new:
+            async with shop.calling(AWAY, shop.name("late"), way="redirect") as new:
                 await new.answered_by(HOME)
             await shop.unexport(HOME, "late")
             async with clusters.connect(AWAY) as away:
@@ -118,10 +104,6 @@ async def _ready(client: KubeClient, *, other_than: str = "") -> bool:
     pod = await client.get("v1", "Pod", POD, SYSTEM_NAMESPACE)
     conditions = {one["type"]: one["status"] for one in pod["status"].get("conditions", ())}
     return bool(pod["metadata"]["uid"] != other_than and conditions.get("Ready") == "True")
-
-
-async def _finds(operator: Operator, *codes: str) -> bool:
-    return await operator.codes() == set(codes)
 
 
 async def _finds_at_least(operator: Operator, *codes: str) -> bool:

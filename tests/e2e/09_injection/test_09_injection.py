@@ -4,13 +4,14 @@ calls that service, whichever of its containers restarts first.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from clusters.kind import engine
-from clusters.kind.bystanders import CALLER, IMAGE, PODS, PORT, Bystanders, Calls
+from clusters.kind.operator import Operator
+from clusters.kind.shop import CALLER, PODS, PORT, Shop, Way, pod_spec, workload
+from clusters.kubeclient import Object
 from clusters.pytest_plugin import Clusters
 from clusters.waiting import until
 
@@ -29,42 +30,31 @@ os.execvp(call[0], call)
 """
 
 
-@pytest.fixture
-async def shop(clusters: Clusters) -> AsyncIterator[Bystanders]:
-    shop = Bystanders(clusters.harness, "shop-injected")
-    await shop.open()
-    async with shop.connect(EAST) as client:
-        merge = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
-        await client.patch("v1", "Namespace", shop.namespace, merge=merge)
-    yield shop
-    await shop.close()
-
-
-def pod(shop: Bystanders, way: str) -> dict[str, Any]:
-    """One container that listens at the port of the service that it calls."""
+def pod(shop: Shop, way: Way) -> Object:
+    """One container that listens at the port of the service that it calls; its namespace says that it is injected."""
     serve = f"-m clusters.workloads http --cluster own --address 0.0.0.0 --port {PORT}"
-    call = f"-u -m clusters.load echo.{shop.namespace}.global {PORT} --timeout 30"
+    call = f"-m clusters.caller {shop.name('echo')} --port {PORT} --timeout 30"
     container = {
-        "name": CALLER,
-        "image": IMAGE,
-        "command": ["python3", "-c", _BOTH, serve, call],  # the image has no shell
+        **workload(CALLER, [serve, call], command=["python3", "-c", _BOTH]),  # the image has no shell
         "ports": [{"containerPort": PORT}],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10},
     }
     metadata = {"name": CALLER, "namespace": shop.namespace, "annotations": {"isthmus.io/way": way}}
-    spec = {"containers": [container], "terminationGracePeriodSeconds": 1}
-    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec(container)}
 
 
 @pytest.mark.parametrize("way", ["redirect", "loopback", "gateway"])
 async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
-    clusters: Clusters, shop: Bystanders, way: str
+    clusters: Clusters, shop: Shop, operator: Operator, way: Way
 ) -> None:
+    await operator.serve_names(EAST)
     await shop.offer(WEST, "echo")
-    await shop.imported(EAST, "echo", wanted=True)
+    await shop.imported(EAST, "echo")
     wanted = pod(shop, way)
     node = f"{(await clusters.harness.wanted())[EAST].name}-control-plane"
     async with shop.connect(EAST) as client:
+        merge = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
+        await client.patch("v1", "Namespace", shop.namespace, merge=merge)
         await client.until(lambda: client.apply(wanted), what="the pod")
 
         async def seen() -> Any:
@@ -86,7 +76,7 @@ async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
             await engine.execute(node, "sh", "-c", _STOP, "stop", container, shop.namespace)
 
         containers = [CALLER] if way == "gateway" else [SIDECAR, CALLER]
-        calls = Calls(client, shop.namespace)
+        calls = shop.calls_of(client, CALLER)
         # 1. it is injected, listens, and west answers what it calls
         await settles(dict.fromkeys(containers, 0), "the pod with its sidecar")
         injected = {one["name"] for one in (await seen())["spec"].get("initContainers", ())}

@@ -1,7 +1,4 @@
-import dataclasses
-import json
-
-from clusters.load import Outcome, account, parse
+from clusters.load import Outcome, account
 
 
 def outcome(begin: float, cluster: str, error: str = "") -> Outcome:
@@ -30,9 +27,3 @@ def test_nothing_had_to_switch():
 
 def test_an_answer_that_was_asked_for_before_the_fault_is_no_switch():
     assert account("x", [outcome(1.0, "west")], began=1.005, expect="west").switch_ms is None
-
-
-def test_what_a_pod_has_printed_is_read_again():
-    sent = [outcome(1.0, "east"), outcome(2.0, "", "ConnectionResetError")]
-    printed = "\n".join(json.dumps(dataclasses.asdict(one)) for one in sent)
-    assert parse(f'starting\n{printed}\n{{"begin": 3.0, "en') == sent
