@@ -1,6 +1,6 @@
-"""The workloads of the harness: an HTTP and a TCP echo that say which cluster answered.
+"""The workloads of the harness: echoes of HTTP, TCP, or TCP and UDP at one port, that say which cluster answered.
 
-`python -m clusters.workloads http|tcp --cluster NAME --address IP --port N` serves until it is killed.
+`python -m clusters.workloads http|tcp|tcp+udp --cluster NAME --address IP --port N` serves until it is killed.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import argparse
 import json
 import socket
 import socketserver
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
@@ -56,6 +57,15 @@ class _TcpEcho(socketserver.StreamRequestHandler):
             self.wfile.write(line)
 
 
+class _UdpEcho(socketserver.DatagramRequestHandler):
+    """Answers every datagram with the cluster's name, and what arrived."""
+
+    cluster = ""
+
+    def handle(self) -> None:
+        self.wfile.write(self.cluster.encode() + b"\n" + self.rfile.read())
+
+
 class _HttpServer(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
@@ -70,7 +80,7 @@ class _TcpServer(socketserver.ThreadingTCPServer):
 def main() -> None:
     """Serve one workload; prints `ready` once it listens."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("kind", choices=("http", "tcp"))
+    parser.add_argument("kind", choices=("http", "tcp", "tcp+udp"))
     parser.add_argument("--cluster", required=True)
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
@@ -83,6 +93,10 @@ def main() -> None:
     else:
         _TcpEcho.cluster = arguments.cluster
         server = _TcpServer(where, _TcpEcho)
+        if arguments.kind == "tcp+udp":
+            _UdpEcho.cluster = arguments.cluster
+            datagrams = socketserver.UDPServer(where, _UdpEcho)
+            threading.Thread(target=datagrams.serve_forever, name="udp", daemon=True).start()
     with server:
         bound = server.socket.getsockname() if isinstance(server.socket, socket.socket) else where
         print(f"ready {bound[0]}:{bound[1]}", flush=True)

@@ -18,6 +18,7 @@ import clusters
 from clusters.kind.calls import Calls
 from clusters.kind.harness import KindHarness
 from clusters.kind.installation import LABEL
+from clusters.kind.requester import Requester
 from clusters.kubeclient import KubeClient, Object, connect
 from clusters.together import finish_together
 from clusters.waiting import START
@@ -26,7 +27,7 @@ from federation.errors import InvalidInput, NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 
 IMAGE = f"isthmus:{__version__}"
-CODE = ("__init__.py", "caller.py", "load.py", "waiting.py", "workloads.py")
+CODE = ("__init__.py", "caller.py", "load.py", "names.py", "requester.py", "waiting.py", "workloads.py")
 """The modules of `clusters` that the workloads are made of; what else they import is in the image."""
 FOLDER = "/workloads"
 PORT, LISTEN = 80, 8080
@@ -158,6 +159,23 @@ class Shop:
             finally:
                 await client.delete("v1", "Pod", pod, self.namespace)
 
+    @asynccontextmanager
+    async def requester(self, cluster: str) -> AsyncIterator[Requester]:
+        """A pod that nobody touched, and that looks up and calls what it is told to, until the block ends."""
+        name = f"requester-{next(self._numbers)}"
+        container = {
+            **workload("requester", ["clusters.requester", "--port", str(LISTEN)]),
+            "readinessProbe": {"tcpSocket": {"port": LISTEN}, "periodSeconds": 1, "timeoutSeconds": 10},
+        }
+        metadata = {"name": name, "namespace": self.namespace}
+        async with self.connect(cluster) as client:
+            await client.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec(container)})
+            try:
+                await client.until(partial(_ready, client, name, self.namespace), timeout=PODS, what=f"the pod {name}")
+                yield Requester(client, cluster, self.namespace, name, LISTEN)
+            finally:
+                await client.delete("v1", "Pod", name, self.namespace)
+
     def calls_of(self, client: KubeClient, pod: str) -> Calls:
         """What the container `CALLER` of a pod has sent."""
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod}/log"
@@ -212,6 +230,11 @@ async def _running(client: KubeClient, pod: str, namespace: str) -> bool:
     if status["phase"] != "Running":
         raise Unavailable(f"{pod} is {status['phase']}: {status.get('conditions')}")
     return True
+
+
+async def _ready(client: KubeClient, pod: str, namespace: str) -> bool:
+    status = (await client.get("v1", "Pod", pod, namespace))["status"]
+    return any(one["type"] == "Ready" and one["status"] == "True" for one in status.get("conditions", ()))
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ EAST, WEST = "east", "west"
 async def whole(clusters: Clusters, operator: Operator) -> AsyncIterator[None]:
     """Whatever comes of the story, west is a member again after it."""
     yield
+    await operator("cluster", "leave", WEST, *await operator.place(WEST), seconds=PODS)  # a member gets no token
     await operator("uninstall", "all", *await operator.place(WEST), "--purge", seconds=PODS)
     async with clusters.connect(WEST) as client:
         await client.gone("v1", "Namespace", SYSTEM_NAMESPACE, timeout=PODS)

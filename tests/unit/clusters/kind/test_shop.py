@@ -16,7 +16,7 @@ from federation import __version__
 METADATA = {"name": "echo", "namespace": "shop"}
 
 
-@pytest.mark.parametrize("module", ["clusters.caller", "clusters.workloads"])
+@pytest.mark.parametrize("module", ["clusters.caller", "clusters.requester", "clusters.workloads"])
 def test_the_code_runs_without_the_rest_of_the_harness(module: str, tmp_path: Path):
     (tmp_path / "clusters").mkdir()
     for name, text in code().items():
