@@ -2,9 +2,10 @@
 
 The mark names a topology (clusters.topologyfile), and the fixture `clusters` gives what stands. Tests of one topology
 run together, at the end of the session; its clusters go before those of the next are made. A test that installs or
-removes isthmus by itself has `anew=True`: it comes after those that do not, and `up` makes good what it has left. With
-`--keep-clusters` they stay, and a later session goes on with them. Where there is no Docker, no kind or no node image a
-test is skipped with the reason; with CI or ISTHMUS_KIND_REQUIRED set it fails.
+removes isthmus by itself has `anew=True`: it comes after those that do not, and `up` makes good what it has left. What
+`up` cannot make good, such as a version from which there is no way back, has `spent=True`: it comes last of all, and
+its clusters go after it. With `--keep-clusters` others stay, and a later session goes on with them. Where there is no
+Docker, no kind or no node image a test is skipped with the reason; with CI or ISTHMUS_KIND_REQUIRED set it fails.
 """
 
 from __future__ import annotations
@@ -108,10 +109,16 @@ class Pool:
         """What stands may be broken: it is looked at, and repaired, before the next test gets it."""
         self._whole = None
 
+    def spend(self) -> None:
+        """Nobody can go on with what stands: it goes, also where clusters are left standing."""
+        if self._standing is not None:
+            complete(self._standing.harness.down())
+        self._standing = self._whole = None
+
     def close(self) -> None:
         """Take down what stands."""
-        if self._standing is not None and not self._keep:
-            complete(self._standing.harness.down())
+        if not self._keep:
+            self.spend()
         self._standing = self._whole = None
 
 
@@ -136,8 +143,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers",
-        "clusters(topology, installed=False, anew=False): runs on real clusters of that topology, with isthmus where it"
-        " says so; `anew`: it leaves them otherwise, so that they are looked at again before the next test",
+        "clusters(topology, installed=False, anew=False, spent=False): runs on real clusters of that topology, with"
+        " isthmus where it says so; `anew`: it leaves them otherwise, so that they are looked at again before the next"
+        " test; `spent`: it leaves them so that there is no next one",
     )
 
 
@@ -156,7 +164,7 @@ def grouped(items: Sequence[pytest.Item]) -> list[pytest.Item]:
         else:
             found.setdefault(str(mark.args[0]), []).append(item)
     for group in found.values():
-        group.sort(key=lambda item: (wants_installed(item), leaves_otherwise(item)))
+        group.sort(key=lambda item: (spends(item), wants_installed(item), leaves_otherwise(item)))
     return [*others, *(item for group in found.values() for item in group)]
 
 
@@ -168,6 +176,11 @@ def wants_installed(item: pytest.Item) -> bool:
 def leaves_otherwise(item: pytest.Item) -> bool:
     """Whether the test leaves the clusters otherwise than it got them."""
     return _says(item, "anew")
+
+
+def spends(item: pytest.Item) -> bool:
+    """Whether nobody can go on with the clusters after the test."""
+    return _says(item, "spent")
 
 
 def _says(item: pytest.Item, what: str) -> bool:
@@ -202,7 +215,9 @@ def clusters(request: pytest.FixtureRequest, _cluster_pool: Pool) -> Iterator[Cl
     yield found
     if found.faults.broken:
         complete(found.faults.heal())
-    if request.session.testsfailed > failed or leaves_otherwise(request.node):
+    if spends(request.node):
+        _cluster_pool.spend()
+    elif request.session.testsfailed > failed or leaves_otherwise(request.node):
         _cluster_pool.doubt()
 
 

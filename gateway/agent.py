@@ -33,7 +33,7 @@ from gateway.called import Called
 from gateway.settings import GatewaySettings
 
 ANNOUNCE_SECONDS = 1.0
-"""How long new connections are still taken after draining was announced: until peers have heard of it."""
+"""Between the announcement and the first word to who is connected: those who come anew then go elsewhere."""
 
 DRAIN_MARGIN = 5.0
 """Seconds for which the cluster of a replaced listener outlasts the connections that this one had."""
@@ -162,13 +162,13 @@ class GatewayPart:
                 edge.publisher.poke()
 
     async def drain(self) -> None:
-        """See Member: peers hear of it first, then nothing new is taken and what runs may end."""
+        """See Member: peers hear of it first; what comes all the same is served, and what runs may end."""
         edge, seconds = self._edge, self._settings.drain_seconds
         edge.log.info("draining", seconds=seconds)
         edge.draining = True
         edge.client.announce()
         await edge.clock.sleep(min(ANNOUNCE_SECONDS, seconds))
-        await edge.envoy.drain(seconds)
+        await edge.envoy.drain(seconds, quiet=self._settings.drain_quiet_seconds)
         edge.log.info("drained")
 
     async def close(self) -> None:

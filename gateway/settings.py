@@ -21,6 +21,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
 
     `egress_address`: where workloads of the own cluster reach `egress_bind`; needed where that is all addresses. What
     they did not call for `egress_idle_seconds` Envoy forgets until they call again.
+
+    `drain_quiet_seconds`: it ends before `drain_seconds` when nothing is under way and nothing has come for so long.
     """
 
     address: str
@@ -32,6 +34,7 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
     egress_idle_seconds: float = 600.0
     weight: int = 1
     drain_seconds: float = 5.0
+    drain_quiet_seconds: float = 1.0
     names_limit: int = 10_000
     refused_limit: int = 1_000
     namespace: str = SYSTEM_NAMESPACE
@@ -78,6 +81,8 @@ class GatewaySettings(EdgeSettings, frozen=True, kw_only=True, forbid_unknown_fi
             raise InvalidSettings(f"weight {self.weight} is not 1 to 1000")
         if not 0 <= self.drain_seconds <= 600:
             raise InvalidSettings(f"drain_seconds {self.drain_seconds} is not 0 to 600")
+        if not 0 <= self.drain_quiet_seconds <= 600:
+            raise InvalidSettings(f"drain_quiet_seconds {self.drain_quiet_seconds} is not 0 to 600")
         if not 1 <= self.names_limit <= 1_000_000:
             raise InvalidSettings(f"names_limit {self.names_limit} is not 1 to 1000000")
         if not 1 <= self.refused_limit <= 1_000_000:

@@ -20,12 +20,13 @@ from envoy.extensions.resource_monitors.fixed_heap.v3 import fixed_heap_pb2
 from envoy.extensions.upstreams.http.v3 import http_protocol_options_pb2
 from google.protobuf import any_pb2, duration_pb2, message, struct_pb2
 
+from federation.envoy import leaving
+
 ADS_CLUSTER = "isthmus-ads"
 STATS = (
     "server.live",
     "server.state",
     "server.uptime",
-    "server.total_connections",
     "server.memory_allocated",
     "control_plane.connected_state",
     "cluster_manager.active_clusters",
@@ -33,6 +34,7 @@ STATS = (
     "listener_manager.total_listeners_",
     "listener_manager.listener_create_failure",
     "overload.",
+    *leaving.STATS,
 )
 """The statistics that somebody reads, as prefixes; every other one costs memory for nothing."""
 

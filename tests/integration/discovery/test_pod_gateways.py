@@ -185,12 +185,13 @@ async def test_a_gateway_in_a_pod(
         agent = await running.start(**changes)
         assert agent.consumers.gateways.value[NAME].address == "198.51.100.8"
         await until(lambda: [c.connected for c in agent.consumers.all] == [True])
-        # The Pod ends: what runs may end, the kubelet hears that it is not ready, the peers that it is gone.
+        # The Pod ends: peers hear of it. It is ready as long as it serves, for nodes that have no other.
         slow = asyncio.create_task(asyncio.to_thread(_get, port, host, "/slow"), name="slow")
         await asyncio.wait_for(backend.busy.wait(), ANSWER)
         gateway.process.send_signal(signal.SIGTERM)
-        await gateway.answers("/readyz", 503, "draining")
         await until(lambda: agent.consumers.gateways.value[NAME].draining)
+        await gateway.answers("/readyz", 200)
+        assert await _serves(port, host)
         backend.finish.set()
         assert await slow == "east"
         assert await asyncio.to_thread(gateway.process.wait, DEADLINE) == 0

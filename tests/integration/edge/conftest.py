@@ -14,7 +14,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -273,6 +273,14 @@ class Space(NetworkNamespace):
         return await self.run(LOOK_UP, process.ports["dns"], name)
 
 
+@dataclass
+class Held:
+    """A request that a workload has, and does not answer yet."""
+
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    released: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 class World:
     """What a test has started; `close` ends it all."""
 
@@ -317,9 +325,8 @@ class World:
 
     def gateway(self, agent: Agent, name: str = "gw", **settings: Any) -> Process:
         port = settings.pop("port", None) or free_port()
-        found = self.process(
-            "gateway", name, agent, address="127.0.0.1", bind="127.0.0.1", port=port, drain_seconds=2, **settings
-        )
+        settings = {"drain_seconds": 2, **settings}
+        found = self.process("gateway", name, agent, address="127.0.0.1", bind="127.0.0.1", port=port, **settings)
         found.east_west = port  # type: ignore[attr-defined]
         return found
 
@@ -329,13 +336,20 @@ class World:
             settings.setdefault("range", self.virtual_range)
         return self.process("sidecar", name, agent, namespace="shop", account="web", dns=dns_settings, **settings)
 
-    async def http_echo(self, text: str, host: str = "127.0.0.1") -> int:
-        """An HTTP/1.1 workload with keep-alive that answers `text`; its port."""
+    def held(self) -> Held:
+        """For `http_echo`."""
+        return Held()
+
+    async def http_echo(self, text: str, host: str = "127.0.0.1", *, held: Held | None = None) -> int:
+        """An HTTP/1.1 workload with keep-alive that answers `text`, to POST when `held` lets it; its port."""
 
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
                 while True:
-                    await reader.readuntil(b"\r\n\r\n")
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    if held is not None and head.startswith(b"POST "):
+                        held.arrived.set()
+                        await held.released.wait()
                     body = text.encode()
                     writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body))
                     await writer.drain()
@@ -367,11 +381,16 @@ class World:
                 await writer.wait_closed()
 
     async def get(
-        self, address: str, port: int = 80, host: str = "echo.shop.global", version: str = "1.1"
+        self,
+        address: str,
+        port: int = 80,
+        host: str = "echo.shop.global",
+        version: str = "1.1",
+        method: str = "GET",
     ) -> tuple[int, str]:
-        """(status, body) of a GET on a connection of its own; status 0 where the connection just ended."""
+        """(status, body) of a request on a connection of its own; status 0 where the connection just ended."""
         async with self.connection(address, port) as (reader, writer):
-            writer.write(f"GET / HTTP/{version}\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
+            writer.write(f"{method} / HTTP/{version}\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
             raw = (await asyncio.wait_for(reader.read(), ANSWER)).decode()
         head, _, body = raw.partition("\r\n\r\n")
         return (int(head.split(" ")[1]) if head else 0), body

@@ -39,11 +39,16 @@ def envoy_of(process: Any) -> int:
     return next(p for p in children(process.child.pid) if "envoy" in os.readlink(f"/proc/{p}/exe"))
 
 
-async def federation(world: Any, shop: Any, *, ttl: float = 3600.0, **options: Any) -> tuple[Any, Any, Any, Any]:
-    """(east agent, gateway, west agent, sidecar): shop/echo is exported by east and imported by west."""
+async def federation(
+    world: Any, shop: Any, *, ttl: float = 3600.0, held: Any = None, far: dict[str, Any] | None = None, **options: Any
+) -> tuple[Any, Any, Any, Any]:
+    """(east agent, gateway, west agent, sidecar): shop/echo is exported by east and imported by west.
+
+    `held`: by the workload of east; `far`: settings of the gateway.
+    """
     east, west = await world.agent("east", ttl=ttl), await world.agent("west", ttl=ttl)
-    http = await world.http_echo("east-1")
-    gateway = world.gateway(east)
+    http = await world.http_echo("east-1", held=held)
+    gateway = world.gateway(east, **far or {})
     shop.link(east, west, gateways={"east": (Gateway(name="gw", address="127.0.0.1", port=gateway.east_west),)})
     east.put_export(shop.exported(shop.echo, shop.http, http, "west"))
     west.put_import(shop.imported(shop.echo, shop.http, shop.backend("east", shop.http)))
@@ -123,14 +128,24 @@ async def test_renewals_under_load_fail_no_request(world: Any, shop: Any) -> Non
         await shop.until(lambda p=process: p.metric("isthmus_watch_connected") == 1, what="it is connected again")
 
 
-async def test_a_gateway_that_stops_says_so_and_lets_requests_end(world: Any, shop: Any) -> None:
-    east, gateway, _, sidecar = await federation(world, shop)
+async def test_a_gateway_that_stops_says_so_and_serves_who_has_not_heard_of_it(world: Any, shop: Any) -> None:
+    """A request that is under way may end, and what still comes is answered: its address may be that of its successor,
+    and what stands before both learns later than peers which of them it is."""
+    held = world.held()
+    east, gateway, _, sidecar = await federation(world, shop, held=held, far={"drain_seconds": 60})
     address = await sidecar.address("echo.shop.global")
     assert await world.get(address) == (200, "east-1")
+    long = asyncio.create_task(world.get(address, method="POST"), name="long")
+    await held.arrived.wait()
     gateway.child.send_signal(signal.SIGTERM)
     await shop.until(lambda: east.presence["gw"].gateway.draining, what="draining is announced")
-    assert await world.get(address) == (200, "east-1")  # it is still served while peers hear of it
-    assert await gateway.stop(0) == 0
+    heard = time.monotonic()
+    while time.monotonic() < heard + 4.0:  # well above the time in which nothing may come
+        assert await world.get(address) == (200, "east-1")
+    held.released.set()
+    assert await long == (200, "east-1")
+    assert gateway.child.poll() is None
+    assert await gateway.stop(0) == 0  # and long before its 60 s
 
 
 async def test_a_gateway_whose_port_is_taken_says_so_and_opens_when_it_is_free(world: Any, shop: Any) -> None:

@@ -44,7 +44,7 @@ async def test_ready_with_the_first_snapshot_and_gone_after_stop(directory: Path
             while not await process.ready():
                 await asyncio.sleep(0.02)
         assert os.getpgid(process.pid or 0) == process.pid  # a group of its own
-        assert await process.drain(5.0)
+        assert await process.drain(5.0, quiet=0.0)
     finally:
         await process.stop()
         await running

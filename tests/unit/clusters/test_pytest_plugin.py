@@ -11,9 +11,9 @@ from federation.errors import IsthmusError, NotFound, Unavailable
 
 
 class Item:
-    def __init__(self, name: str, topology: str = "", *, installed: bool = False, anew: bool = False) -> None:
+    def __init__(self, name: str, topology: str = "", **says: bool) -> None:
         self.name = name
-        self._mark = pytest.mark.clusters(topology, installed=installed, anew=anew).mark if topology else None
+        self._mark = pytest.mark.clusters(topology, **says).mark if topology else None
 
     def get_closest_marker(self, name: str) -> Any:
         return self._mark if name == "clusters" else None
@@ -21,6 +21,7 @@ class Item:
 
 def test_order() -> None:
     items: list[Any] = [
+        Item("z", "two-kind", installed=True, spent=True),
         Item("h", "two-kind", installed=True, anew=True),
         Item("i", "two-kind", anew=True),
         Item("a", "two-kind", installed=True),
@@ -31,7 +32,7 @@ def test_order() -> None:
         Item("f", "two-kind", installed=True),
         Item("g", "nat-kind", installed=True),
     ]
-    assert "".join(item.name for item in grouped(items)) == "bediafhcg"
+    assert "".join(item.name for item in grouped(items)) == "bediafhzcg"
 
 
 @pytest.mark.parametrize(
@@ -107,3 +108,22 @@ def test_what_stands_is_looked_at_when_it_may_be_broken(monkeypatch: pytest.Monk
     assert asked[4:] == ["down", "sweep", "up"]
     pool.close()
     assert asked[7:] == ["down"]
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_clusters_that_nobody_can_go_on_with_go(monkeypatch: pytest.MonkeyPatch, keep: bool) -> None:
+    asked: list[str] = []
+
+    def complete(work: Any) -> None:
+        work.close()
+        asked.append(work.__name__)
+
+    monkeypatch.setattr("clusters.pytest_plugin.complete", complete)
+    pool = Pool("p", None, keep=keep)
+    pool.take("two-kind", installed=True)
+    pool.spend()
+    assert asked[-2:] == ["up", "down"]
+    pool.take("two-kind", installed=True)
+    assert asked[-1] == "up"
+    pool.close()
+    assert asked[-1] == ("up" if keep else "down")

@@ -53,6 +53,7 @@ def test_peers_may_reach_it_at_another_address_and_port(tmp_path: Path) -> None:
         ({"egress_bind": ""}, "egress_bind"),
         ({"weight": 0}, "weight"),
         ({"drain_seconds": -1}, "drain_seconds"),
+        ({"drain_quiet_seconds": 601}, "drain_quiet_seconds"),
         ({"names_limit": 0}, "names_limit"),
         ({"refused_limit": 0}, "refused_limit"),
         ({"surprise": 1}, "surprise"),

@@ -132,4 +132,4 @@ async def test_an_executable_that_is_gone(tmp_path: Path) -> None:
 
 
 async def test_draining_nobody(script: Callable[..., Path], tmp_path: Path) -> None:
-    assert await envoy(tmp_path, script("exit 0")).drain(1.0)
+    assert await envoy(tmp_path, script("exit 0")).drain(1.0, quiet=0.0)
