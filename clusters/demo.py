@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import signal
 import sys
@@ -20,6 +21,8 @@ from rich.console import Console
 
 from clusters.consulground import WithConsul
 from clusters.ground import ApiServers, Folders, Ground
+from clusters.kind.harness import IMAGE
+from clusters.kind.stage import TOPOLOGY, KindStage
 from clusters.namespace import enter_own_network
 from clusters.processes import NAMESPACE, ProcessFederation
 from clusters.processstage import ProcessStage
@@ -39,10 +42,18 @@ def main() -> None:
     parser.add_argument("--changes", type=_count, default=40, help="endpoint changes to measure (default 40)")
     parser.add_argument(
         "--clusters",
-        choices=("processes", "apiserver"),
+        choices=("processes", "apiserver", "kind"),
         default="processes",
-        help="plain hosts described by files (default), or Kubernetes API servers of this machine",
+        help="plain hosts described by files (default), Kubernetes API servers of this machine, or two whole clusters"
+        " in Docker containers",
     )
+    parser.add_argument(
+        "--prefix",
+        default="",
+        help=f"with kind: use the clusters {TOPOLOGY} that `python -m clusters up` has made with this prefix, and leave"
+        " them standing (default: clusters of its own, which it removes)",
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="with --prefix: where their files are")
     parser.add_argument("--directory", type=Path, help="where to keep state and logs (default: a temporary folder)")
     arguments = parser.parse_args()
     try:
@@ -53,7 +64,7 @@ def main() -> None:
         print(json.dumps({"error": error.as_dict()}) if arguments.json else f"error: {error}", file=sys.stderr)
         status = error.exit_status
     except asyncio.CancelledError:
-        print("interrupted; everything was stopped", file=sys.stderr)
+        print("interrupted; everything was ended", file=sys.stderr)
         status = 128 + signal.SIGINT
     sys.exit(status)
 
@@ -90,16 +101,25 @@ async def _run(arguments: argparse.Namespace) -> int:
             _print_commands(stage, sys.stderr if arguments.json else sys.stdout)
             await asyncio.Event().wait()
         done = result.failed == 0
+        if not done:
+            await stage.report()
         return 0 if done else 1
+    except Exception:
+        await stage.report()
+        raise
     finally:
         await stage.close()
-        if arguments.directory is None and (done or arguments.keep):
+        told = any(one.is_file() for one in directory.rglob("*"))
+        if arguments.directory is None and (done or arguments.keep or not told):
             shutil.rmtree(directory, ignore_errors=True)
-        elif not done:
+        elif not done and told:
             print(f"state and logs are kept in {directory}", file=sys.stderr)
 
 
 def _stage(directory: Path, arguments: argparse.Namespace) -> Stage:
+    if arguments.clusters == "kind":
+        image = os.environ.get(IMAGE, "")
+        return KindStage(directory, image=image, standing=arguments.prefix, state=arguments.state)
     topology, left_out = choose()
     return ProcessStage(_processes(topology, directory, arguments.clusters), left_out=left_out)
 

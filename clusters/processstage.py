@@ -111,6 +111,9 @@ class ProcessStage:
 
     # --- the end, and what can be tried before it --------------------------------------------------------------------
 
+    async def report(self) -> None:
+        """All of it is written there anyway."""
+
     async def close(self) -> None:
         await asyncio.to_thread(self.federation.stop)
 

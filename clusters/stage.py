@@ -102,6 +102,10 @@ class Stage(Protocol):
         """From so many changes of an endpoint in NEAREST to the Envoy of CALLER; None where that is not told."""
         ...
 
+    async def report(self) -> None:
+        """The story did not go well: put what is known of its clusters into `logs`, unless it is there."""
+        ...
+
     async def close(self) -> None:
         """End and remove everything, in whatever state it is."""
         ...
