@@ -142,7 +142,7 @@ def _with_a_pair() -> list[Phase]:
         Phase(
             "cluster_paused",
             CALLER,
-            f"all of {NEAREST} stands still, with requests under way: a copy that {CALLER} had just started took over",
+            f"all of {NEAREST} stands still, in the midst of requests: a copy that {CALLER} had just started answers",
             by=_pause_beside_a_new_copy,
         ),
     ]
