@@ -14,111 +14,24 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, Group
-from rich.live import Live
-from rich.spinner import Spinner
-from rich.table import Table
+from rich.console import Console
 
 from clusters.consulground import WithConsul
 from clusters.ground import ApiServers, Folders, Ground
-from clusters.load import Account
-from clusters.namespace import enter_own_network, in_own_network
-from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
-from clusters.scenario import CALLER, GLOBAL_NAME, STOCK_NAME, Result, build, tell
+from clusters.kind.harness import IMAGE
+from clusters.kind.stage import TOPOLOGY, KindStage
+from clusters.namespace import enter_own_network
+from clusters.processes import NAMESPACE, ProcessFederation
+from clusters.processstage import ProcessStage
+from clusters.scenario import Result, Teller, tell
+from clusters.screen import Quiet, Show
+from clusters.stage import Stage
 from clusters.testbed.components import require
-from clusters.topology import DC1, DEMO, DEMO_WITH_CONSUL, STOCK, Topology
+from clusters.topology import DC1, DEMO, DEMO_WITH_CONSUL, Topology
 from federation.errors import IsthmusError, NotFound, StorageFailed
-
-
-class Quiet:
-    """Says each step in a line on stderr; the result is printed by the caller."""
-
-    def step(self, text: str) -> None:
-        print(f"… {text}", file=sys.stderr, flush=True)
-
-    def names(self, names: dict[str, list[str]]) -> None:
-        self.step(", ".join(f"{name} is {' '.join(answers)}" for name, answers in names.items()))
-
-    def phase(self, phase: Account, told: str) -> None:
-        self.step(f"{phase.name}: {phase.requests} requests, {phase.failed} failed, by {phase.answered_by}: {told}")
-        for error in phase.errors:
-            self.step(f"  {error}")
-
-    def live(self, name: str, requests: int, failed: int) -> None:
-        """Nothing moves on a pipe."""
-
-
-class Show:
-    """A live table of the phases, with the current step below it."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(console=console, refresh_per_second=10, transient=False)
-        self._spinner = Spinner("dots", "starting")
-        self._names: dict[str, list[str]] = {}
-        self._phases: list[tuple[Account, str]] = []
-        self._current: tuple[str, int, int] | None = None
-
-    @contextmanager
-    def on_screen(self) -> Iterator[None]:
-        with self._live:
-            self._draw()
-            yield
-            self._live.update(Group(*self._tables()))
-
-    def step(self, text: str) -> None:
-        self._current = None
-        self._spinner.update(text=text)
-        self._draw()
-
-    def names(self, names: dict[str, list[str]]) -> None:
-        self._names = names
-        self._draw()
-
-    def phase(self, phase: Account, told: str) -> None:
-        self._phases.append((phase, told))
-        self._current = None
-        self._draw()
-
-    def live(self, name: str, requests: int, failed: int) -> None:
-        self._current = (name, requests, failed)
-        self._spinner.update(text="requests are running")
-        self._draw()
-
-    def _draw(self) -> None:
-        self._live.update(Group(*self._tables(), self._spinner))
-
-    def _tables(self) -> list[Any]:
-        tables: list[Any] = []
-        if self._names:
-            names = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-            names.add_column("NAME")
-            names.add_column(f"ANSWER OF {CALLER.upper()}'S SIDECAR (UDP and TCP)")
-            for name, answers in self._names.items():
-                names.add_row(name, " ".join(answers))
-            tables += [names, ""]
-        phases = Table(box=None, pad_edge=False, header_style="bold")
-        for column in ("PHASE", "REQUESTS", "FAILED", "ANSWERED BY", "SWITCH", "WHAT HAPPENED"):
-            phases.add_column(column, justify="right" if column in ("REQUESTS", "FAILED", "SWITCH") else "left")
-        for phase, told in self._phases:
-            phases.add_row(
-                phase.name,
-                str(phase.requests),
-                f"[red]{phase.failed}[/red]" if phase.failed else "[green]0[/green]",
-                " ".join(f"{cluster} {count}" for cluster, count in phase.answered_by.items()),
-                "-" if phase.switch_ms is None else f"{phase.switch_ms:.0f} ms",
-                told,
-            )
-        if self._current:
-            name, requests, failed = self._current
-            phases.add_row(name, str(requests), str(failed), "…", "", "")
-        if self._phases or self._current:
-            tables += [phases, ""]
-        return tables
 
 
 def main() -> None:
@@ -129,10 +42,18 @@ def main() -> None:
     parser.add_argument("--changes", type=_count, default=40, help="endpoint changes to measure (default 40)")
     parser.add_argument(
         "--clusters",
-        choices=("processes", "apiserver"),
+        choices=("processes", "apiserver", "kind"),
         default="processes",
-        help="plain hosts described by files (default), or Kubernetes API servers of this machine",
+        help="plain hosts described by files (default), Kubernetes API servers of this machine, or two whole clusters"
+        " in Docker containers",
     )
+    parser.add_argument(
+        "--prefix",
+        default="",
+        help=f"with kind: use the clusters {TOPOLOGY} that `python -m clusters up` has made with this prefix, and leave"
+        " them standing (default: clusters of its own, which it removes)",
+    )
+    parser.add_argument("--state", type=Path, metavar="DIR", help="with --prefix: where their files are")
     parser.add_argument("--directory", type=Path, help="where to keep state and logs (default: a temporary folder)")
     arguments = parser.parse_args()
     try:
@@ -143,7 +64,7 @@ def main() -> None:
         print(json.dumps({"error": error.as_dict()}) if arguments.json else f"error: {error}", file=sys.stderr)
         status = error.exit_status
     except asyncio.CancelledError:
-        print("interrupted; everything was stopped", file=sys.stderr)
+        print("interrupted; everything was ended", file=sys.stderr)
         status = 128 + signal.SIGINT
     sys.exit(status)
 
@@ -161,34 +82,46 @@ async def _run(arguments: argparse.Namespace) -> int:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StorageFailed(f"cannot make {directory}: {error.strerror}") from error
-    topology, left_out = choose()
-    federation = _federation(topology, directory, arguments.clusters)
-    _on_interrupts(federation)
+    stage = _stage(directory, arguments)
+    _on_interrupts(stage)
     done = False
     try:
         console = Console()
         show = Show(console) if console.is_terminal and not arguments.json else None
         if show:
             with show.on_screen():
-                result = await _story(federation, show, arguments.changes)
+                result = await _story(stage, show, arguments.changes)
         else:
-            for line in left_out:
+            for line in stage.left_out:
                 print(line, file=sys.stderr, flush=True)
-            result = await _story(federation, Quiet(), arguments.changes)
-        result.left_out = left_out
+            result = await _story(stage, Quiet(), arguments.changes)
         result.seconds = time.monotonic() - began
         _print(result, arguments, console)
         if arguments.keep:
-            _print_commands(federation, sys.stderr if arguments.json else sys.stdout)
+            _print_commands(stage, sys.stderr if arguments.json else sys.stdout)
             await asyncio.Event().wait()
         done = result.failed == 0
+        if not done:
+            await stage.report()
         return 0 if done else 1
+    except Exception:
+        await stage.report()
+        raise
     finally:
-        await asyncio.to_thread(federation.stop)
-        if arguments.directory is None and (done or arguments.keep):
+        await stage.close()
+        told = any(one.is_file() for one in directory.rglob("*"))
+        if arguments.directory is None and (done or arguments.keep or not told):
             shutil.rmtree(directory, ignore_errors=True)
-        elif not done:
+        elif not done and told:
             print(f"state and logs are kept in {directory}", file=sys.stderr)
+
+
+def _stage(directory: Path, arguments: argparse.Namespace) -> Stage:
+    if arguments.clusters == "kind":
+        image = os.environ.get(IMAGE, "")
+        return KindStage(directory, image=image, standing=arguments.prefix, state=arguments.state)
+    topology, left_out = choose()
+    return ProcessStage(_processes(topology, directory, arguments.clusters), left_out=left_out)
 
 
 def choose() -> tuple[Topology, list[str]]:
@@ -200,7 +133,7 @@ def choose() -> tuple[Topology, list[str]]:
     return DEMO_WITH_CONSUL, []
 
 
-def _federation(topology: Topology, directory: Path, kind: str) -> ProcessFederation:
+def _processes(topology: Topology, directory: Path, kind: str) -> ProcessFederation:
     """On folders or API servers, beside them the datacenters of the topology."""
     ground: Ground
     if kind == "apiserver":
@@ -213,7 +146,7 @@ def _federation(topology: Topology, directory: Path, kind: str) -> ProcessFedera
     return federation
 
 
-def _on_interrupts(federation: ProcessFederation) -> None:
+def _on_interrupts(stage: Stage) -> None:
     """The first Ctrl-C ends the story in order, a later one at once; nothing stays behind either way."""
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - we are inside asyncio.run
@@ -225,15 +158,19 @@ def _on_interrupts(federation: ProcessFederation) -> None:
         if interrupts == 1:
             task.cancel()
         else:
-            federation.kill_all()
+            stage.kill()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, interrupted)
 
 
-async def _story(federation: ProcessFederation, teller: Quiet | Show, changes: int) -> Result:
-    await build(federation, teller)
-    return await tell(federation, teller, changes=changes)
+async def _story(stage: Stage, teller: Teller, changes: int) -> Result:
+    began = time.monotonic()
+    await stage.build(teller.step)
+    built = time.monotonic() - began
+    result = await tell(stage, teller, changes=changes)
+    result.built = built
+    return result
 
 
 def _print(result: Result, arguments: argparse.Namespace, console: Console) -> None:
@@ -247,7 +184,8 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
             f"{p.p99:.1f} ms (99th percentile) of {p.n}."
         )
     console.print(
-        f"{sum(p.requests for p in result.phases)} requests, {result.failed} failed, {result.seconds:.0f} s in all."
+        f"{sum(p.requests for p in result.phases)} requests, {result.failed} failed; "
+        f"{result.seconds:.0f} s in all, {result.built:.0f} s of it until the clusters were linked."
     )
     for line in result.left_out:
         console.print(line)
@@ -255,35 +193,9 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
         console.print("To go on exploring: scripts/demo --keep")
 
 
-def _print_commands(federation: ProcessFederation, file: Any) -> None:
-    place = federation.places[CALLER]
-    fedctl = Path(sys.executable).with_name("fedctl")
+def _print_commands(stage: Stage, file: Any) -> None:
     print("\nEverything runs until Ctrl-C. Try, in another terminal:\n", file=file)
-    ground, kubectl, consul = federation.ground, [], []
-    if isinstance(ground, WithConsul):
-        datacenter, ground = ground.datacenters[DC1.name], ground.base
-        consul = [
-            f"export CONSUL_HTTP_ADDR={datacenter.url()}",
-            f"{datacenter.program} maint -enable -service={STOCK.name}-0",
-            f"{fedctl} resolve {STOCK_NAME} --from {CALLER}",
-        ]
-    if isinstance(ground, ApiServers):
-        config = ground.clusters[CALLER].kubeconfig
-        kubectl = [f"kubectl --kubeconfig {config} get serviceimports,services,endpointslices -n {NAMESPACE}"]
-    for line in (
-        *([f"nsenter --target {os.getpid()} --user --net --preserve-credentials bash"] if in_own_network() else []),
-        f"export ISTHMUS_HOME={federation.home.directory}",
-        f"{fedctl} status",
-        f"{fedctl} get services",
-        f"{fedctl} resolve {GLOBAL_NAME} --from {CALLER}",
-        f"dig @{place.address} -p {place.dns_port} {GLOBAL_NAME}",
-        f"curl -s http://{GLOBAL_NAME}:{HTTP_PORT}/ --resolve {GLOBAL_NAME}:{HTTP_PORT}:"
-        f"$(dig +short @{place.address} -p {place.dns_port} {GLOBAL_NAME})",
-        *kubectl,
-        *consul,
-        f"{fedctl} unlink {CALLER} west",
-        f"ls {federation.directory}/logs",
-    ):
+    for line in stage.commands():
         print(f"  {line}", file=file)
 
 

@@ -111,6 +111,8 @@ class Account:
     answered_by: dict[str, int]
     switch_ms: float | None
     errors: tuple[str, ...] = ()
+    seconds: float = 0.0
+    """That it lasted."""
 
     def as_dict(self) -> dict[str, object]:
         """The phase as `--json` prints it."""
@@ -120,10 +122,13 @@ class Account:
             "failed": self.failed,
             "answered_by": self.answered_by,
             "switch_ms": self.switch_ms,
+            "seconds": round(self.seconds, 1),
         }
 
 
-def account(name: str, outcomes: Sequence[Outcome], *, began: float, expect: str | None) -> Account:
+def account(
+    name: str, outcomes: Sequence[Outcome], *, began: float, expect: str | None, seconds: float = 0.0
+) -> Account:
     """Sum up a phase. `switch_ms`: from `began` (monotonic s) to the first answer of cluster `expect`."""
     first = next((o.end for o in outcomes if o.cluster == expect and o.begin >= began), None) if expect else None
     return Account(
@@ -133,4 +138,5 @@ def account(name: str, outcomes: Sequence[Outcome], *, began: float, expect: str
         answered_by=dict(sorted(Counter(o.cluster for o in outcomes if not o.error).items())),
         switch_ms=None if first is None else round((first - began) * 1000, 1),
         errors=tuple(dict.fromkeys(o.error for o in outcomes if o.error))[:3],
+        seconds=seconds,
     )

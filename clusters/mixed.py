@@ -41,8 +41,9 @@ _COPY_PORT, _HEALTH_PORT = 7000, 7100
 class GuardedDatacenter(WithConsul):
     """`base`, and the datacenter `NAME` with one server at the outer end of the VM's cable."""
 
-    def __init__(self, base: Ground, directory: Path, space: NetworkNamespace) -> None:
-        super().__init__(base, directory, [NAME], namespace=NAMESPACE, acl=True, addresses=iter([space.outside]))
+    def __init__(self, base: Ground, directory: Path, space: NetworkNamespace, *, namespace: str = NAMESPACE) -> None:
+        """`namespace`: what its services have in the federation."""
+        super().__init__(base, directory, [NAME], namespace=namespace, acl=True, addresses=iter([space.outside]))
         self.datacenter = self.datacenters[NAME]
         site = self.datacenter.sites["s1"]
         self.network = FaultProxy((site.address, site.http), port=free_port())
@@ -77,8 +78,12 @@ class GuardedDatacenter(WithConsul):
 class ConsulVm:
     """A VM: a client agent of Consul, two copies of a program, and for each a page by which Consul checks it."""
 
-    def __init__(self, space: NetworkNamespace, ground: GuardedDatacenter, service: str, logs: Path) -> None:
+    def __init__(
+        self, space: NetworkNamespace, ground: GuardedDatacenter, service: str, logs: Path, *, port: int = HTTP_PORT
+    ) -> None:
+        """`port`: of the service, as other clusters that offer it have it."""
         self._space, self._datacenter, self._service, self._logs = space, ground.datacenter, service, logs
+        self._port = port
         self._token = ""
         self._copies = [self._program(NODE, _COPY_PORT + number) for number in (1, 2)]
         self._pages = [self._program("page", _HEALTH_PORT + number) for number in (1, 2)]
@@ -102,7 +107,7 @@ class ConsulVm:
             "name": self._service,
             # Named as in the Service of the pods: clusters that offer the same service have to agree on that.
             "ports": [{"name": "http", "port": _COPY_PORT + number, "default": True}],
-            "meta": {**EXPORT, "isthmus-protocol": "http", "isthmus-service-port": str(HTTP_PORT)},
+            "meta": {**EXPORT, "isthmus-protocol": "http", "isthmus-service-port": str(self._port)},
             "checks": [{"http": f"http://{self._space.inside}:{_HEALTH_PORT + number}/", "interval": "1s"}],
         }
         file = self._logs / f"{self._service}-{number}.json"

@@ -10,6 +10,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
 
 from clusters.network import Claims
 from federation.errors import Unavailable
@@ -81,6 +83,54 @@ class NetworkNamespace:
             with contextlib.suppress(Unavailable):
                 run(command)
         self._claims.close()
+
+
+class BridgedNamespace(NetworkNamespace):
+    """One that is a machine of its own in a network which has `bridge` of this machine as its switch.
+
+    `outside` is this machine's address there. Its programs ask the resolver that `resolve_by` has named. The containers
+    of Docker have such networks; the addresses that Docker gives out begin at the other end.
+    """
+
+    def __init__(self, bridge: str, network: IPv4Network, outside: str) -> None:
+        self._bridge, self._network = bridge, network
+        super().__init__(uplink=True)
+        self.outside = outside
+
+    def _connect(self) -> None:
+        self.inside = self._take()
+        inner = f"{self._link}i"
+        for command in (
+            f"ip link add {self._link} type veth peer name {inner} netns {self.name}",
+            f"ip link set {self._link} master {self._bridge}",
+            f"ip link set {self._link} up",
+            f"ip -n {self.name} addr add {self.inside}/{self._network.prefixlen} dev {inner}",
+            f"ip -n {self.name} link set {inner} up",
+        ):
+            run(command)
+
+    def _take(self) -> str:
+        last = int(self._network.broadcast_address)
+        for number in range(last - 1, max(last - 256, int(self._network.network_address) + 1), -1):
+            if self._claims.take(f"addresses/{IPv4Address(number)}"):
+                return str(IPv4Address(number))
+        raise Unavailable(f"every address at the end of {self._network} is claimed")
+
+    def resolve_by(self, address: str) -> None:
+        """Programs that are started with `wrap` from now on ask the DNS server there."""
+        self._files.mkdir(parents=True, exist_ok=True)
+        (self._files / "resolv.conf").write_text(f"nameserver {address}\n")
+
+    @property
+    def _files(self) -> Path:
+        """What `ip netns exec` shows instead of the same files in /etc: ip-netns(8)."""
+        return Path("/etc/netns") / self.name
+
+    def close(self) -> None:
+        super().close()
+        shutil.rmtree(self._files, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self._files.parent.rmdir()
 
 
 class LocalNetwork:

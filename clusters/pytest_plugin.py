@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
@@ -80,6 +79,7 @@ class Pool:
         """The clusters of the topology, whole. Raises the error of `up`, the same again where this machine lacks it."""
         from clusters.kind.faults import KindFaults
         from clusters.kind.harness import IMAGE, KindHarness
+        from clusters.kind.leftovers import sweep
         from clusters.progress import Progress
         from clusters.topologyfile import find
         from federation.errors import IsthmusError
@@ -90,7 +90,7 @@ class Pool:
             self.close()
         if self._standing is None:
             if not self._keep:
-                complete(sweep())
+                complete(sweep(SESSION))
             image = os.environ.get(IMAGE, "")
             harness = KindHarness(find(name), image=image, prefix=self._prefix, where=self._where, say=Progress())
             self._standing = Clusters(harness, KindFaults(harness))
@@ -120,18 +120,6 @@ class Pool:
         if not self._keep:
             self.spend()
         self._standing = self._whole = None
-
-
-async def sweep() -> None:
-    """Take down what sessions have left that did not live to do it."""
-    from clusters.kind import engine
-    from clusters.kind.harness import remove_marked
-
-    marks = {mark for node in await engine.nodes() for mark in node.marks}
-    for mark in sorted(marks):
-        found = re.fullmatch(rf"{SESSION}-(\d+)\..+", mark)
-        if found and not os.path.exists(f"/proc/{found[1]}"):  # noqa: ASYNC240 - it is no disk
-            await remove_marked(mark)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

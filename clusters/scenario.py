@@ -1,36 +1,38 @@
-"""The story that the demo tells, as steps over a running federation; every presentation is somebody else's.
+"""The story that the demo tells, step by step on a running federation; what that is made of is `clusters.stage`'s.
 
-Arrives: a topology and a folder. Leaves: a `Result`, and on the way calls of a `Teller` after each step. The same code
-runs behind `scripts/demo`, its `--json`, and the end-to-end test.
+Arrives: a `Stage`. Leaves: a `Result`, and on the way calls of a `Teller` after each step. The same story runs on
+processes, on API servers and on clusters of containers, with the parts that the topology has the clusters for.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from clusters.consulground import WithConsul
-from clusters.load import Account, HttpLoad, account
-from clusters.names import lookup
-from clusters.processes import HTTP_PORT, HTTP_SERVICE, NAMESPACE, TCP_PORT, TCP_SERVICE, ProcessFederation
-from clusters.propagation import Propagation, measure
-from clusters.topology import STOCK
-from clusters.waiting import ANSWER, DEADLINE, START
-from federation.cli.link import link_clusters
-from federation.cli.status import assess, look
+from clusters.load import Account, Outcome, account
+from clusters.processes import NAMESPACE, TCP_SERVICE
+from clusters.propagation import Propagation
+from clusters.stage import (
+    CALLER,
+    CLUSTERSET_NAME,
+    FARTHEST,
+    GLOBAL_NAME,
+    NEAREST,
+    STOCK_NAME,
+    TCP_NAME,
+    Calls,
+    Stage,
+)
+from clusters.together import finish_together
+from clusters.topology import STOCK, Topology
+from clusters.waiting import DEADLINE
 from federation.errors import TimedOut, Unavailable
 
-CALLER, NEAREST, FARTHEST = "east", "west", "edge"
-"""Who calls in the story, who takes over first (same region), and who last."""
-
-GLOBAL_NAME = f"{HTTP_SERVICE}.{NAMESPACE}.global"
-CLUSTERSET_NAME = f"{HTTP_SERVICE}.{NAMESPACE}.svc.clusterset.local"
-TCP_NAME = f"{TCP_SERVICE}.{NAMESPACE}.global"
-STOCK_NAME = f"{STOCK.name}.{NAMESPACE}.global"
+_LOOK = 0.05
+"""Seconds between looks at what has ended."""
 
 
 class Teller(Protocol):
@@ -51,6 +53,8 @@ class Result:
     names: dict[str, list[str]] = field(default_factory=dict)
     phases: list[Account] = field(default_factory=list)
     propagation: Propagation | None = None
+    built: float = 0.0
+    """Seconds until the federation was whole."""
     seconds: float = 0.0
     left_out: list[str] = field(default_factory=list)
     """What is not shown on this machine, each with what would bring it."""
@@ -67,202 +71,221 @@ class Result:
             "names": self.names,
             "phases": [phase.as_dict() for phase in self.phases],
             "propagation_ms": self.propagation.as_dict() if self.propagation else None,
+            "built_seconds": round(self.built, 1),
             "seconds": round(self.seconds, 1),
             "left_out": self.left_out,
         }
 
 
-async def build(federation: ProcessFederation, teller: Teller, *, timeout: float = START) -> None:
-    """Start a registry and every cluster of the topology, join them, and link them; returns when all is whole."""
-    names = federation.topology.names
-    teller.step("starting the registry and the workloads")
-    federation.init_registry()
-    federation.start_registry()
-    for spec in federation.topology.clusters:
-        for kind in dict.fromkeys(offer.app for offer in spec.offers):
-            federation.start_workload(spec.name, kind)
-    await federation.ground.start()
-    await asyncio.gather(*map(federation.write_manifests, names))
-    await federation.wait_ready("registry", timeout=timeout)
-    teller.step(f"joining {', '.join(names)}")
-    for name in names:
-        await federation.join(name)
-        federation.start_agent(name)
-    await federation.wait_ready(*(f"{name}-agent" for name in names), timeout=timeout)
-    teller.step("starting a gateway and a sidecar in each cluster")
-    for name in names:
-        federation.start_gateway(name)
-        federation.start_sidecar(name)
-    for a, b in federation.topology.links:
-        await link_clusters(federation.home, a, b)
-    await federation.wait_ready(*federation.running, timeout=timeout)
-    teller.step("waiting until every cluster has taken up the links")
-    await wait_whole(federation, timeout=timeout)
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """What happens, and who then answers the requests that are sent all the while."""
+
+    name: str
+    expect: str
+    """The cluster that answers once the phase has settled."""
+    told: str
+    """One line for a person."""
+    by: Callable[[Stage], Awaitable[float]] | None = None
+    """What makes it begin; returns when that was (monotonic, s)."""
+    switches: bool = True
+    """Whether somebody else answers than before."""
+    then: Callable[[Stage], Awaitable[None]] | None = None
+    """What is looked at before it ends."""
 
 
-async def wait_whole(federation: ProcessFederation, *, timeout: float = START) -> None:
-    """Wait until `fedctl status` would say that everything is as it should be; raises TimedOut naming what is not."""
-    deadline = time.monotonic() + timeout
-    while findings := assess(await look(federation.home)):
-        if time.monotonic() > deadline:
-            raise TimedOut(f"not whole: {findings[0].subject}: {findings[0].detail} [{findings[0].code}]")
-        await asyncio.sleep(0.05)
-
-
-async def tell(federation: ProcessFederation, teller: Teller, *, changes: int = 40, hold: float = 1.5) -> Result:
-    """Run the whole story on a federation that `build` made; `hold`: seconds that each phase lasts after its switch."""
-    result = Result(
-        clusters=federation.topology.names,
-        links=[list(link) for link in federation.topology.links],
+def story(topology: Topology) -> list[Phase]:
+    """The phases under calls of GLOBAL_NAME: with a third cluster, or with NEAREST alone to take over."""
+    begin = [
+        Phase("steady", CALLER, f"{CALLER}'s own copy answers"),
+        Phase(
+            "workload_killed",
+            NEAREST,
+            f"{CALLER}'s workload was killed: {NEAREST}, in the same region, took over",
+            by=lambda stage: stage.end_copy(CALLER),
+        ),
+    ]
+    third = FARTHEST in topology.names
+    healed = Phase(
+        "healed",
+        CALLER,
+        f"everything is back: {CALLER} answers itself{' again' if third else ''}",
+        by=lambda stage: stage.heal(),
+        switches=third,
+        then=lambda stage: stage.whole(),
     )
-    datacenters = federation.topology.datacenters
-    result.names = await _look_up(federation, (STOCK_NAME,) if datacenters else ())
+    return [*begin, *(_with_a_third() if third else _with_a_pair()), healed]
+
+
+def _with_a_third() -> list[Phase]:
+    return [
+        Phase(
+            "cluster_paused",
+            FARTHEST,
+            f"all of {NEAREST} stands still, with requests under way: {FARTHEST} took over",
+            by=lambda stage: stage.faults.pause(NEAREST),
+        ),
+        Phase("cluster_back", NEAREST, f"{NEAREST} goes on where it stood", by=lambda stage: stage.thaw(NEAREST)),
+        Phase(
+            "gateway_killed",
+            FARTHEST,
+            f"{NEAREST}'s gateway was killed with -9: {FARTHEST} took over",
+            by=lambda stage: stage.faults.kill(NEAREST, "gateway"),
+        ),
+        _without_registry(FARTHEST),
+    ]
+
+
+def _with_a_pair() -> list[Phase]:
+    return [
+        _without_registry(NEAREST),
+        Phase(
+            "cluster_paused",
+            CALLER,
+            f"all of {NEAREST} stands still, in the midst of requests: a copy that {CALLER} had just started answers",
+            by=_pause_beside_a_new_copy,
+        ),
+    ]
+
+
+def checks(datacenter: str) -> list[Phase]:
+    """The phases under calls of STOCK_NAME: a service of Consul is called, its check turns critical, and passes."""
+    return [
+        Phase(
+            "consul", datacenter, f"{datacenter} answers, whose copy Consul knows; {FARTHEST}, far away, has one, too"
+        ),
+        Phase(
+            "consul_critical",
+            FARTHEST,
+            f"its check in Consul turned critical: {FARTHEST} took over",
+            by=lambda stage: stage.turn(datacenter, STOCK.name, "critical"),
+        ),
+        Phase(
+            "consul_passing",
+            datacenter,
+            f"the check passes: {datacenter} answers again",
+            by=lambda stage: stage.turn(datacenter, STOCK.name, "passing"),
+        ),
+    ]
+
+
+def _without_registry(cluster: str) -> Phase:
+    """Nothing changes, and a name of `cluster` alone is looked up for the first time, and called."""
+    pinned = f"{TCP_SERVICE}.{NAMESPACE}.{cluster}.global"
+
+    async def call(stage: Stage) -> None:
+        if (who := await stage.greeting(pinned)) != cluster:
+            raise Unavailable(f"{pinned} was answered by {who}")
+
+    return Phase(
+        "registry_down",
+        cluster,
+        "the registry is gone: everybody serves on from what they hold",
+        by=lambda stage: stage.end_registry(),
+        switches=False,
+        then=call,
+    )
+
+
+async def _pause_beside_a_new_copy(stage: Stage) -> float:
+    await stage.start_copy(CALLER)
+    return await stage.faults.pause(NEAREST)
+
+
+async def tell(stage: Stage, teller: Teller, *, changes: int = 40, hold: float = 1.5) -> Result:
+    """Run the whole story on a stage that is built; `hold`: seconds that each phase lasts after its switch."""
+    topology = stage.topology
+    result = Result(clusters=topology.names, links=[list(link) for link in topology.links])
+    for name in (GLOBAL_NAME, CLUSTERSET_NAME, TCP_NAME, *(STOCK_NAME for _ in topology.datacenters)):
+        result.names[name] = await stage.look_up(name)
     teller.names(result.names)
-    for name, story in ((GLOBAL_NAME, _failures), *((STOCK_NAME, _checks) for _ in datacenters)):
-        phases = _Phases(HttpLoad(result.names[name][0], HTTP_PORT, name), teller, hold)
-        phases.load.start()
-        try:
-            await story(federation, phases)
-        finally:
-            await asyncio.to_thread(phases.load.stop)
-        phases.close()
-        result.phases += phases.accounts
-    teller.step(f"measuring {changes} endpoint changes from {NEAREST} to the Envoy of {CALLER}")
-    result.propagation = await measure(federation, origin=NEAREST, consumer=CALLER, changes=changes)
+    parts = [(GLOBAL_NAME, story(topology)), *((STOCK_NAME, checks(name)) for name in topology.datacenters)]
+    for name, phases in parts:
+        result.phases += await play(stage, teller, name, phases, hold=hold)
+    result.propagation = await stage.measure(changes, teller.step)
+    result.left_out += stage.left_out
     return result
 
 
-async def _look_up(federation: ProcessFederation, more: tuple[str, ...]) -> dict[str, list[str]]:
-    place = federation.places[CALLER]
-    names: dict[str, list[str]] = {}
-    for name in (GLOBAL_NAME, CLUSTERSET_NAME, TCP_NAME, *more):
-        by_udp = await asyncio.to_thread(lookup, place.address, place.dns_port, name)
-        by_tcp = await asyncio.to_thread(lookup, place.address, place.dns_port, name, tcp=True)
-        if not by_udp or by_udp != by_tcp:
-            raise Unavailable(f"{name} is {by_udp} on UDP and {by_tcp} on TCP")
-        names[name] = by_udp
-    return names
-
-
-def greeting(address: str, port: int, *, timeout: float = ANSWER) -> str:
-    """The cluster whose TCP workload answers at `address`:`port`; raises Unavailable."""
+async def play(stage: Stage, teller: Teller, name: str, phases: Sequence[Phase], *, hold: float) -> list[Account]:
+    """The phases, one after the other, under one constant load; every request is in the account of one of them."""
+    calls = await stage.calling(name)
+    log = _Log(calls, teller)
     try:
-        with socket.create_connection((address, port), timeout=timeout) as connection:
-            line = connection.makefile("rb").readline().decode().strip()
-    except OSError as error:
-        raise Unavailable(f"{address}:{port} did not answer: {error}") from error
-    if not line:
-        raise Unavailable(f"{address}:{port} closed the connection without a word")
-    return line
+        for phase in phases:
+            await log.close()
+            await log.hold(phase, stage, hold)
+        await calls.stop()
+        await log.close()
+    finally:
+        await calls.stop()
+    return log.accounts
 
 
-async def _failures(federation: ProcessFederation, phases: _Phases) -> None:
-    """Five phases: what is killed, who takes over, and back."""
-    caller = federation.places[CALLER]
-    await phases.begin("steady", CALLER, f"{CALLER}'s own copy answers")
-    await phases.begin(
-        "workload_killed",
-        NEAREST,
-        f"{CALLER}'s workload was killed: {NEAREST}, in the same region, took over",
-        by=lambda: federation.kill(f"{CALLER}-http"),
-    )
-    await phases.begin(
-        "gateway_killed",
-        FARTHEST,
-        f"{NEAREST}'s gateway was killed with -9: {FARTHEST} took over",
-        by=lambda: federation.kill(f"{NEAREST}-gateway"),
-    )
-    await phases.begin(
-        "registry_down",
-        FARTHEST,
-        "the registry is gone: everybody serves on from what they hold",
-        by=lambda: federation.kill("registry"),
-        switches=False,
-    )
-    # A name of another cluster only, first looked up while the registry is away.
-    pinned = f"{TCP_SERVICE}.{NAMESPACE}.{FARTHEST}.global"
-    answers = await asyncio.to_thread(lookup, caller.address, caller.dns_port, pinned)
-    who = await asyncio.to_thread(greeting, answers[0], TCP_PORT)
-    if who != FARTHEST:
-        raise Unavailable(f"{pinned} was answered by {who}")
+class _Log:
+    """The account of each phase, from what has ended since the one before."""
 
-    def heal() -> float:
-        moment = time.monotonic()
-        for name in ("registry", f"{NEAREST}-gateway", f"{CALLER}-http"):
-            federation.restart(name)
-        return moment
-
-    await phases.begin("healed", CALLER, f"everything is back: {CALLER} answers itself again", by=heal)
-    await federation.wait_ready("registry", f"{NEAREST}-gateway")
-    await wait_whole(federation)
-
-
-async def _checks(federation: ProcessFederation, phases: _Phases) -> None:
-    """Three phases: a service of Consul is called, its check turns critical, and passes again."""
-    ground, (name, *_) = federation.ground, federation.topology.datacenters
-    assert isinstance(ground, WithConsul)  # noqa: S101 - what the topology of a demo with Consul is built on
-
-    def turned(status: str) -> Callable[[], float]:
-        # In a thread with a loop of its own: what begins a phase may wait.
-        return lambda: asyncio.run(ground.turn(name, STOCK.name, status))
-
-    await phases.begin("consul", name, f"{name} answers, whose copy Consul knows; {FARTHEST}, far away, has one, too")
-    await phases.begin(
-        "consul_critical",
-        FARTHEST,
-        f"its check in Consul turned critical: {FARTHEST} took over",
-        by=turned("critical"),
-    )
-    await phases.begin("consul_passing", name, f"the check passes: {name} answers again", by=turned("passing"))
-
-
-class _Phases:
-    """Phases under one constant load, accounted for one by one."""
-
-    def __init__(self, load: HttpLoad, teller: Teller, hold: float) -> None:
-        self.load, self.teller, self.hold = load, teller, hold
+    def __init__(self, calls: Calls, teller: Teller) -> None:
+        self._calls, self._teller = calls, teller
         self.accounts: list[Account] = []
         self._cut = 0
-        self._open: tuple[str, float, str | None, str] | None = None
+        self._open: tuple[Phase, float] | None = None
+        self._began = time.monotonic()
+        """When the open phase is seen to begin: its `by` takes time, too."""
 
-    async def begin(
-        self,
-        name: str,
-        expect: str,
-        told: str,
-        *,
-        by: Callable[[], float] | None = None,
-        switches: bool = True,
-    ) -> None:
-        """End the phase before, begin this one, and hold it once the expected cluster answers.
-
-        `by` makes it begin, in a thread, and says when that was (monotonic, s); `switches`: somebody else answers then.
-        """
-        self.close()
-        began = await asyncio.to_thread(by or time.monotonic)
-        self._open = (name, began, expect if by and switches else None, told)
+    async def hold(self, phase: Phase, stage: Stage, seconds: float) -> None:
+        """Begin the phase, and hold it once the expected cluster answers. Raises TimedOut."""
+        self._began = time.monotonic()
+        began = await self._begin(phase, stage)
+        self._open = (phase, began)
         deadline = time.monotonic() + DEADLINE
         settled: float | None = None
-        while settled is None or time.monotonic() < settled + self.hold:
-            outcomes = self.load.outcomes(self._cut)
-            if settled is None and any(o.cluster == expect and o.begin >= began for o in outcomes):
+        while settled is None or time.monotonic() < settled + seconds:
+            outcomes = await self._show(phase)
+            if settled is None and any(o.cluster == phase.expect and o.begin >= began for o in outcomes):
                 settled = time.monotonic()
             if settled is None and time.monotonic() > deadline:
-                raise TimedOut(f"phase {name}: {expect} has not answered within {DEADLINE:g} s: {self._last_error()}")
-            self.teller.live(name, len(outcomes), sum(1 for o in outcomes if o.error))
-            await asyncio.sleep(0.05)
+                last = next((o.error for o in reversed(outcomes) if o.error), "no error")
+                raise TimedOut(
+                    f"phase {phase.name}: {phase.expect} has not answered within {DEADLINE:g} s: {last}",
+                )
+            await asyncio.sleep(_LOOK)
+        if phase.then is not None:
+            await phase.then(stage)
 
-    def close(self) -> None:
+    async def _begin(self, phase: Phase, stage: Stage) -> float:
+        """Make it begin; whoever watches sees meanwhile that requests go on."""
+        began: list[float] = []
+        ended = asyncio.Event()
+
+        async def begin() -> None:
+            try:
+                began.append(time.monotonic() if phase.by is None else await phase.by(stage))
+            finally:
+                ended.set()
+
+        async def show() -> None:
+            while not ended.is_set():
+                await self._show(phase)
+                await asyncio.sleep(_LOOK)
+
+        await finish_together({f"begin-{phase.name}": begin(), f"show-{phase.name}": show()})
+        return began[0]
+
+    async def _show(self, phase: Phase) -> Sequence[Outcome]:
+        outcomes = await self._calls.outcomes(self._cut)
+        self._teller.live(phase.name, len(outcomes), sum(1 for o in outcomes if o.error))
+        return outcomes
+
+    async def close(self) -> None:
         """Account for the phase that is open, if one is; the last one after the load has stopped."""
         if self._open is None:
             return
-        name, began, expect, told = self._open
-        outcomes = self.load.outcomes(self._cut)
+        (phase, began), self._open = self._open, None
+        outcomes = await self._calls.outcomes(self._cut)
         self._cut += len(outcomes)
-        closed = account(name, outcomes, began=began, expect=expect)
+        expect = phase.expect if phase.by is not None and phase.switches else None
+        seconds = time.monotonic() - self._began
+        closed = account(phase.name, outcomes, began=began, expect=expect, seconds=seconds)
         self.accounts.append(closed)
-        self.teller.phase(closed, told)
-        self._open = None
-
-    def _last_error(self) -> str:
-        return next((o.error for o in reversed(self.load.outcomes(self._cut)) if o.error), "no error")
+        self._teller.phase(closed, phase.told)

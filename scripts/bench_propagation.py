@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from clusters import manifests
-from clusters.demo import Quiet
+from clusters.building import build
 from clusters.names import timed_lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, Place, ProcessFederation
+from clusters.progress import Progress
 from clusters.propagation import Propagation, measure
-from clusters.scenario import CALLER, NEAREST, build
+from clusters.stage import CALLER, NEAREST
 from clusters.topology import DEMO
 
 
@@ -59,7 +60,7 @@ async def _run(arguments: argparse.Namespace) -> tuple[list[Propagation], Propag
             for name in names:
                 manifests.write_http_service(place.manifests, NAMESPACE, name, port=HTTP_PORT, copy=copy)
         try:
-            await build(federation, Quiet(), timeout=120)
+            await build(federation, Progress(), timeout=120)
             caller = federation.places[CALLER]
             used = names[:: max(1, len(names) // arguments.used)][: arguments.used]
             first = await _look_up(caller, used)

@@ -15,14 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from clusters.building import build
 from clusters.consulclient import ConsulClient, check, node, service
 from clusters.consulground import EXPORT, NEVER, WithConsul
-from clusters.demo import Quiet
 from clusters.ground import Folders
 from clusters.names import timed_lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from clusters.progress import Progress
 from clusters.propagation import Acknowledgements, Propagation, first_after
-from clusters.scenario import build
 from clusters.topology import DC1, EAST, Topology
 from clusters.waiting import until
 from federation.errors import Unavailable
@@ -83,7 +83,7 @@ async def _run(parsed: argparse.Namespace) -> list[list[Sample]]:
         ground = WithConsul(folders, Path(directory) / "consul", TOPOLOGY.datacenters, namespace=NAMESPACE)
         federation = ProcessFederation(TOPOLOGY, Path(directory), ground=ground)
         try:
-            await build(federation, Quiet(), timeout=120)
+            await build(federation, Progress(), timeout=120)
             async with ground.datacenters[ORIGIN].connect() as client:
                 return await _measure(parsed, federation, client)
         finally:

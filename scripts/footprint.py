@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from clusters import manifests
-from clusters.demo import Quiet
+from clusters.building import build
 from clusters.names import lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation, children
-from clusters.scenario import CALLER, build
+from clusters.progress import Progress
+from clusters.stage import CALLER
 from clusters.topology import DEMO
 from clusters.usage import cpu
 
@@ -35,7 +36,7 @@ async def _processes(services: int, used: int) -> list[dict[str, Any]]:
             manifests.write_http_service(place.manifests, NAMESPACE, f"s{number:05d}", port=HTTP_PORT, copy=copy)
         try:
             began = time.monotonic()
-            await build(federation, Quiet(), timeout=300)
+            await build(federation, Progress(), timeout=300)
             seconds = time.monotonic() - began
             caller = federation.places[CALLER]
             for number in range(used):

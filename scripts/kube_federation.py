@@ -23,12 +23,12 @@ import dns.rdatatype
 import msgspec
 
 from clusters import manifests
-from clusters.demo import Quiet
+from clusters.building import build
 from clusters.ground import ApiServers
 from clusters.names import timed_lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, Place, ProcessFederation
+from clusters.progress import Progress
 from clusters.propagation import Acknowledgements, Propagation, first_after
-from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import DEADLINE, until
 from discovery.kube.client import KubeClient
@@ -110,7 +110,7 @@ async def _run(parsed: argparse.Namespace) -> dict[str, Any]:
         ground = ApiServers(Path(directory) / "kube", TOPOLOGY.names)
         federation = ProcessFederation(TOPOLOGY, Path(directory), ground=ground)
         try:
-            await build(federation, Quiet(), timeout=120)
+            await build(federation, Progress(), timeout=120)
             return await _measure(parsed, federation, ground)
         finally:
             await asyncio.to_thread(federation.stop)

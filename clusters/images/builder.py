@@ -78,15 +78,25 @@ class Builder:
     def cache(self) -> Path:
         return cache_directory(self.environ)
 
+    def check(self) -> None:
+        """Raises NotFound (`source_missing`) where we are installed without the files that images are made from."""
+        if not (self.source / "requirements.lock").is_file():
+            raise NotFound(
+                f"images are built from the source of Isthmus, and {self.source} is not it",
+                hint="use a checkout of the repository: scripts/venv there makes an environment that has fedctl",
+                code="source_missing",
+            )
+
     def image(self, name: str) -> Image:
         """The image of a variant, from the cache as far as that has it.
 
-        Raises NotFound for a name that is none and for packages that apt does not know, Unavailable without apt or
-        network, ImageFailed when a step refuses, StorageFailed.
+        Raises as `check`, NotFound for a name that is none and for packages that apt does not know, Unavailable without
+        apt or network, ImageFailed when a step refuses, StorageFailed.
         """
         variant = recipe.VARIANTS.get(name)
         if variant is None:
             raise NotFound(f"there is no image {name}", hint=f"there are {', '.join(recipe.VARIANTS)}")
+        self.check()
         try:
             return self._image(variant)
         except OSError as error:

@@ -12,6 +12,7 @@ import shutil
 import tarfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal
 
@@ -217,6 +218,19 @@ async def networks(name: str = "kind") -> list[str]:
             return []
         raise refusal(done)
     return [pool["Subnet"] for net in json.loads(done.out) for pool in net["IPAM"]["Config"] or () if "Subnet" in pool]
+
+
+async def bridge(name: str = "kind") -> tuple[str, IPv4Network, str]:
+    """Of a network of Docker the interface of this machine that is its switch, its range, and our address in it.
+
+    Raises NotFound where there is no such network of IPv4.
+    """
+    (found,) = json.loads((await docker("network", "inspect", name)).out)
+    interface = (found.get("Options") or {}).get("com.docker.network.bridge.name") or f"br-{found['Id'][:12]}"
+    for pool in found["IPAM"]["Config"] or ():
+        if "Gateway" in pool and ":" not in pool["Subnet"]:
+            return interface, IPv4Network(pool["Subnet"]), pool["Gateway"]
+    raise NotFound(f"the network {name} of Docker has no range of IPv4")
 
 
 async def has_image(reference: str) -> bool:

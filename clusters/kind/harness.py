@@ -149,13 +149,7 @@ class KindHarness:
         (`docker_down`), StorageFailed (`no_disk`), AlreadyExists, Conflict and TimedOut. Other clusters are finished
         before the error of one is raised.
         """
-        if shutil.which("kind") is None:
-            raise NotFound(
-                "kind is not on PATH",
-                hint="install it: https://kind.sigs.k8s.io/docs/user/quick-start/",
-                code="kind_missing",
-            )
-        await engine.check()
+        await self.check()
         wants = await self.wanted()
         with self.folder.locked():
             self.folder.save(self.topology)
@@ -171,6 +165,16 @@ class KindHarness:
         if not any(plans.values()) and not further:
             self.say(f"nothing to do: {', '.join(plans)} {'are' if len(plans) > 1 else 'is'} as it should be")
         return plans
+
+    async def check(self) -> None:
+        """Whether there is what clusters are made with; raises as `up` does, before anything is made."""
+        if shutil.which("kind") is None:
+            raise NotFound(
+                "kind is not on PATH",
+                hint="install it: https://kind.sigs.k8s.io/docs/user/quick-start/",
+                code="kind_missing",
+            )
+        await engine.check()
 
     async def install(self) -> list[installation.Step]:
         """Install, join and link what is not; the clusters stand. Returns what was done."""

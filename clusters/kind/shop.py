@@ -32,6 +32,8 @@ CODE = ("__init__.py", "caller.py", "load.py", "names.py", "requester.py", "wait
 FOLDER = "/workloads"
 PORT, LISTEN = 80, 8080
 """Of a service, and of its pods."""
+READY_BY = {"http": "httpGet", "tcp": "tcpSocket"}
+"""How a kubelet sees that a workload is ready."""
 MCS = "multicluster.x-k8s.io/v1beta1"
 CALLER = "caller"
 """The container that calls."""
@@ -93,10 +95,15 @@ class Shop:
 
     # --- services ----------------------------------------------------------------------------------------------------
 
-    async def offer(self, cluster: str, service: str, *, replicas: int = 1, export: bool = True) -> None:
-        """A Deployment, its Service and, if wanted, its ServiceExport; returns when its pods are ready."""
+    async def offer(
+        self, cluster: str, service: str, *, replicas: int = 1, export: bool = True, app: str = "http"
+    ) -> None:
+        """A Deployment, its Service and, if wanted, its ServiceExport; returns when its pods are ready.
+
+        `app`: "http" or "tcp", as of an Offer.
+        """
         metadata = {"name": service, "namespace": self.namespace}
-        objects = offered(metadata, cluster, replicas)
+        objects = offered(metadata, cluster, replicas, app)
         if export:
             objects.append({"apiVersion": MCS, "kind": "ServiceExport", "metadata": metadata})
         async with self.connect(cluster) as client:
@@ -246,20 +253,20 @@ def code(modules: Iterable[str] = CODE) -> dict[str, str]:
     return {name: (folder / name).read_text() for name in modules}
 
 
-def offered(metadata: Object, cluster: str, replicas: int) -> list[Object | str]:
-    """The Deployment and the Service of HTTP workloads of `cluster`, which say so."""
+def offered(metadata: Object, cluster: str, replicas: int, app: str = "http") -> list[Object | str]:
+    """The Deployment and the Service of HTTP or TCP workloads of `cluster`, which say so."""
     labels = {"app": metadata["name"]}
-    words = ["clusters.workloads", "http", "--cluster", cluster, "--address", "0.0.0.0", "--port", str(LISTEN)]
+    words = ["clusters.workloads", app, "--cluster", cluster, "--address", "0.0.0.0", "--port", str(LISTEN)]
     container = {
         **workload("echo", words),
         "ports": [{"containerPort": LISTEN}],
-        "readinessProbe": {"httpGet": {"port": LISTEN}, "periodSeconds": 1, "timeoutSeconds": 10},
+        "readinessProbe": {READY_BY[app]: {"port": LISTEN}, "periodSeconds": 1, "timeoutSeconds": 10},
         # A call that kube-proxy has sent here just before it heard of the end is still answered.
         "lifecycle": {"preStop": {"sleep": {"seconds": 5}}},
     }
     template = {"metadata": {"labels": labels}, "spec": {**pod_spec(container), "terminationGracePeriodSeconds": 7}}
     deployment = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
-    port = {"name": "http", "port": PORT, "targetPort": LISTEN, "appProtocol": "http"}
+    port = {"name": app, "port": PORT, "targetPort": LISTEN, "appProtocol": app}
     return [
         {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": deployment},
         {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"selector": labels, "ports": [port]}},

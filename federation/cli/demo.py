@@ -19,11 +19,15 @@ class Clusters(enum.StrEnum):
 
     PROCESSES = "processes"
     APISERVER = "apiserver"
+    KIND = "kind"
 
 
 def demo(
     clusters: Annotated[
-        Clusters, typer.Option(help="Plain hosts described by files, or Kubernetes API servers of this machine.")
+        Clusters,
+        typer.Option(
+            help="Plain hosts described by files, Kubernetes API servers of this machine, or whole clusters in Docker."
+        ),
     ] = Clusters.PROCESSES,
     keep: Annotated[bool, typer.Option("--keep", help="Leave everything running until Ctrl-C.")] = False,
     changes: Annotated[int, typer.Option(min=1, help="Endpoint changes to measure.")] = 40,
@@ -32,7 +36,7 @@ def demo(
     ] = None,
     output: OutputOption = Format.TABLE,
 ) -> None:
-    """Federate three clusters on this machine, break them under load, and measure."""
+    """Federate clusters on this machine, break them under load, and measure."""
     if output is Format.YAML:
         raise InvalidInput("the demo prints a table or JSON", code="usage")
     words = [f"--clusters={clusters.value}", f"--changes={changes}"]

@@ -15,14 +15,13 @@ from typing import Any
 import pytest
 
 from clusters.apiserver import LocalCluster
+from clusters.building import build
 from clusters.ground import ApiServers
 from clusters.kind.operator import Operator
 from clusters.kind.shop import Shop
-from clusters.load import Account
 from clusters.names import lookup
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.pytest_plugin import Clusters
-from clusters.scenario import build
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until_now
 from discovery.kube import rbac
@@ -129,19 +128,10 @@ def fedctl(federation: ProcessFederation) -> Fedctl:
     return Fedctl(federation.directory / "home")
 
 
-class Silent:
-    """Tells nobody."""
-
-    def step(self, text: str) -> None: ...
-    def names(self, names: dict[str, list[str]]) -> None: ...
-    def phase(self, phase: Account, told: str) -> None: ...
-    def live(self, name: str, requests: int, failed: int) -> None: ...
-
-
 @pytest.fixture(scope="module")
 def running(federation: ProcessFederation) -> ProcessFederation:
     """The same two clusters, running, linked and whole."""
-    asyncio.run(build(federation, Silent()))
+    asyncio.run(build(federation))
     return federation
 
 

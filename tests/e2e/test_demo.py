@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -14,13 +15,28 @@ from pathlib import Path
 
 import pytest
 
+from clusters.kind import engine
+from clusters.kind.config import mark
+from clusters.kind.stage import PURPOSE
+from clusters.processes import NAMESPACE
+from clusters.pytest_plugin import Clusters
 from clusters.testbed.components import find
-from clusters.waiting import until_now
-from federation.errors import TimedOut
+from clusters.waiting import START, until_now
+from federation.errors import NotFound, TimedOut
 
 pytestmark = pytest.mark.e2e
 
-PHASES = ["steady", "workload_killed", "gateway_killed", "registry_down", "healed"]
+PHASES = [
+    "steady",
+    "workload_killed",
+    "cluster_paused",
+    "cluster_back",
+    "gateway_killed",
+    "registry_down",
+    "healed",
+]
+SWITCHING = ["workload_killed", "cluster_paused", "cluster_back", "gateway_killed", "healed"]
+PAIR_PHASES = ["steady", "workload_killed", "registry_down", "cluster_paused", "healed"]
 CONSUL_PHASES = ["consul", "consul_critical", "consul_passing"]
 
 
@@ -75,10 +91,12 @@ def check_story(command: list[Path | str], short_dir: Path) -> None:
     assert all(phase["failed"] == 0 and phase["requests"] > 0 for phase in phases.values())
     assert set(phases["steady"]["answered_by"]) == {"east"}
     assert "west" in phases["workload_killed"]["answered_by"]
+    assert "edge" in phases["cluster_paused"]["answered_by"]
+    assert "west" in phases["cluster_back"]["answered_by"]
     assert "edge" in phases["gateway_killed"]["answered_by"]
     assert set(phases["registry_down"]["answered_by"]) == {"edge"}
     assert "east" in phases["healed"]["answered_by"]
-    assert all(phases[name]["switch_ms"] is not None for name in ("workload_killed", "gateway_killed", "healed"))
+    assert all(phases[name]["switch_ms"] is not None for name in SWITCHING)
     if consul:
         assert set(phases["consul"]["answered_by"]) == {"dc1"}
         assert "edge" in phases["consul_critical"]["answered_by"]
@@ -132,7 +150,7 @@ def test_without_consul_the_demo_says_how_to_get_it(short_dir: Path):
         lines = (short_dir / "stderr").read_text().splitlines()
     assert lines[0].startswith("dc1, the cluster with Consul, is left out: consul is neither on PATH nor")
     assert "`scripts/testbed consul`" in lines[0]
-    assert "… joining east, west, edge" in lines
+    assert any(line.endswith(" s  joining east, west, edge") for line in lines)
 
 
 def test_a_consul_that_is_named_and_cannot_be_used_ends_it(short_dir: Path):
@@ -153,3 +171,85 @@ def test_a_demo_that_is_killed_leaves_nothing_behind(short_dir: Path):
         running.kill()
         running.wait()
         until_now(lambda: not processes_of(short_dir), what="the end of all that it has started")
+
+
+# --- clusters of containers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.clusters("two-kind", installed=True)
+async def test_the_whole_story_on_clusters_that_stand(clusters: Clusters, short_dir: Path) -> None:
+    """A pod calls while its neighbour is killed, the registry and all of west stand still; then the pair is as before.
+
+    Where clusters are the demo's own, it has made them before, and removes them after it: see the next test.
+    """
+    where = ("--prefix", clusters.harness.prefix, "--state", str(clusters.harness.folder.path.parent))
+    command = [sys.executable, "-m", "clusters.demo", "--clusters=kind", "--json", f"--directory={short_dir}", *where]
+    done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["clusters"], result["links"]) == (["east", "west"], [["east", "west"]])
+    assert set(result["names"]) == {"echo.shop.global", "echo.shop.svc.clusterset.local", "kv.shop.global"}
+    phases = {phase["name"]: phase for phase in result["phases"]}
+    assert list(phases) == PAIR_PHASES
+    assert all(phase["failed"] == 0 and phase["requests"] > 0 for phase in phases.values())
+    assert set(phases["steady"]["answered_by"]) == {"east"}
+    assert "west" in phases["workload_killed"]["answered_by"]
+    assert set(phases["registry_down"]["answered_by"]) == {"west"}
+    assert "east" in phases["cluster_paused"]["answered_by"]
+    assert set(phases["healed"]["answered_by"]) == {"east"}
+    assert all(phases[name]["switch_ms"] is not None for name in ("workload_killed", "cluster_paused"))
+    assert all(line.startswith(("dc1", "how fast")) for line in result["left_out"])
+    for name in clusters.topology.names:
+        async with clusters.connect(name) as client:
+            with pytest.raises(NotFound):
+                await client.get("v1", "Namespace", NAMESPACE)
+    assert {one.state for one in await clusters.harness.status()} == {"ready"}
+
+
+@pytest.mark.clusters("two-kind", installed=True)
+@pytest.mark.usefixtures("clusters")
+def test_an_interrupt_removes_the_clusters_that_it_has_begun_to_make(short_dir: Path) -> None:
+    with (short_dir / "stderr").open("wb") as log:
+        running = subprocess.Popen(
+            [Path(sys.executable).with_name("fedctl"), "demo", "--clusters=kind", f"--directory={short_dir / 'd'}"],
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+        )
+    ours = mark("two-kind", f"{PURPOSE}-{running.pid}").rpartition("/")[2]
+
+    def nodes() -> list[str]:
+        return [node.name for node in asyncio.run(engine.nodes()) if ours in node.marks]
+
+    try:
+        until_now(nodes, seconds=START, what="a node of the demo")
+        running.send_signal(signal.SIGINT)
+        assert running.wait(START) == 130, (short_dir / "stderr").read_text()
+    finally:
+        running.kill()
+        running.wait()
+        left = nodes()
+        asyncio.run(engine.remove(left))
+    assert left == []
+    assert [one for one in (short_dir / "d").rglob("*") if one.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("programs", "code", "status"), [((), "kind_missing", 3), (("kind",), "docker_missing", 3)], ids=["kind", "docker"]
+)
+def test_without_what_clusters_are_made_with_it_says_so_and_what_to_do(
+    short_dir: Path, programs: tuple[str, ...], code: str, status: int
+) -> None:
+    for program in programs:
+        (short_dir / program).write_text("#!/bin/sh\nexit 1\n")
+        (short_dir / program).chmod(0o755)
+    done = subprocess.run(
+        [Path(sys.executable).with_name("fedctl"), "demo", "--clusters=kind", "-o", "json"],
+        env={**os.environ, "PATH": str(short_dir), "TMPDIR": str(short_dir)},
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == status, done.stderr
+    error = json.loads(done.stderr.splitlines()[-1])["error"]
+    assert (error["code"], bool(error["hint"])) == (code, True)
+    assert list(short_dir.glob("isthmus-*")) == []

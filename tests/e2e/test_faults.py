@@ -17,7 +17,7 @@ import pytest
 from clusters import manifests
 from clusters.load import HttpLoad, Outcome
 from clusters.processes import HTTP_PORT, NAMESPACE, TCP_SERVICE, ProcessFederation
-from clusters.scenario import GLOBAL_NAME
+from clusters.stage import GLOBAL_NAME
 from clusters.topology import DEMO
 from federation.cli.clients import agent
 from federation.cli.status import Finding

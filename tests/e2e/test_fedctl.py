@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from clusters.processes import ProcessFederation
-from clusters.scenario import greeting
+from clusters.processstage import greeting
 
 pytestmark = pytest.mark.e2e
 

@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
+from clusters.building import wait_whole
 from clusters.ground import ApiServers
 from clusters.names import lookup
 from clusters.processes import NAMESPACE, ProcessFederation
-from clusters.scenario import link_clusters, wait_whole
 from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import until
 from federation.aio.files import write_atomic
+from federation.cli.link import link_clusters
 from federation.errors import NotFound, Unavailable
 from federation.model.service import Locality
 

@@ -18,7 +18,7 @@ def test_a_phase_is_summed_up():
     assert phase.answered_by == {"east": 2, "west": 2}
     assert phase.switch_ms == 310.0
     assert phase.errors == ("ConnectionResetError",)
-    assert set(phase.as_dict()) == {"name", "requests", "failed", "answered_by", "switch_ms"}
+    assert set(phase.as_dict()) == {"name", "requests", "failed", "answered_by", "switch_ms", "seconds"}
 
 
 def test_nothing_had_to_switch():
