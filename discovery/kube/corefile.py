@@ -64,6 +64,12 @@ def present(text: str) -> bool:
     return _find(text) is not None
 
 
+def block_of(text: str) -> str:
+    """Which block of ours is in it, told apart by what it says; empty where there is none. Raises InvalidInput."""
+    found = _find(text)
+    return _digest(found["body"]) if found is not None else ""
+
+
 def check(text: str, zones: Sequence[str]) -> None:
     """That `put` could put a block for `zones` there. Raises as it does."""
     _check(_without(text, _find(text)), zones)

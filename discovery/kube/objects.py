@@ -21,6 +21,7 @@ _RBAC = "rbac.authorization.k8s.io"
 SERVICE_ACCOUNTS = Resource("", "v1", "serviceaccounts", "ServiceAccount")
 CRDS = Resource("apiextensions.k8s.io", "v1", "customresourcedefinitions", "CustomResourceDefinition", namespaced=False)
 DEPLOYMENTS = Resource("apps", "v1", "deployments", "Deployment")
+DAEMON_SETS = Resource("apps", "v1", "daemonsets", "DaemonSet")
 STATEFUL_SETS = Resource("apps", "v1", "statefulsets", "StatefulSet")
 PODS = Resource("", "v1", "pods", "Pod")
 CLAIMS = Resource("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
@@ -52,7 +53,7 @@ ORDER: Sequence[Resource] = (
     WEBHOOKS,
 )
 """The kinds in the order in which they are made: what others refer to comes first. They go in the reverse order."""
-RESOURCES: Mapping[str, Resource] = {resource.kind: resource for resource in ORDER}
+RESOURCES: Mapping[str, Resource] = {resource.kind: resource for resource in (*ORDER, DAEMON_SETS)}
 
 
 @dataclass(frozen=True, slots=True, order=True)

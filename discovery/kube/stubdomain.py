@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
@@ -26,10 +26,13 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class Edit:
-    """What was done, or would be. `diff`: in unified form, empty where nothing changes. `reloads`: see corefile."""
+    """What was done, or would be. `diff`: in unified form, empty where nothing changes. `reloads`, `block`: see
+    corefile. `version`: the resourceVersion of the ConfigMap with this Corefile."""
 
     diff: str
     reloads: bool
+    block: str = ""
+    version: str = ""
 
 
 async def edit(
@@ -45,17 +48,18 @@ async def edit(
         if not isinstance(text := data.get(_KEY), str):
             raise InvalidInput(f"the ConfigMap {namespace}/{name} has no {_KEY}", code="corefile_not_understood")
         changed = change(text)
-        made = Edit(_diff(text, changed), corefile.reloads(changed))
+        version = held["metadata"]["resourceVersion"]
+        made = Edit(_diff(text, changed), corefile.reloads(changed), corefile.block_of(changed), version)
         if dry_run or not made.diff:
             return made
         body = msgspec.json.encode({**held, "data": {**data, _KEY: changed}})
         try:
-            await client.update(CONFIG_MAPS, namespace, name, body, field_manager=MANAGER)
+            written = await client.update(CONFIG_MAPS, namespace, name, body, field_manager=MANAGER)
         except Conflict:
             if attempt == _ATTEMPTS:
                 raise
         else:
-            return made
+            return replace(made, version=msgspec.json.decode(written)["metadata"]["resourceVersion"])
     raise AssertionError("the loop returns or raises")
 
 

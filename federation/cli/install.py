@@ -90,10 +90,22 @@ def dns(
     ] = "kube-system/coredns",
     undo: Annotated[bool, typer.Option("--undo", help="Take the stub domain out again.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would change, and do nothing.")] = False,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            "--restart/--no-restart",
+            help="Restart CoreDNS pod by pod, and wait until every one serves it; otherwise each takes it up by "
+            "itself, within minutes.",
+        ),
+    ] = True,
+    timeout: Annotated[float, typer.Option(min=1, max=3600, help="Seconds to wait for CoreDNS.")] = 300.0,
     output: OutputOption = Format.TABLE,
 ) -> None:
     """Let the cluster's CoreDNS ask the agents for clusterset.local and the global names."""
     from discovery.kube import corefile, stubdomain
+    from federation.aio.clock import SystemClock
+    from federation.cli.installation import nameservers
+    from federation.cli.installation.work import Worker
 
     parse_domain(suffix, what="--suffix")
     place, slash, name = configmap.partition("/")
@@ -103,22 +115,35 @@ def dns(
         raise InvalidInput("give --to ADDRESS[:PORT] of the agent's DNS, or --undo", hint="see dns.listen in docs")
     zones = ("clusterset.local", suffix)
     named = [_reachable(text) for text in to or ()]
+    printer = Printer(output)
 
-    async def work(client: KubeClient) -> stubdomain.Edit:
+    async def work(client: KubeClient) -> None:
         servers = named if named or undo else await _agents(client, namespace)
 
         def change(text: str) -> str:
             return corefile.take_out(text) if undo else corefile.put(text, corefile.block(zones, servers), zones=zones)
 
-        return await stubdomain.edit(client, place, name, change, dry_run=dry_run)
+        made = await stubdomain.edit(client, place, name, change, dry_run=dry_run)
+        done = "unchanged" if not made.diff else "would change" if dry_run else "changed"
+        item = {"configmap": configmap, "done": done, "diff": made.diff, "reloads": made.reloads}
+        people = output is Format.TABLE
+        if people:  # what was done is told before what is waited for
+            printer.item(item, line=f"{made.diff}\n{configmap} {done}".lstrip())
+        worker = Worker(client=client, namespace=place, clock=SystemClock(), say=printer.note)
+        found = await nameservers.readers(worker, name, made) if restart else []
+        due = [reader.name.title for reader in found if reader.mark]
+        if dry_run:
+            for title in due:
+                printer.note(f"{title} would be restarted pod by pod")
+        elif found:
+            await nameservers.renew(worker, found, wait=timeout)
+        if not people:
+            printer.item({**item, "restarted": due, "readers": [reader.name.title for reader in found]}, line="")
+        if made.diff and not dry_run and not found:
+            taken = "each of its pods takes it up by itself, within minutes"
+            printer.note(taken if made.reloads else "its Corefile has no `reload`: restart CoreDNS to take effect")
 
-    made = asyncio.run(with_client(kubeconfig, context, work))
-    printer = Printer(output)
-    done = "unchanged" if not made.diff else "would change" if dry_run else "changed"
-    item = {"configmap": configmap, "done": done, "diff": made.diff, "reloads": made.reloads}
-    printer.item(item, line=f"{made.diff}\n{configmap} {done}".lstrip())
-    if made.diff and not made.reloads:
-        printer.note("its Corefile has no `reload`: restart CoreDNS for this to take effect")
+    asyncio.run(with_client(kubeconfig, context, work))
 
 
 @app.command(

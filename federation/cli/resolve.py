@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
-from federation.cli.clients import agent
+from federation.cli.clients import agent, operator
 from federation.cli.completion import known_clusters
 from federation.cli.output import Format, OutputOption, Printer
+from federation.errors import IsthmusError, NotFound
 from federation.proto.v1 import agent_pb2 as pb
+from federation.proto.v1 import records_pb2
 
 
 def resolve(
@@ -23,8 +25,13 @@ def resolve(
     """Explain a global name: its address, and its copies in the order in which they are used."""
 
     async def ask() -> pb.ResolveReply:
-        async with agent(context, seen_from) as client:
-            return await client.resolve(name)
+        try:
+            async with agent(context, seen_from) as client:
+                return await client.resolve(name)
+        except NotFound as error:
+            if error.error_code != NotFound.code:
+                raise  # it is not the service that is not found
+            raise await _explained(context, error, name, seen_from) from error
 
     reply = asyncio.run(ask())
     service = getattr(reply, "import")
@@ -71,6 +78,48 @@ def resolve(
         [{**b, "share": f"{b['share']:g}%"} for b in backends],
         empty="no cluster offers it now",
     )
+
+
+async def _explained(context: typer.Context, error: NotFound, name: str, seen_from: str) -> NotFound:
+    """`error` with what only the registry knows: who exports the service all the same."""
+    service = _service(name)
+    try:
+        async with operator(context) as registry:
+            exporters = [one.cluster for one in await registry.services() if _named(one.service) == service]
+            links = {frozenset((one.link.a, one.link.b)): one for one in await registry.links()}
+    except IsthmusError as failure:
+        told = f"whether another cluster exports it, only the registry knows: {failure.message}"
+        return NotFound(error.message, hint=f"{error.hint}; {told}")
+    linked = {name: links.get(frozenset((name, seen_from))) for name in exporters if name != seen_from}
+    return elsewhere(error, seen_from, {name: info.state if info is not None else "" for name, info in linked.items()})
+
+
+def elsewhere(error: NotFound, seen_from: str, exporters: Mapping[str, str]) -> NotFound:
+    """`error` of the agent, and which others export the service: cluster → state of the link, empty without one."""
+    if strangers := sorted(name for name, state in exporters.items() if not state):
+        verb = "exports it and is" if len(strangers) == 1 else "export it and are"
+        text = f"{', '.join(strangers)} {verb} not linked to {seen_from}"
+        return NotFound(f"{error.message}; {text}", hint=f"fedctl link {seen_from} {strangers[0]}; fedctl get links")
+    if exporters:
+        name, state = min(exporters.items())
+        text = f"{name} exports it, is linked ({state}), and does not show it to {seen_from}"
+        return NotFound(
+            f"{error.message}; {text}", hint=f"fedctl get links; who sees it: fedctl export --dry-run in {name}"
+        )
+    return error
+
+
+def _service(name: str) -> tuple[str, str]:
+    """(namespace, name) of a name that an agent has understood (discovery.names)."""
+    namespace, slash, service = name.partition("/")
+    if slash:
+        return namespace, service
+    labels = name.lower().split(".")
+    return labels[1], labels[0]
+
+
+def _named(service: records_pb2.Service) -> tuple[str, str]:
+    return service.namespace, service.name
 
 
 def shares(backends: Sequence[pb.ResolvedBackend]) -> list[float]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +55,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     which.add_argument("--in-pod", type=Path, metavar="FILE", help="settings of a registry that makes its own folder")
     add_set(parser)
     options = parser.parse_args(arguments)
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # not a line of gRPC's own for each failed handshake
     try:
         settings: RegistrySettings
         if options.in_pod:

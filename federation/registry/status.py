@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
@@ -41,6 +42,41 @@ _CLASSES = {kind.code: kind for kind in _NAMED}
 # Who writes to a stream that the server has just ended may get this from grpc.aio, which then never tells the status.
 _LOST = "Internal error from Core"
 _PRINTABLE = "".join(chr(c) for c in range(0x20, 0x7F) if chr(c) != "%")
+
+
+@dataclass(frozen=True, slots=True)
+class _Certificate:
+    """Why the certificate of the far end will not do."""
+
+    code: str
+    text: str
+    hint: str
+
+
+_EXPIRED = _Certificate(
+    "certificate_expired",
+    "has expired",
+    "it renews its own while it runs: is the clock of either machine wrong? otherwise see its log, and restart it",
+)
+_EARLY = _Certificate("certificate_not_yet_valid", "is not valid yet", "is the clock of either machine wrong?")
+_UNKNOWN_CA = _Certificate(
+    "certificate_unknown_ca",
+    "is vouched for by a CA that is not known here",
+    "is another one served at this address, or was it made anew? then join again, or restore it from its backup",
+)
+_OTHER_NAME = _Certificate(
+    "certificate_of_another", "is another program's", "is the address right, and who else listens there?"
+)
+_CERTIFICATES = {
+    "certificate has expired": _EXPIRED,
+    "certificate is not yet valid": _EARLY,
+    "unable to get local issuer certificate": _UNKNOWN_CA,
+    "unable to get issuer certificate": _UNKNOWN_CA,
+    "self signed certificate": _UNKNOWN_CA,
+    "certificate signature failure": _UNKNOWN_CA,  # a CA of the same name with another key
+    "hostname verification check failed": _OTHER_NAME,
+}
+"""By what OpenSSL says (X509_verify_cert_error_string) at the end of gRPC's details."""
 
 Request = TypeVar("Request")
 Reply = TypeVar("Reply")
@@ -109,7 +145,10 @@ def named_error(described: Mapping[str, str]) -> IsthmusError:
 
 def _unreachable(what: str, details: str) -> errors.Unavailable:
     # gRPC tells how it came to know (addresses, its own codes), and the cause at the end.
-    cause = details.rpartition(": ")[2].strip() or "no reason given"
+    cause = details.removesuffix(": OK").rpartition(": ")[2].strip() or "no reason given"
+    for words, shown in _CERTIFICATES.items():
+        if words in cause.lower():
+            return errors.Unavailable(f"{what} shows a certificate that {shown.text}", hint=shown.hint, code=shown.code)
     if "socket closed" in cause.lower():
         return errors.Unavailable(
             f"{what} has closed the connection",

@@ -204,6 +204,18 @@ def test_10_an_unlinked_cluster_sees_nothing(federation: ProcessFederation, fedc
         return {row["cluster"] for row in fedctl.ok("get", "endpoints", "--from", "east", "-o", "json").json}
 
     eventually(lambda: clusters_seen() == {"east"}, what="the cut")
+    # Its agent has never heard of it any more; the registry has.
+    fedctl.ok("unexport", "shop/kv", "--cluster", "east")
+
+    def told() -> dict[str, str]:
+        return dict(fedctl("resolve", "kv.shop.global", "--from", "east", "-o", "json").error or {})
+
+    eventually(lambda: told().get("code") == "not_found", what="the end of the import")
+    assert told()["message"].endswith("; west exports it and is not linked to east")
+    federation.kill("registry")
+    assert "only the registry knows" in told()["hint"]
+    federation.restart("registry")
+    asyncio.run(federation.wait_ready("registry"))
 
 
 def test_11_a_cluster_leaves(federation: ProcessFederation, fedctl):

@@ -171,6 +171,7 @@ class _Looker:
             for verb in _VERBS
         ]
         asked += [(verb, CONFIG_MAPS, corefile, "the stub domain in CoreDNS") for verb in ("get", "update")]
+        asked += [(verb, _DEPLOYMENTS, corefile, "restarting CoreDNS with it") for verb in ("list", "patch")]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self._right(*one), name="check-right") for one in asked]
         return [task.result() for task in tasks]

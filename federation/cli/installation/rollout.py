@@ -21,6 +21,8 @@ def missing(name: Name, workload: Object) -> str:
     wanted = spec.get("replicas", 1)
     if status.get("observedGeneration", 0) < workload["metadata"].get("generation", 0):
         return "not taken up yet"
+    if name.kind == "DaemonSet":
+        return _on_nodes(status)
     updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
     if name.kind == "StatefulSet" and status.get("updateRevision") == status.get("currentRevision"):
         updated = max(updated, status.get("currentReplicas", 0))
@@ -30,6 +32,15 @@ def missing(name: Name, workload: Object) -> str:
         return f"{status['replicas'] - updated} old replicas have not ended"
     if ready < wanted:
         return f"{ready} of {wanted} replicas are ready"
+    return ""
+
+
+def _on_nodes(status: Object) -> str:
+    wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
+    if updated < wanted:
+        return f"{updated} of {wanted} pods are of this version"
+    if (ready := status.get("numberReady", 0)) < wanted:
+        return f"{ready} of {wanted} pods are ready"
     return ""
 
 

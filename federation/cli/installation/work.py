@@ -244,8 +244,9 @@ class Worker:
 
     # --- waiting -----------------------------------------------------------------------------------------------------
 
-    async def wait(self, wave: Wave, seconds: float) -> None:
-        """Until each workload runs as it was applied; says what is missing when that changes. Raises NotReady."""
+    async def wait(self, wave: Wave, seconds: float, *, hint: str = "") -> None:
+        """Until each workload runs as it was applied; says what is missing when that changes. Raises NotReady, with
+        `hint`."""
         deadline = self.clock.monotonic() + seconds
         said = ""
         while True:
@@ -260,7 +261,8 @@ class Worker:
             if self.clock.monotonic() >= deadline:
                 raise NotReady(
                     f"{wave.title} is not ready after {seconds:g} s: {'; '.join([text, *why])}",
-                    hint=f"kubectl -n {self.namespace} get pods -l app.kubernetes.io/part-of=isthmus shows more",
+                    hint=hint
+                    or f"kubectl -n {self.namespace} get pods -l app.kubernetes.io/part-of=isthmus shows more",
                 )
             await self.clock.sleep(_POLL_SECONDS)
 

@@ -21,7 +21,7 @@ from discovery.kube.settings import KubernetesSettings
 from discovery.mcs.desired import derived_name
 from discovery.settings import load
 from federation import log
-from federation.aio.clock import SystemClock
+from federation.aio.clock import Clock, SystemClock
 from federation.catalog.replica import Changes, Sink
 from federation.errors import NotFound
 from federation.model.ids import ServiceName
@@ -110,14 +110,14 @@ class Federation:
         self._registry: Registry | None = None
         self._task: asyncio.Task[None] | None = None
 
-    async def start_registry(self) -> None:
+    async def start_registry(self, *, clock: Clock | None = None) -> None:
         directory = self.root / "registry"
         if not directory.exists():
             ports = {k: f"127.0.0.1:{free_port()}" for k in ("listen", "enrolment")}
             await asyncio.to_thread(
                 lambda: init(directory, FEDERATION, single_machine=True, metrics="", drain=0.2, **ports)
             )
-        self._registry = Registry(registry_settings.load(directory / "settings.yaml"))
+        self._registry = Registry(registry_settings.load(directory / "settings.yaml"), clock=clock)
         await self._registry.__aenter__()
         self._task = asyncio.create_task(self._registry.run(), name="registry")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from discovery.client import AgentClient
+from federation.aio.clock import SystemClock
 
 pytestmark = pytest.mark.integration
 
@@ -106,3 +111,46 @@ async def test_what_cannot_start_says_why_in_one_line(tmp_path: Path) -> None:
     status, line = await refused(settings)
     assert status == 3
     assert "cluster join" in line
+
+
+class Behind(SystemClock):
+    """Of a registry that issued its certificate two hours ago and has not renewed it."""
+
+    def wall_ns(self) -> int:
+        return super().wall_ns() - 7200 * 10**9
+
+
+async def test_every_line_is_its_own_and_says_why_the_registry_is_not_believed(
+    federation: Any, tmp_path: Path, until: Until
+) -> None:
+    """1. its certificate has expired  2. its CA is another one"""
+    east = await federation.cluster("east", start=False)
+    log = tmp_path / "agent.log"
+
+    def disconnected(code: str) -> list[str]:
+        lines = [json.loads(line) for line in log.read_text().splitlines()]  # each of them
+        return sorted(line["stream"] for line in lines if line["event"] == "disconnected" and line["code"] == code)
+
+    own = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"}  # what this process has set for itself
+    with log.open("wb") as file:
+        process = await asyncio.create_subprocess_exec(*command(east.state / "settings.yaml"), stderr=file, env=own)
+    try:
+        await until(lambda: "isthmus_agent_registry_watched 1.0" in get(east.state, "/metrics")[1])
+        async with AgentClient.open(east.state) as client:
+
+            async def said(text: str) -> bool:
+                return text in (await client.status()).registry_detail
+
+            await federation.stop_registry()
+            await federation.start_registry(clock=Behind())
+            await until(lambda: said("shows a certificate that has expired (it renews its own while it runs"))
+            await until(lambda: disconnected("certificate_expired") == ["publish", "watch"])
+
+            await federation.stop_registry()
+            shutil.rmtree(tmp_path / "registry" / "ca")
+            await federation.start_registry()
+            await until(lambda: said("shows a certificate that is vouched for by a CA that is not known here"))
+            await until(lambda: disconnected("certificate_unknown_ca") == ["publish", "watch"])
+    finally:
+        process.kill()
+        await process.wait()

@@ -71,7 +71,7 @@ async def test_who_may_nothing_is_told_what_is_missing(check: Check, kube_cluste
     found = await check("--pre", kubeconfig=kube_clusters[0].kubeconfig_for("nobody"), status=6)
     by_code = {code: f for (code, _), f in found.items()}
     assert by_code["rights"]["level"] == "error"
-    assert "47 of 47 rights are missing" in by_code["rights"]["detail"]
+    assert "49 of 49 rights are missing" in by_code["rights"]["detail"]
     assert by_code["api-server"]["level"] == "ok"
     assert {by_code[code]["level"] for code in ("crds", "coredns", "native-sidecars")} == {"warning"}
 

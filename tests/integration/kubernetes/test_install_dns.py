@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from clusters.waiting import until
 from discovery.kube.client import KubeClient
 from discovery.kube.settings import KubernetesSettings
 from discovery.kube.stubdomain import edit
@@ -44,6 +45,44 @@ class CoreDns:
 
     async def text(self) -> str:
         return str((await self.held())["data"]["Corefile"])
+
+    async def deploy(self) -> None:
+        """The Deployment of CoreDNS, and another one; two pods of each are ready."""
+        for name, configmap in (("coredns", "coredns"), ("other", "another")):
+            template = {
+                "metadata": {"labels": {"app": name}},
+                "spec": {
+                    "containers": [{"name": "x", "image": "x"}],
+                    "volumes": [{"name": "config", "configMap": {"name": configmap}}],
+                },
+            }
+            await self.client.apply(
+                {
+                    "apiVersion": "apps/v1",
+                    "kind": "Deployment",
+                    "metadata": {"name": name, "namespace": self.namespace},
+                    "spec": {"replicas": 2, "selector": {"matchLabels": {"app": name}}, "template": template},
+                }
+            )
+            await self.progress(name, 2)
+
+    async def progress(self, name: str, updated: int) -> None:
+        """What the controller says when so many pods of the newest revision are ready, and no others are left."""
+        held = await self.client.get("apps/v1", "Deployment", name, self.namespace)
+        status = {
+            "observedGeneration": held["metadata"]["generation"],
+            "replicas": 2,
+            "updatedReplicas": updated,
+            "readyReplicas": 2,
+        }
+        await self.client.patch(
+            "apps/v1", "Deployment", name, self.namespace, merge={"status": status}, subresource="status"
+        )
+
+    async def mark(self, name: str = "coredns") -> str:
+        held = await self.client.get("apps/v1", "Deployment", name, self.namespace)
+        annotations = held["spec"]["template"]["metadata"].get("annotations") or {}
+        return str(annotations.get("isthmus.io/corefile", ""))
 
     async def fedctl(self, *words: str) -> int:
         where = ["--kubeconfig", str(self.kubeconfig), "--configmap", f"{self.namespace}/coredns"]
@@ -84,6 +123,50 @@ async def test_applied_twice_it_is_there_once_and_undo_restores_exactly(coredns:
     assert await coredns.text() == COREFILE
     assert await coredns.fedctl("--undo") == 0
     assert "unchanged" in capsys.readouterr().out
+
+
+async def test_it_returns_when_every_pod_has_begun_with_the_corefile(coredns: CoreDns, capsys: Any) -> None:
+    """Installed, changed and taken out: each pod is restarted; the same again: none is."""
+    await coredns.deploy()
+    marks = [""]
+    for words in (("--to", "10.96.0.53"), ("--to", "10.96.0.54"), ("--undo",)):
+        asked = asyncio.create_task(coredns.fedctl(*words), name="install-dns")
+        await until(lambda: differs(coredns, marks[-1]))
+        marks.append(await coredns.mark())
+        await coredns.progress("coredns", 1)
+        await asyncio.wait({asked}, timeout=0.5)
+        assert not asked.done(), "one pod has not begun with it"
+        await coredns.progress("coredns", 2)
+        assert await asked == 0
+        told = capsys.readouterr().err
+        assert f"Deployment {coredns.namespace}/coredns is restarted pod by pod" in told
+        assert f"Deployment {coredns.namespace}/coredns: ready" in told
+        assert await coredns.fedctl(*words, "-o", "json") == 0
+        assert (await coredns.mark(), await coredns.mark("other")) == (marks[-1], "")
+        again = json.loads(capsys.readouterr().out)
+        assert (again["restarted"], again["readers"]) == ([], [f"Deployment {coredns.namespace}/coredns"])
+
+
+async def test_no_pod_is_restarted_unless_it_is_wanted(coredns: CoreDns, capsys: Any) -> None:
+    await coredns.deploy()
+    assert await coredns.fedctl("--to", "10.96.0.53", "--dry-run") == 0
+    assert f"Deployment {coredns.namespace}/coredns would be restarted pod by pod" in capsys.readouterr().err
+    assert await coredns.fedctl("--to", "10.96.0.53", "--no-restart") == 0
+    assert "each of its pods takes it up by itself, within minutes" in capsys.readouterr().err
+    assert await coredns.mark() == ""
+
+
+async def test_pods_that_do_not_come_back_end_it_with_a_reason(coredns: CoreDns, capsys: Any) -> None:
+    await coredns.deploy()
+    assert await coredns.fedctl("--to", "10.96.0.53", "--timeout", "1", "-o", "json") == 11
+    error = json.loads(capsys.readouterr().err.splitlines()[-1])["error"]
+    assert error["code"] == "not_ready"
+    assert "not taken up yet" in error["message"]
+    assert error["hint"].startswith(f"kubectl -n {coredns.namespace} rollout status deployment/coredns")
+
+
+async def differs(coredns: CoreDns, mark: str) -> bool:
+    return await coredns.mark() != mark
 
 
 async def test_a_foreign_edit_is_kept(coredns: CoreDns, capsys: Any) -> None:

@@ -1,8 +1,11 @@
-"""Whose share of the calls is how large: a migration from VMs to pods, and what waits behind."""
+"""Whose share of the calls is how large, and who has what the own cluster does not see."""
 
 from __future__ import annotations
 
-from federation.cli.resolve import by_origin, shares
+import pytest
+
+from federation.cli.resolve import by_origin, elsewhere, shares
+from federation.errors import NotFound
 from federation.proto.v1.agent_pb2 import ResolvedBackend as Backend
 
 
@@ -58,3 +61,20 @@ def test_nobody_to_call() -> None:
     nobody = [Backend(cluster="west", priority=0, state="no gateway", ready=2)]
     assert shares(nobody) == [0.0]
     assert by_origin(nobody, [0.0])[0]["ready"] == 2
+
+
+@pytest.mark.parametrize(
+    ("exporters", "said", "todo"),
+    [
+        ({"west": ""}, "west exports it and is not linked to east", "fedctl link east west"),
+        ({"west": "", "edge": "", "north": "live"}, "edge, west export it and are not linked", "fedctl link east edge"),
+        ({"west": "degraded"}, "west exports it, is linked (degraded), and does not show it to east", "--dry-run"),
+        ({}, "", "fedctl export"),
+    ],
+)
+def test_who_has_what_is_not_seen(exporters: dict[str, str], said: str, todo: str) -> None:
+    error = NotFound("shop/echo is not exported", hint="fedctl export shop/echo")
+    found = elsewhere(error, "east", exporters)
+    assert (found.error_code, found.message.startswith("shop/echo is not exported")) == ("not_found", True)
+    assert said in found.message
+    assert todo in found.hint

@@ -11,6 +11,8 @@ from federation.cli.installation.rollout import missing, reasons
 
 DEPLOYMENT = Name("Deployment", "x", "isthmus-agent")
 STATEFUL_SET = Name("StatefulSet", "x", "isthmus-registry")
+DAEMON_SET = Name("DaemonSet", "kube-system", "coredns")
+ON_NODES = {"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberReady": 3}
 
 
 def workload(generation: int = 2, wanted: int = 2, **status: Any) -> dict[str, Any]:
@@ -31,6 +33,10 @@ def deployment(**status: Any) -> dict[str, Any]:
         (DEPLOYMENT, deployment(replicas=3), "1 old replicas have not ended"),
         (DEPLOYMENT, deployment(readyReplicas=1), "1 of 2 replicas are ready"),
         (DEPLOYMENT, workload(wanted=0, observedGeneration=2), ""),
+        (DAEMON_SET, workload(**ON_NODES), ""),
+        (DAEMON_SET, workload(**{**ON_NODES, "observedGeneration": 1}), "not taken up yet"),
+        (DAEMON_SET, workload(**{**ON_NODES, "updatedNumberScheduled": 1}), "1 of 3 pods are of this version"),
+        (DAEMON_SET, workload(**{**ON_NODES, "numberReady": 2}), "2 of 3 pods are ready"),
         (STATEFUL_SET, workload(wanted=1, observedGeneration=2), "0 of 1 replicas are of this version"),
         (
             STATEFUL_SET,
