@@ -679,12 +679,15 @@ class Agent:
 
 
 async def serve(settings: AgentSettings, log: Logger) -> None:
-    """Run an agent until SIGTERM or SIGINT."""
+    """Run an agent until SIGTERM or SIGINT, and for `drain_seconds` more."""
     agent = Agent(settings, log=log)
     running = asyncio.create_task(agent.run(), name="agent")
     stopping = asyncio.create_task(wait_for_signal(), name="signals")
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if settings.drain_seconds and not running.done():
+            log.info("draining", seconds=settings.drain_seconds)
+            await asyncio.wait({running}, timeout=settings.drain_seconds)
     finally:
         stopping.cancel()
         running.cancel()

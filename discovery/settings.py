@@ -145,6 +145,8 @@ class AgentSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """A consumer that does not take an update within this is closed."""
     save: float = 5.0
     """At least so many seconds lie between two writes of one state file."""
+    drain_seconds: float = 0.0
+    """After SIGTERM it goes on for so long: for what is led here by those that have not heard of it yet."""
     log: LogSettings = LogSettings()
 
     @property
@@ -196,6 +198,8 @@ def check(settings: AgentSettings) -> AgentSettings:
     for key in ("svid_ttl", "gateway_lease", "gateway_grace", "consumer_memory", "heartbeat", "write_timeout", "save"):
         if not getattr(settings, key) > 0:
             raise InvalidSettings(f"{key} must be above 0 seconds")
+    if not 0 <= settings.drain_seconds <= 60:
+        raise InvalidSettings(f"drain_seconds {settings.drain_seconds:g} is not 0 to 60")
     if settings.svid_ttl > 86_400:
         raise InvalidSettings(f"svid_ttl {settings.svid_ttl:g} is more than a day (86400)")
     _check_source(settings)

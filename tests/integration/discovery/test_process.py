@@ -69,6 +69,7 @@ async def test_ready_measured_and_ended_by_sigterm(federation: Any, manifest: An
     await federation.stop_registry()  # it must not be needed
     east.write("echo.yaml", manifest("echo", "127.0.0.1"))
     settings = east.state / "settings.yaml"
+    settings.write_text(f"{settings.read_text()}drain_seconds: 5\n")
     async with running(settings) as process:
         await until(lambda: get(east.state, "/readyz")[0] == 200)
         assert get(east.state, "/healthz")[0] == 200
@@ -81,7 +82,12 @@ async def test_ready_measured_and_ended_by_sigterm(federation: Any, manifest: An
         assert "another agent uses" in line
 
         process.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(process.communicate(), 10)
+        assert process.stderr is not None
+        async with asyncio.timeout(10):
+            while b"draining" not in await process.stderr.readline():
+                assert not process.stderr.at_eof()
+        assert get(east.state, "/readyz")[0] == 200  # all is served to who has not heard of it
+        _, errors = await asyncio.wait_for(process.communicate(), 30)
         assert process.returncode == 0
         assert "Traceback" not in errors.decode()
         assert not (east.state / "agent.sock").exists()

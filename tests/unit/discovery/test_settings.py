@@ -33,6 +33,7 @@ def test_defaults_and_relative_paths(tmp_path: Path) -> None:
         "svid_ttl: 0\n",
         "svid_ttl: 100000\n",
         "gateway_lease: -1\n",
+        "drain_seconds: 61\n",
         "heartbeat: soon\n",
         "clusterset: {v4: 241.0.0.0/30}\n",
         "clusterset: {v4: 'fd00::/64'}\n",
