@@ -19,6 +19,7 @@ from clusters.kind.operator import Operator
 from clusters.kind.shop import Shop
 from clusters.kubeclient import KubeClient
 from clusters.pytest_plugin import Clusters
+from clusters.together import finish_together
 from clusters.waiting import START, until
 from federation import __version__
 from federation.model.ids import SYSTEM_NAMESPACE
@@ -38,9 +39,13 @@ async def test_every_component_of_both_clusters_rolls_under_requests(
     clusters: Clusters, shop: Shop, operator: Operator, record_property: pytest.RecordProperty
 ) -> None:
     names = [want.name for want in (await clusters.harness.wanted()).values()]
-    await asyncio.to_thread(delivery.bring, names, "isthmus", version=NEXT)
-    await operator.serve_names(EAST)
-    await shop.offer(WEST, "echo")
+    await finish_together(
+        {
+            "image": asyncio.to_thread(delivery.bring, names, "isthmus", version=NEXT),
+            "names": operator.serve_names(EAST),
+            "echo": shop.offer(WEST, "echo"),
+        }
+    )
     async with (
         clusters.connect(EAST) as east,
         clusters.connect(WEST) as west,
