@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ LONG = 4 * START
 
 
 async def test_every_component_of_both_clusters_rolls_under_requests(
-    clusters: Clusters, shop: Shop, operator: Operator, record_property: pytest.RecordProperty
+    clusters: Clusters, shop: Shop, operator: Operator, record_property: Callable[[str, object], None]
 ) -> None:
     names = [want.name for want in (await clusters.harness.wanted()).values()]
     await finish_together(
