@@ -33,7 +33,7 @@ def nameserver(text: str) -> str:
 
 
 def call(host: str, port: int, *, protocol: str = "tcp", timeout: float = ANSWER) -> dict[str, Any]:
-    """One call of who greets with its name: the `answer`, or the `error`; and the `seconds` that it took."""
+    """One call: the first line of the `answer`, which says who it is of, or the `error`; and its `seconds`."""
     began = time.monotonic()
     try:
         kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
@@ -43,7 +43,7 @@ def call(host: str, port: int, *, protocol: str = "tcp", timeout: float = ANSWER
             client.connect(where)
             client.sendall(b"hi\n")
             said = client.recv(1024) if protocol == "udp" else client.makefile("rb").readline()
-        done: dict[str, Any] = {"answer": said.decode(errors="replace").strip()}
+        done: dict[str, Any] = {"answer": said.partition(b"\n")[0].decode(errors="replace").strip()}
         if not said:
             done = {"error": "EOFError: it has said nothing"}
     except OSError as error:

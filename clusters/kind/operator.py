@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from clusters.command import Done, attempt
-from clusters.kind import nameservers
 from clusters.kind.harness import KindHarness
-from clusters.kubeclient import connect
 from clusters.together import finish_together
 from clusters.waiting import START
 from federation.errors import IsthmusError, Unavailable
+
+_NAMES = 320.0
+"""Seconds: somewhat more than fedctl waits for the pods of CoreDNS."""
 
 
 class Operator:
@@ -85,7 +86,4 @@ class Operator:
         await finish_together({f"names-{one}": self._serve_names(one) for one in clusters})
 
     async def _serve_names(self, cluster: str) -> None:
-        done = (await self.ok("install", "dns", *await self.place(cluster)))["done"]
-        if done == "changed":
-            async with connect(self._harness.folder.kubeconfig(cluster)) as client:
-                await nameservers.renew(client)
+        await self.ok("install", "dns", *await self.place(cluster), seconds=_NAMES)

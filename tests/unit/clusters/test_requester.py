@@ -35,7 +35,7 @@ class Greeting(socketserver.StreamRequestHandler):
 
 class Datagram(socketserver.DatagramRequestHandler):
     def handle(self) -> None:
-        self.wfile.write(b"east\n")
+        self.wfile.write(b"east\n" + self.rfile.read())
 
 
 class Silent(socketserver.StreamRequestHandler):
