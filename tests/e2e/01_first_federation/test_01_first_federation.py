@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from clusters.command import attempt
+from clusters.command import Done, attempt
 from clusters.images.delivery import bring
 from clusters.kind import engine
 from clusters.kind.installation import VOLUME
@@ -34,6 +34,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.clusters("two-kind")]
 
 PAGE = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "kubernetes.md"
 PAGE_SECONDS = 600.0
+FEDCTL = Path(sys.executable).with_name("fedctl")
 AGNHOST = """
 import http.server as server, socket
 class Handler(server.BaseHTTPRequestHandler):
@@ -74,6 +75,9 @@ class Reader:
         assert "Traceback" not in done.err
         return done.text
 
+    async def fedctl(self, *words: str) -> Done:
+        return await attempt(FEDCTL, *words, seconds=PODS, environ=self.variables)
+
     async def kubectl(self, *words: str, seconds: float = START) -> str:
         done = await attempt("kubectl", *words, seconds=seconds, environ=self.variables)
         assert done.status == 0, (words, done.err)
@@ -110,7 +114,7 @@ async def reader(clusters: Clusters, tmp_path: Path) -> AsyncIterator[Reader]:
     await clusters.harness.disk("east")
     (node,) = [node for node in await engine.nodes() if node.name == wants["east"].control_plane]
     variables = {
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PATH": f"{FEDCTL.parent}:{os.environ['PATH']}",
         "KUBECONFIG": str(tmp_path / "kubeconfig"),
         "ISTHMUS_HOME": str(tmp_path / "home"),
     }
@@ -123,10 +127,10 @@ async def reader(clusters: Clusters, tmp_path: Path) -> AsyncIterator[Reader]:
 
 async def _empty(reader: Reader, cluster: str) -> None:
     for words in (
-        ("fedctl", "install", "dns", "--context", cluster, "--undo"),
-        ("fedctl", "uninstall", "all", "--context", cluster, "--purge", "--crds"),
+        ("install", "dns", "--context", cluster, "--undo"),
+        ("uninstall", "all", "--context", cluster, "--purge", "--crds"),
     ):
-        await attempt(*words, seconds=PODS, environ=reader.variables)
+        await reader.fedctl(*words)
     for namespace in ("shop", SYSTEM_NAMESPACE):
         words = ("delete", "namespace", namespace, "--ignore-not-found")
         await reader.kubectl("--context", cluster, *words, seconds=PODS)
@@ -149,7 +153,7 @@ async def test_from_nothing_to_an_answer_by_the_page(
     assert "initContainers" not in pod["spec"]
     # 3. nothing is left to complain of, and real requests pass both ways
     for words in (("status", "--wait"), ("check",), ("verify",)):
-        done = await attempt("fedctl", *words, seconds=START, environ=reader.variables)
+        done = await reader.fedctl(*words)
         assert done.status == 0, (words, done.text, done.err)
     # 4. the page's last commands take west out: east imports nothing of it any more, and nothing is left in west
     await reader.follow("sh leave")
