@@ -190,7 +190,8 @@ def _print(result: Result, arguments: argparse.Namespace, console: Console) -> N
     for line in result.left_out:
         console.print(line)
     if not arguments.keep:
-        console.print("To go on exploring: scripts/demo --keep")
+        clusters = "" if arguments.clusters == "processes" else f" --clusters {arguments.clusters}"
+        console.print(f"To go on exploring: scripts/demo{clusters} --keep")
 
 
 def _print_commands(stage: Stage, file: Any) -> None:

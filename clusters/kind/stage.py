@@ -32,7 +32,7 @@ from clusters.together import finish_together
 from clusters.topology import ECHO, Topology
 from clusters.topologyfile import find
 from clusters.waiting import ANSWER, START, until
-from federation.errors import IsthmusError, Unavailable
+from federation.errors import AlreadyExists, IsthmusError, NotFound, Unavailable
 
 TOPOLOGY = "two-kind"
 PURPOSE = "demo"
@@ -75,9 +75,12 @@ class PodCalls:
         return self._seen[self._before + since :]
 
     async def stop(self) -> None:
-        if not self._stopped:
+        if self._stopped:
+            return
+        self._stopped = True
+        try:
             self._seen = await self._calls.outcomes()
-            self._stopped = True
+        finally:
             await self._pod.aclose()
 
 
@@ -98,6 +101,8 @@ class KindStage:
         self._calls: Calls | None = None
         self._say: Say | None = None
         """Of whom builds it; None until something may have been made."""
+        self._opened = False
+        """Whether there may be something of ours in clusters that stay."""
 
     left_out = LEFT_OUT
 
@@ -110,14 +115,20 @@ class KindStage:
         return self._faults
 
     async def build(self, say: Say) -> None:
-        """Raises what `KindHarness.up` does, before anything is made NotFound (`source_missing`) and what it lacks."""
+        """Raises what `KindHarness.up` does, before anything is made NotFound (`source_missing`) and what it lacks.
+
+        In clusters that stand also AlreadyExists.
+        """
         Builder(say=say).check()
         await self._harness.check()
         if self._own:
             await sweep(PURPOSE, say=say)
         self._say = self._harness.say = say
         await self._harness.up(installed=True)
+        if not self._own:
+            await self._refuse_what_is_there()
         say("starting the workloads and exporting their services")
+        self._opened = True
         await self._shop.open()
         await finish_together(
             {
@@ -130,6 +141,19 @@ class KindStage:
         calling = self._shop.calling(CALLER, GLOBAL_NAME, way="redirect", timeout=PATIENCE)
         self._calls = await self._pod.enter_async_context(calling)
         await self._calls.answered_by(CALLER)
+
+    async def _refuse_what_is_there(self) -> None:
+        """What the demo puts into clusters that stay is removed with its namespace, and nobody else's may be."""
+        for name in self.topology.names:
+            async with self._shop.connect(name) as client:
+                try:
+                    await client.get("v1", "Namespace", NAMESPACE)
+                except NotFound:
+                    continue
+            raise AlreadyExists(
+                f"{name} has a namespace {NAMESPACE} already, and the demo removes its own at the end",
+                hint=f"if a demo has left it: kubectl delete namespace {NAMESPACE}",
+            )
 
     # --- calls -------------------------------------------------------------------------------------------------------
 
@@ -231,6 +255,8 @@ class KindStage:
         """The clusters, if they are the demo's own, otherwise what it has put into them."""
         if self._say is None:
             return
+        with contextlib.suppress(IsthmusError):
+            await self._pod.aclose()
         if self._own:
             # A container that Docker was still making when `up` was ended is there a moment later.
             await remove_marked(self._harness.mark, say=self._say)
@@ -238,12 +264,11 @@ class KindStage:
             await remove_marked(self._harness.mark, say=self._say)
             self._harness.folder.remove()
             return
-        self._say(f"removing the namespace {NAMESPACE}")
         if self._faults.broken:
             await self._faults.heal()
-        with contextlib.suppress(IsthmusError):
-            await self._pod.aclose()
-        await self._shop.close()
+        if self._opened:
+            self._say(f"removing the namespace {NAMESPACE}")
+            await self._shop.close()
 
     def kill(self) -> None:
         """What is being removed stays half removed if nobody waits: it is waited for."""

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import secrets
 import socket
 import subprocess
 from collections.abc import Iterator
+from ipaddress import IPv4Network
+from pathlib import Path
 
 import pytest
 
-from clusters.namespace import LocalNetwork, NetworkNamespace
+from clusters.namespace import BridgedNamespace, LocalNetwork, NetworkNamespace, free_network, run
+from clusters.network import Claims
 from federation.errors import Unavailable
 
 pytestmark = pytest.mark.integration
@@ -66,3 +70,33 @@ def test_every_address_of_a_local_network_is_ours_until_it_is_closed() -> None:
     other.close()
     with pytest.raises(OSError, match="assign requested address"):
         socket.create_server((addresses[0], 0))
+
+
+@pytest.fixture
+def switch(two: tuple[NetworkNamespace, NetworkNamespace]) -> Iterator[tuple[str, str]]:
+    """A network like those of containers: the name of its bridge here, and the first three numbers of its addresses."""
+    claims, name = Claims(), f"isb{secrets.token_hex(3)}"
+    net = free_network(claims)
+    for command in (f"link add {name} type bridge", f"addr add {net}.1/24 dev {name}", f"link set {name} up"):
+        run(f"ip {command}")
+    yield name, net
+    run(f"ip link del {name}")
+    claims.close()
+
+
+def test_machines_of_one_network_reach_this_one_and_have_a_resolver_of_their_own(switch: tuple[str, str]) -> None:
+    bridge, net = switch
+    first, second = (BridgedNamespace(bridge, IPv4Network(f"{net}.0/24"), f"{net}.1") for _ in range(2))
+    try:
+        assert [first.inside, second.inside, first.outside] == [f"{net}.254", f"{net}.253", f"{net}.1"]
+        with socket.create_server((first.outside, 0)) as server:
+            for space in (first, second):
+                assert space.python(CONNECT, space.outside, str(server.getsockname()[1])).strip() == space.inside
+        first.resolve_by("127.0.0.55")
+        read = "print(open('/etc/resolv.conf').read())"
+        assert first.python(read).strip() == "nameserver 127.0.0.55"
+        assert "127.0.0.55" not in second.python(read)
+    finally:
+        first.close()
+        second.close()
+    assert not Path("/etc/netns", first.name).exists()

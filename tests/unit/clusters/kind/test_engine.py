@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from clusters.command import Done
 from clusters.kind import engine
 from clusters.kind.engine import Node, nodes, read, refusal
+from federation.errors import NotFound
 
 
 def done(err: str, *words: str, status: int = 1) -> Done:
@@ -134,3 +136,26 @@ async def test_a_file_of_a_node(answers: dict[str, Done]) -> None:
     answers["cp"] = done("Cannot connect to the Docker daemon")
     with pytest.raises(Exception, match="does not answer"):
         await read("n", "/made")
+
+
+@pytest.mark.parametrize(
+    ("options", "interface"),
+    [({}, "br-0123456789ab"), ({"com.docker.network.bridge.name": "kind0"}, "kind0")],
+)
+async def test_where_this_machine_is_in_a_network(
+    options: dict[str, str], interface: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pools = [
+        {"Subnet": "fc00:f853::/64", "Gateway": "fc00:f853::1"},
+        {"Subnet": "172.18.0.0/16", "Gateway": "172.18.0.1"},
+    ]
+    told = [{"Id": "0123456789abcdef", "Options": options, "IPAM": {"Config": pools}}]
+
+    async def answer(*words: str, **_: object) -> Done:
+        return Done(words, 0, json.dumps(told).encode(), "")
+
+    monkeypatch.setattr(engine, "docker", answer)
+    assert await engine.bridge() == (interface, IPv4Network("172.18.0.0/16"), "172.18.0.1")
+    del pools[1]
+    with pytest.raises(NotFound, match="no range of IPv4"):
+        await engine.bridge()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -16,7 +17,7 @@ from clusters.kind import engine, leftovers, stage
 from clusters.kind.calls import Calls
 from clusters.kind.stage import KindStage, PodCalls
 from clusters.load import Outcome
-from federation.errors import NotFound
+from federation.errors import AlreadyExists, NotFound
 
 
 def ended() -> int:
@@ -74,6 +75,28 @@ async def test_where_nothing_was_made_nothing_is_removed(tmp_path: Path, monkeyp
         await one.build(print)
     await one.report()
     await one.close()
+
+
+async def test_a_namespace_of_somebody_else_is_not_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """In clusters that stay; what `up` and the API servers say is stood in for."""
+    removed: list[str] = []
+
+    async def there(*_: object, **__: object) -> dict[str, Any]:
+        return {}
+
+    async def close() -> None:
+        removed.append("namespace")
+
+    one = KindStage(tmp_path, standing="lab", state=tmp_path)
+    monkeypatch.setattr(one._harness, "check", there)
+    monkeypatch.setattr(one._harness, "up", there)
+    client = contextlib.nullcontext(SimpleNamespace(get=there))
+    monkeypatch.setattr(one._shop, "connect", lambda _: client)
+    monkeypatch.setattr(one._shop, "close", close)
+    with pytest.raises(AlreadyExists, match="east has a namespace shop already"):
+        await one.build(print)
+    await one.close()
+    assert removed == []
 
 
 def test_an_installed_fedctl_has_no_source_to_make_images_from(tmp_path: Path):
