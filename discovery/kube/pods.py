@@ -98,8 +98,9 @@ class Pod(msgspec.Struct):
     status: _Status
 
 
-def choose(pods: Sequence[Pod], *, component: str, namespace: str, leader: str = "") -> Target:
-    """Whom to ask; `leader`: the identity of the replica that leads, which begins with the name of its pod.
+def choose(pods: Sequence[Pod], *, component: str, namespace: str, leader: str = "") -> list[Target]:
+    """Who can be asked, the best first; `leader`: the identity of the replica that leads, which begins with the name of
+    its pod.
 
     Raises NoPod, PodDown.
     """
@@ -113,7 +114,7 @@ def choose(pods: Sequence[Pod], *, component: str, namespace: str, leader: str =
     leading = leader.rpartition("_")[0]
     running.sort(key=lambda t: (not t.ready, not leading or not t.pod.startswith(leading), t.pod))
     if running:
-        return running[0]
+        return running
     worst = min(pods, key=lambda pod: (pod.metadata.deletion_timestamp is not None, pod.metadata.name))
     reason, hint = _why(worst, component, namespace)
     raise PodDown(f"the {component} does not run: pod {namespace}/{worst.metadata.name} {reason}", hint=hint)
@@ -155,8 +156,11 @@ def _crashed(status: _ContainerStatus) -> bool:
     return status.last_state is not None and status.last_state.terminated is not None
 
 
-async def find(client: KubeClient, namespace: str, component: str) -> Target:
-    """The container of the component to ask. Raises NoPod, PodDown, and the errors of discovery.kube.errors."""
+async def find(client: KubeClient, namespace: str, component: str) -> list[Target]:
+    """The containers of the component that run, first the one to ask.
+
+    Raises NoPod, PodDown, and the errors of discovery.kube.errors.
+    """
     selector = f"{PART_OF}=isthmus,{COMPONENT}={component}"
     pods = [
         msgspec.json.decode(raw, type=Pod)

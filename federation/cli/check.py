@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -192,7 +193,10 @@ async def _after(home: Home, kube: _Kube, *, timeout: float) -> Sequence[Finding
             hint="fedctl registry use DIR and fedctl cluster use CLUSTER DIR; --pre before the installation",
         )
     facts, clusters = await asyncio.gather(agents.look(home, timeout=timeout), kube.look(rights=False))
+    facts = replace(facts, clusters=clusters)
     found = list(after.federation(facts)) if home.clusters or home.operator is not None else []
+    if not found and (known := after.injectors(clusters)):
+        found = [after.versions({"fedctl": facts.version, **known})]
     now_ns = time.time_ns()
     for one in clusters:
         found += before.kubernetes(one, now_ns=now_ns)

@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
-from federation.cli.home import Home
+from federation.cli.home import Home, Place
 from federation.errors import IsthmusError
 
 if TYPE_CHECKING:
     from discovery.client import AgentClient
+    from discovery.kube.pods import Target
     from federation.cli.output import Printer
     from federation.registry.operator import OperatorClient
 
@@ -71,9 +72,19 @@ async def agent(context: typer.Context | Home, cluster: str, *, timeout: float =
         async with AgentClient.open(where, timeout=timeout) as client:
             yield client
         return
+    async with agent_in(where, cluster, timeout=timeout) as client:
+        yield client
+
+
+@contextlib.asynccontextmanager
+async def agent_in(
+    place: Place, cluster: str, *, timeout: float = 10.0, target: Target | None = None
+) -> AsyncIterator[AgentClient]:
+    """The agent of a cluster in the pod `target`, or in the one to ask. Raises what federation.cli.pods raises."""
+    from discovery.client import AgentClient
     from federation.cli.pods import bridged
 
-    async with bridged(where, "agent") as bridge:
+    async with bridged(place, "agent", target) as bridge:
         what = f"the agent of {cluster} in {bridge.pod}"
         async with AgentClient.open(bridge.socket.parent, timeout=timeout + FAR_SECONDS, what=what) as client:
             with bridge.explaining():

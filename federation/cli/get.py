@@ -146,20 +146,23 @@ def sidecars(
     output: OutputOption = Format.TABLE,
 ) -> None:
     """The sidecars that are known to the agents: version and skew against the agent's, and what they have taken up."""
+    from federation.cli import replicas
     from federation.cli import sidecars as shown
 
     home = home_of(context)
     printer = Printer(output)
 
     async def ask(name: str) -> list[dict[str, Any]]:
-        async with agent(home, name) as client:
-            return shown.rows(name, await client.status())
+        answers = await replicas.ask(home, name, timeout=10.0)
+        for line in replicas.unheard(name, answers):
+            printer.note(line)
+        return shown.rows(name, replicas.served(answers))
 
     rows = from_agents(home, cluster, ask, printer)
     if output is Format.TABLE:
         rows = [{**row, "problems": sorted({p["code"] for p in row["problems"]})} for row in rows]
     printer.rows(
-        ("cluster", "sidecar", "identity", "version", "skew", "sync", "names", "problems"),
+        ("cluster", "sidecar", "identity", "version", "skew", "sync", "names", "replica", "problems"),
         rows,
         empty="no sidecar is known: label a namespace isthmus.io/inject=enabled, or see fedctl inject --help",
     )

@@ -174,8 +174,8 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, exec
 
 
 @contextlib.asynccontextmanager
-async def bridged(place: Place, to: str) -> AsyncIterator[Bridge]:
-    """A bridge to "agent", "registry" or "registry-port" at `place`.
+async def bridged(place: Place, to: str, target: Target | None = None) -> AsyncIterator[Bridge]:
+    """A bridge to "agent", "registry" or "registry-port" at `place`; `target`: in this pod.
 
     Raises NotFound (no such context, no pod), Unavailable (not running, crashed, API server away), Denied (forbidden),
     InvalidSettings.
@@ -185,7 +185,7 @@ async def bridged(place: Place, to: str) -> AsyncIterator[Bridge]:
     async with contextlib.AsyncExitStack() as stack:
         client = KubeClient(settings, log=log.get("fedctl"), clock=SystemClock())
         stack.push_async_callback(client.close)
-        target = await find(client, place.namespace, to.partition("-")[0])
+        target = target or (await find(client, place.namespace, to.partition("-")[0]))[0]
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isthmus-")))  # 0700
         bridge = Bridge(client, place, target, to, folder)
         stack.push_async_callback(bridge.close)
@@ -193,6 +193,17 @@ async def bridged(place: Place, to: str) -> AsyncIterator[Bridge]:
         server = await asyncio.start_unix_server(bridge.serve, str(bridge.socket))
         stack.callback(server.close)
         yield bridge
+
+
+async def running(place: Place, component: str) -> list[Target]:
+    """The pods of the component that run, first the one to ask. Raises as `bridged`."""
+    check_context(place)
+    settings = KubernetesSettings(kubeconfig=place.kubeconfig, context=place.context)
+    client = KubeClient(settings, log=log.get("fedctl"), clock=SystemClock())
+    try:
+        return await find(client, place.namespace, component)
+    finally:
+        await client.close()
 
 
 def check_context(place: Place) -> None:

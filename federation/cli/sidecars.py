@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
+from federation.cli.replicas import Served
 from federation.proto.v1 import agent_pb2
 
 _VERSION = re.compile(r"(\d+)\.(\d+)\.(\d+)(.*)", re.ASCII)
@@ -39,8 +41,8 @@ def sync(consumer: agent_pb2.ConsumerStatus) -> str:
     return "synced" if behind <= 0 else f"behind by {behind}"
 
 
-def rows(cluster: str, status: agent_pb2.AgentStatus) -> list[dict[str, Any]]:
-    """A row for each sidecar of the agent, in its order."""
+def rows(cluster: str, found: Iterable[Served]) -> list[dict[str, Any]]:
+    """A row for each sidecar, in their order."""
     return [
         {
             "cluster": cluster,
@@ -48,11 +50,12 @@ def rows(cluster: str, status: agent_pb2.AgentStatus) -> list[dict[str, Any]]:
             "identity": consumer.identity.partition("/ns/")[2].replace("/sa/", "/"),
             "address": consumer.address,
             "version": consumer.version,
-            "skew": skew(consumer.version, status.version),
+            "skew": skew(consumer.version, one.agent),
             "sync": sync(consumer),
             "names": consumer.names,
+            "replica": one.replica,
             "problems": [{"code": p.code, "subject": p.subject, "detail": p.detail} for p in consumer.problems],
         }
-        for consumer in status.consumers
-        if consumer.role == "sidecar"
+        for one in found
+        if (consumer := one.consumer).role == "sidecar"
     ]

@@ -15,9 +15,10 @@ from typing import Annotated, Any
 
 import typer
 
-from federation.cli.clients import agent, home_of, operator
+from federation.cli.clients import home_of, operator
 from federation.cli.home import Home
 from federation.cli.output import Format, OutputOption, Printer
+from federation.cli.replicas import Answer, ask, served, unknown
 from federation.errors import IsthmusError, TimedOut, Unavailable
 from federation.proto.v1 import agent_pb2, registry_pb2
 
@@ -49,6 +50,12 @@ class Seen:
     links: Sequence[registry_pb2.LinkInfo] = ()
     agents: Mapping[str, agent_pb2.AgentStatus] = field(default_factory=dict)
     unreachable: Mapping[str, IsthmusError] = field(default_factory=dict)
+    replicas: Mapping[str, Sequence[Answer]] = field(default_factory=dict)
+    """What each replica of an agent says, the one in `agents` first; only of agents that have some."""
+
+    def answers(self, cluster: str) -> Sequence[Answer]:
+        """Of the agent of `cluster`, which is in `agents`."""
+        return self.replicas.get(cluster) or (Answer("", self.agents[cluster]),)
 
 
 def assess(seen: Seen) -> list[Finding]:
@@ -84,6 +91,7 @@ def assess(seen: Seen) -> list[Finding]:
     ]
     for name, status in seen.agents.items():
         findings += _assess_agent(name, status, away)
+        findings += _assess_consumers(name, seen.answers(name))
     return findings
 
 
@@ -98,7 +106,20 @@ def _assess_agent(name: str, status: agent_pb2.AgentStatus, away: Collection[str
         for peer in status.peers
         if peer.state != "live" and peer.detail not in reasons and peer.cluster not in away
     ]
-    for consumer in status.consumers:
+    return findings
+
+
+def _assess_consumers(name: str, answers: Sequence[Answer]) -> list[Finding]:
+    findings = [
+        Finding(
+            "replica_unreachable",
+            f"{name}: {answer.replica}",
+            f"whom this replica of the agent serves is not known: {answer.failure}",
+        )
+        for answer in answers
+        if answer.failure is not None
+    ]
+    for consumer in (one.consumer for one in served(answers)):
         who = f"{name}: {consumer.role} {consumer.name}"
         if not consumer.connected:
             findings.append(
@@ -115,13 +136,17 @@ async def look(home: Home) -> Seen:
     """Ask the registry and every agent known here, at once; who cannot be reached is named."""
     unreachable: dict[str, IsthmusError] = {}
     agents: dict[str, agent_pb2.AgentStatus] = {}
+    replicas: dict[str, Sequence[Answer]] = {}
 
     async def ask_agent(name: str) -> None:
         try:
-            async with agent(home, name, timeout=PATIENCE) as client:
-                agents[name] = await client.status()
+            answers = await ask(home, name, timeout=PATIENCE)
         except IsthmusError as error:
             unreachable[name] = error
+            return
+        if (status := answers[0].status) is not None:
+            agents[name] = status
+        replicas[name] = answers
 
     async def ask_registry() -> Seen:
         try:
@@ -146,6 +171,7 @@ async def look(home: Home) -> Seen:
         links=seen.links,
         agents=dict(sorted(agents.items())),
         unreachable=dict(sorted(unreachable.items())),
+        replicas=replicas,
     )
 
 
@@ -169,6 +195,9 @@ def status(
         for row in rows(seen):
             if row["replica"] is not None:
                 print(leads(row["cluster"], row["replica"]))
+        for name in seen.agents:
+            for line in unknown(name, seen.answers(name)):
+                print(line)
         for finding in findings:
             print(f"✗ {finding.subject}: {finding.detail} [{finding.code}]")
         if not findings:
@@ -207,7 +236,7 @@ def rows(seen: Seen) -> list[dict[str, Any]]:
                 # Exports of which no copy is ready there: no fault of the federation, and worth knowing.
                 "down": own.exports_down if own else None,
                 "imports": own.imports if own else None,
-                "consumers": len(own.consumers) if own else None,
+                "consumers": len(served(seen.answers(name))) if own else None,
                 "registry": None if own is None else "connected" if own.registry_connected else "lost",
                 "replica": _replica(own.replica) if own is not None and own.HasField("replica") else None,
             }

@@ -102,7 +102,10 @@ class AdsServer:
         self._timings: OrderedDict[int, Timing] = OrderedDict()
         self._nacks: dict[tuple[TypeUrl, str], Nack] = {}
         self._refused_at = 0.0
+        self._due = asyncio.Event()  # something has to be done by the clock
         self.acked: Latest[int] = Latest(0)
+        self.refused: Latest[int] = Latest(0)
+        """How many resources Envoy refuses; set whenever `nacks` changes."""
 
     # The state that others look at.
 
@@ -244,6 +247,7 @@ class AdsServer:
                 writer.cancel()
         finally:
             self._streams.remove(stream)
+            self._observe()
             self._metrics.connected.set(1 if self._streams else 0)
             self._log.info("envoy disconnected", generation=self._generation)
 
@@ -298,7 +302,9 @@ class AdsServer:
 
     async def _tick(self) -> None:
         while True:
+            await self._due.wait()  # an idle process does not wake up
             await self._clock.sleep(_TICK)
+            self._due.clear()
             now = self._clock.monotonic()
             if self._nacks and now - self._refused_at >= self._retry_refused:
                 self._refused_at = now
@@ -330,4 +336,8 @@ class AdsServer:
         for key in nacks.keys() - self._nacks.keys():
             self._log.error("resource quarantined", type=key[0].label, name=key[1], detail=nacks[key].detail[:2000])
         self._metrics.quarantine(self._nacks, nacks)
-        self._nacks = nacks
+        changed, self._nacks = nacks != self._nacks, nacks
+        if changed:
+            self.refused.set(len(nacks))
+        if nacks or any(stream.session.waiting for stream in self._streams):
+            self._due.set()

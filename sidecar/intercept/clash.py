@@ -9,6 +9,7 @@ this network namespace.
 from __future__ import annotations
 
 import errno
+import functools
 import ipaddress
 import itertools
 import socket
@@ -38,6 +39,7 @@ class Listener:
         return self.address in ("0.0.0.0", "::")
 
 
+@functools.lru_cache(maxsize=4)  # who listens is looked at every few seconds, and hardly ever changes
 def parse_listeners(text: str) -> tuple[Listener, ...]:
     """The listeners in the text of /proc/net/tcp or tcp6 (proc(5)); lines that are none are passed over."""
     found = []

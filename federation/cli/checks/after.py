@@ -5,7 +5,7 @@ One cause is told once: what an agent cannot say because it does not answer is n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from federation.cli.checks import before
@@ -72,7 +72,11 @@ def _agent(facts: AgentFacts, all_: FederationFacts) -> Iterator[Finding]:
     for problem in status.problems:
         subject = f"{name}: {problem.subject}" if problem.subject else name
         yield warning(Code.PROBLEMS, subject, f"{problem.detail} [{problem.code}]", _SEE)
-    yield from _consumers(name, status)
+    for answer in facts.answers:
+        if answer.failure is not None:
+            told = f"this replica does not answer, and whom it serves is not looked at: {answer.failure.message}"
+            yield warning(Code.AGENT, f"{name}: {answer.replica}", told, answer.failure.hint or _SEE)
+    yield from _consumers(facts)
     if facts.seen is None:
         why = facts.seen_failure.message if facts.seen_failure is not None else "it was not asked"
         yield warning(Code.AGENT, name, f"it does not tell what it sees: {why}", "upgrade it to the version of fedctl")
@@ -126,9 +130,9 @@ def _leader(name: str, status: pb.AgentStatus) -> Iterator[Finding]:
         yield ok(Code.LEADER, name, f"{replica.leader} leads")
 
 
-def _consumers(name: str, status: pb.AgentStatus) -> Iterator[Finding]:
-    good = 0
-    for consumer in status.consumers:
+def _consumers(facts: AgentFacts) -> Iterator[Finding]:
+    name, good = facts.cluster, 0
+    for consumer in (one.consumer for one in facts.served):
         who = f"{name}: {consumer.role} {consumer.name}"
         if not consumer.connected:
             yield error(Code.CONSUMERS, who, "it is not connected to its agent", "has it stopped? see its log")
@@ -338,7 +342,7 @@ class _Version:
 
 def _versions(facts: FederationFacts) -> Iterator[Finding]:
     """±1 minor between any two components."""
-    found: dict[str, str] = {"fedctl": facts.version}
+    found: dict[str, str] = {"fedctl": facts.version, **injectors(facts.clusters)}
     if facts.registry is not None and facts.registry.status is not None:
         found["registry"] = facts.registry.status.version
     for member in facts.registry.members or () if facts.registry is not None else ():
@@ -347,10 +351,20 @@ def _versions(facts: FederationFacts) -> Iterator[Finding]:
     for agent in facts.agents:
         if agent.status is not None:
             found[f"the agent of {agent.cluster}"] = agent.status.version
-            for consumer in agent.status.consumers:
+            for consumer in (one.consumer for one in agent.served):
                 if consumer.version:
                     found[f"{agent.cluster}: {consumer.role} {consumer.name}"] = consumer.version
     yield versions(found)
+
+
+def injectors(clusters: Iterable[KubeFacts]) -> dict[str, str]:
+    """The versions of the webhooks: nobody but their API server knows them."""
+    return {
+        f"the injector of {facts.context or facts.server}": workload.version
+        for facts in clusters
+        for workload in facts.workloads or ()
+        if workload.component == "injector" and workload.version
+    }
 
 
 def versions(found: Mapping[str, str]) -> Finding:
@@ -367,8 +381,11 @@ def versions(found: Mapping[str, str]) -> Finding:
     if oldest.major == newest.major and newest.minor - oldest.minor <= 1:
         return ok(Code.VERSIONS, "federation", f"within one minor version: {texts}")
     todo = "upgrade the oldest first: components work together over one minor version"
-    behind = [who for who, version in parsed.items() if version == oldest]
-    told = f"{oldest.major}.{oldest.minor} ({shown(behind)}) and {newest.major}.{newest.minor} are too far apart"
+    ends = [
+        f"{end.major}.{end.minor} ({shown(who for who, version in parsed.items() if version == end)})"
+        for end in (oldest, newest)
+    ]
+    told = f"{' and '.join(ends)} are too far apart"
     return error(Code.VERSIONS, "federation", told, todo)
 
 

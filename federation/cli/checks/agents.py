@@ -11,6 +11,7 @@ from federation.cli.checks import registry as registries
 from federation.cli.checks.facts import AgentFacts, FederationFacts
 from federation.cli.clients import agent
 from federation.cli.home import Home
+from federation.cli.replicas import ask
 from federation.errors import IsthmusError, TimedOut
 
 _BUDGET, _MARGIN = 4, 10.0
@@ -34,10 +35,11 @@ async def look(home: Home, *, timeout: float) -> FederationFacts:
 
 async def _agent(home: Home, name: str, timeout: float) -> AgentFacts:
     try:
+        answers = await ask(home, name, timeout=timeout)
         async with agent(home, name, timeout=_BUDGET * timeout + _MARGIN) as client:
             async with asyncio.timeout(timeout):
-                status, identity = await client.status(), await client.identity()
-            facts = AgentFacts(cluster=name, status=status, identity=identity)
+                identity = await client.identity()
+            facts = AgentFacts(cluster=name, status=answers[0].status, identity=identity, answers=answers)
             try:
                 seen = await client.examine(timeout_ms=int(timeout * 1000))
             except IsthmusError as failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from federation.cli.replicas import Answer, Served, served
 from federation.errors import IsthmusError
 from federation.proto.v1 import agent_pb2, registry_pb2
 
@@ -48,6 +49,8 @@ class Workload:
     ready: int
     images: tuple[str, ...] = ()
     reason: str = ""
+    version: str = ""
+    """Of its pods, by their image or by their label; empty where neither tells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,13 @@ class AgentFacts:
     seen: agent_pb2.ExamineReply | None = None
     seen_failure: IsthmusError | None = None
     asked_ns: int = 0
+    answers: Sequence[Answer] = ()
+    """What each of its replicas says; empty: it is alone."""
+
+    @property
+    def served(self) -> Sequence[Served]:
+        """The gateways and sidecars of all replicas."""
+        return served(self.answers or (Answer("", self.status, self.failure),))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +155,8 @@ class FederationFacts:
     version: str
     agents: Sequence[AgentFacts] = ()
     registry: RegistryFacts | None = None
+    clusters: Sequence[KubeFacts] = ()
+    """API servers that were looked at: what nobody of the above knows runs there."""
 
     @property
     def links(self) -> Sequence[registry_pb2.LinkInfo]:

@@ -31,12 +31,14 @@ from discovery.kube.settings import KubernetesSettings
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.cli.checks.facts import Crd, KubeFacts, Right, Webhook, Workload
+from federation.cli.installation.skew import version_of_image
 from federation.errors import IsthmusError
 from federation.trust.keys import certificate_from_der, chain_from_pem
 
 T = TypeVar("T")
 
 LABEL, COMPONENT = "app.kubernetes.io/part-of=isthmus", "app.kubernetes.io/component"
+VERSION = "app.kubernetes.io/version"
 INJECT_LABEL = "isthmus.io/inject"
 CLUSTER_PROPERTY = "cluster.clusterset.k8s.io"
 
@@ -340,7 +342,10 @@ def _ends(bundle: str) -> int | None:
 
 def _workload(kind: str, held: dict[str, Any]) -> Workload:
     metadata, spec, status = held["metadata"], held.get("spec") or {}, held.get("status") or {}
-    containers = spec.get("template", {}).get("spec", {}).get("containers") or ()
+    template = spec.get("template", {})
+    containers = template.get("spec", {}).get("containers") or ()
+    images = tuple(c.get("image", "") for c in containers)
+    tagged = next((str(version) for image in images if (version := version_of_image(image)) is not None), "")
     conditions = status.get("conditions") or ()
     reason = next((c.get("message", "") for c in conditions if c.get("status") == "False"), "")
     wanted = spec.get("replicas")
@@ -350,6 +355,7 @@ def _workload(kind: str, held: dict[str, Any]) -> Workload:
         component=(metadata.get("labels") or {}).get(COMPONENT, ""),
         wanted=1 if wanted is None else wanted,
         ready=status.get("readyReplicas") or 0,
-        images=tuple(c.get("image", "") for c in containers),
+        images=images,
         reason=reason,
+        version=tagged or (template.get("metadata", {}).get("labels") or {}).get(VERSION, ""),
     )

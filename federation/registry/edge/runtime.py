@@ -46,7 +46,6 @@ from federation.xds.metrics import XdsMetrics
 from federation.xds.server import AdsServer
 from federation.xds.snapshot import Snapshot, TypeUrl
 
-NACK_POLL = 0.5
 RETRY_REFUSED = 5.0
 """What Envoy refused is sent again after so many seconds: a port may be free by then."""
 SAVE_INTERVAL = 5.0
@@ -125,6 +124,7 @@ class Edge:
             publish=self.publisher.poke,
             acknowledged=lambda ticket, limit: self.publisher.wait(ticket, limit=limit),
             hurried=lambda: self.publisher.hurried,
+            news=self.server.acked,
             clock=clock,
         )
         self.client = WatchClient(
@@ -293,8 +293,9 @@ class Edge:
             self.part.demanded(kind, names)
 
     async def _follow_nacks(self) -> None:
+        version = -1
         while True:
-            await self.clock.sleep(NACK_POLL)
+            version, _ = await self.server.refused.newer(version)
             nacks = self.server.nacks
             self.problems.replace("xds_nack", {f"{kind.label} {name}": n.detail for (kind, name), n in nacks.items()})
 

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from clusters.network import free_port
+from clusters.podserver import PodServer
 from clusters.program import Program
 from discovery.client import AgentClient
 from discovery.join import join, replicate
@@ -34,6 +35,7 @@ from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
 from federation.catalog.replica import Changes, Sink
+from federation.cli.main import run
 from federation.errors import AlreadyExists, Conflict, Denied, IsthmusError, NotFound
 from federation.model.record import Kind, OriginState
 from federation.proto.v1 import catalog_pb2 as pb
@@ -226,6 +228,32 @@ class Edge:
         return {r.key.name for r in self.sink.replica.records(kind=kind)}
 
 
+@contextlib.asynccontextmanager
+async def sidecar(name: str, replica: Replica) -> AsyncIterator[WatchClient]:
+    """A sidecar without an Envoy at one replica."""
+    grant = await WorkloadIdentity(clock=SystemClock()).fetch(replica.state / "identity.sock", "shop", "web")
+
+    async def dial() -> grpc.aio.Channel:
+        return grpc.aio.secure_channel(
+            replica.address,
+            channel_credentials(grant.svid, grant.bundle),
+            options=[*CHANNEL_OPTIONS, *channel_options(agent_server_name(grant.bundle.trust_domain))],
+        )
+
+    client = WatchClient(
+        connect=dial,
+        sink=Sink(kinds=(Kind.PEER, Kind.IMPORT), wildcard=False),
+        on_changes=lambda _: None,
+        presence=lambda: pb.Presence(role=pb.Presence.SIDECAR, name=name, version="0.1.0"),
+    )
+    task = asyncio.create_task(client.run(), name=f"sidecar-{name}")
+    try:
+        yield client
+    finally:
+        task.cancel()
+        await asyncio.wait({task})
+
+
 @pytest.fixture
 async def world(
     federation: Any, kube_clusters: Any, kube_namespace: str, until: Until, tmp_path: Path
@@ -313,6 +341,60 @@ async def test_a_replica_has_the_identity_and_the_pins_of_the_first(world: World
             tmp_path / "three",
             kubernetes=KubernetesSettings(kubeconfig=str(world.cluster.kubeconfig), namespace="default"),
         )
+
+
+async def test_sidecars_are_seen_at_whichever_replica_they_are(
+    world: World, until: Until, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """1. each row says at which replica  2. one that cannot be asked is named  3. on a host the other one is named"""
+    pods, home = PodServer(), tmp_path / "home"
+    await pods.start("127.0.0.1", free_port())
+    for replica in world.replicas:
+        pods.pod(f"isthmus-agent-{replica.name}", "agent", replica.state)
+    kubeconfig = pods.kubeconfig(tmp_path / "kubeconfig", "kind-east")
+
+    async def fedctl(*words: str, kube: bool = False) -> tuple[Any, str]:
+        where = ["--kubeconfig", str(kubeconfig)] if kube else []
+        capsys.readouterr()
+        await asyncio.to_thread(run, ["--home", str(home), *words, *where])
+        out, errors = capsys.readouterr()
+        return (json.loads(out) if out.startswith(("{", "[")) else out), errors
+
+    async def rows() -> dict[str, str]:
+        found, _ = await fedctl("get", "sidecars", "-o", "json")
+        return {row["sidecar"]: row["replica"] for row in found if row["sync"] != "lost"}
+
+    async def counted() -> tuple[int, set[str]]:
+        found, _ = await fedctl("status", "-o", "json")
+        (row,) = (row for row in found["clusters"] if row["cluster"] == "east")
+        subjects = {f["subject"] for f in found["findings"] if f["code"] == "replica_unreachable"}
+        return row["consumers"], subjects
+
+    one, two = world.replicas
+    try:
+        await fedctl("registry", "use", str(tmp_path / "registry" / "operator"))
+        await fedctl("cluster", "use", "east", "--context", "kind-east", kube=True)
+        async with sidecar("web-1", one), sidecar("web-2", two):
+            wanted = {"web-1": "isthmus-agent-one", "web-2": "isthmus-agent-two"}
+            await until(lambda: _equals(rows, wanted))
+            assert await counted() == (2, set())
+
+            pods.folders["isthmus-agent-two"] = tmp_path / "nothing"
+            assert await rows() == {"web-1": "isthmus-agent-one"}
+            assert await counted() == (1, {"east: isthmus-agent-two"})
+            _, told = await fedctl("get", "sidecars")
+            assert "east: isthmus-agent-two does not answer, and whom it serves is missing here: " in told
+
+            await fedctl("cluster", "use", "east", str(two.state))
+            _, told = await fedctl("get", "sidecars")
+            assert f"east: {one.identity} is another replica, which is not known here" in told
+            assert await rows() == {"web-2": two.identity}
+    finally:
+        await pods.close()
+
+
+async def _equals(found: Callable[[], Awaitable[Any]], wanted: Any) -> bool:
+    return bool(await found() == wanted)
 
 
 async def test_a_machine_is_let_in_by_either_replica_and_put_out_by_both(

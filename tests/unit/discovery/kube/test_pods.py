@@ -27,7 +27,7 @@ def pod(
 
 
 def of(*pods: Pod, leader: str = "") -> Target:
-    return choose(pods, component="agent", namespace="isthmus-system", leader=leader)
+    return choose(pods, component="agent", namespace="isthmus-system", leader=leader)[0]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +45,12 @@ def of(*pods: Pod, leader: str = "") -> Target:
 )
 def test_the_leader_then_who_is_ready_then_who_runs(pods: tuple[Pod, ...], leader: str, chosen: str) -> None:
     assert of(*pods, leader=leader).pod == chosen
+
+
+def test_all_that_run_can_be_asked() -> None:
+    pods = (pod("a"), pod("b", state=CRASH_LOOP), pod("c", ready=False), pod("d"))
+    found = choose(pods, component="agent", namespace="isthmus-system", leader="d_0f3c")
+    assert [target.pod for target in found] == ["d", "a", "c"]
 
 
 def test_the_container_of_the_name_or_the_first() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from federation.cli.replicas import Answer, served
 from federation.cli.sidecars import rows, skew, sync
 from federation.proto.v1 import agent_pb2, records_pb2
 
@@ -46,7 +47,8 @@ def test_a_row_for_each_sidecar_and_none_for_gateways() -> None:
         problems=[problem],
     )
     gateway = agent_pb2.ConsumerStatus(role="gateway", name="gw", version="0.1.0", connected=True)
-    (row,) = rows("east", agent_pb2.AgentStatus(version="0.2.0", consumers=[gateway, sidecar]))
+    status = agent_pb2.AgentStatus(version="0.2.0", consumers=[gateway, sidecar])
+    (row,) = rows("east", served([Answer("isthmus-agent-1", status)]))
     assert row == {
         "cluster": "east",
         "sidecar": "web-1",
@@ -56,5 +58,6 @@ def test_a_row_for_each_sidecar_and_none_for_gateways() -> None:
         "skew": "1 minor older",
         "sync": "synced",
         "names": 3,
+        "replica": "isthmus-agent-1",
         "problems": [{"code": "port_clash", "subject": "shop/echo", "detail": "why"}],
     }

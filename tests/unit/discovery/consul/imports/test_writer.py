@@ -19,7 +19,7 @@ from discovery.consul.imports.catalog import Catalog, Fence
 from discovery.consul.imports.settings import WriteSettings
 from discovery.consul.imports.writer import Writer, batches
 from federation import log
-from federation.aio.clock import SystemClock
+from federation.aio.clock import Clock, FakeClock, SystemClock
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
 from federation.model.cluster import Gateway, Problem
@@ -57,7 +57,15 @@ class View:
 class Site:
     """A writer and all around it."""
 
-    def __init__(self, consul: Any, fence: Fence, **settings: Any) -> None:
+    def __init__(
+        self,
+        consul: Any,
+        fence: Fence,
+        *,
+        clock: Clock | None = None,
+        rng: random.Random | None = None,
+        **settings: Any,
+    ) -> None:
         self.consul, self.view, self.fence = consul, View(), fence
         self.problems: list[Problem] = []
         self.leader: Latest[Fence | None] = Latest(fence)
@@ -75,9 +83,9 @@ class Site:
             leader=self.leader,
             wait=40.0,
             on_problems=self._problems,
-            clock=SystemClock(),
+            clock=clock or SystemClock(),
             log=log.get("test"),
-            rng=random.Random(next(_seeds)),
+            rng=rng or random.Random(next(_seeds)),
         )
         self.task: asyncio.Task[None] | None = None
 
@@ -273,26 +281,39 @@ async def test_what_was_edited_by_hand_is_repaired(site, make):
     await site.resolves("db", AT)
 
 
-async def test_two_that_write_the_same_end_in_a_problem_and_not_in_a_loop(site, make):
+class Longest(random.Random):
+    """Every pause is as long as it may be."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return b
+
+
+async def test_two_that_write_the_same_end_in_a_problem_and_not_in_a_loop(consul, make):
+    clock = FakeClock()
+    site = Site(consul, make.FENCE, clock=clock, rng=Longest())
     site.view.put(make.imported())
     site.start()
-    await site.resolves("db", AT)
 
-    async def fight() -> None:
-        while True:
-            (id_,) = site.consul.ours()
-            if site.consul.ours()[id_]["Port"] != 7:
-                site.consul.edit(id_, Port=7)
-            await asyncio.sleep(0.01)
+    async def passes(condition: Callable[[], bool], *, fight: bool, seconds: float = 60.0) -> bool:
+        """Whether it comes true within so many seconds of the writer's time; another one writes meanwhile."""
+        for _ in range(round(seconds / 0.01)):
+            if condition():
+                return True
+            clock.advance(0.01)
+            for id_, service in consul.ours().items():
+                if fight and service["Port"] != 7:
+                    consul.edit(id_, Port=7)
+            for _ in range(20):
+                await asyncio.sleep(0)
+        return condition()
 
-    other = asyncio.create_task(fight())
-    await site.problem("import_contested")
-    written = len(site.consul.transactions)
-    await asyncio.sleep(0.3)
-    assert len(site.consul.transactions) <= written + 1
-    await cancel(other)
+    assert await passes(lambda: consul.resolve("db") == [AT], fight=False)
+    assert await passes(lambda: [p.code for p in site.problems] == ["import_contested"], fight=True)
+    written = len(consul.transactions)
+    assert not await passes(lambda: len(consul.transactions) > written, fight=True, seconds=0.5)
     site.view.put(make.imported(gateway_ports={5432: 12_000}))
-    await site.resolves("db", ("10.0.0.1", 12_000))
+    assert await passes(lambda: consul.resolve("db") == [("10.0.0.1", 12_000)], fight=False)
+    await cancel(site.task)
 
 
 async def test_a_node_of_somebody_else_is_left_alone(site, make):

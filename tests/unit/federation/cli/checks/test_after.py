@@ -11,6 +11,7 @@ import pytest
 from federation.cli.checks import after
 from federation.cli.checks.facts import AgentFacts, FederationFacts, KubeFacts, RegistryFacts, Workload
 from federation.cli.checks.finding import Code, Finding, Level
+from federation.cli.replicas import Answer
 from federation.errors import Unavailable
 from federation.proto.v1 import agent_pb2, records_pb2, registry_pb2
 
@@ -94,6 +95,50 @@ def test_a_whole_federation_is_well_in_every_respect() -> None:
         *(Code.GATEWAYS, Code.GATEWAY_REACH, Code.EXPORTS, Code.NAMESPACES, Code.ADDRESSES, Code.DNS),
         *(Code.LINKS, Code.PINS, Code.VERSIONS),
     }
+
+
+def injector(version: str) -> KubeFacts:
+    workload = Workload("Deployment", "isthmus-injector", "injector", 1, 1, version=version)
+    other = Workload("Deployment", "isthmus-agent", "agent", 1, 1, version="9.9.9")  # which tells its own itself
+    return KubeFacts(context="kind-east", workloads=[workload, other])
+
+
+@pytest.mark.parametrize(
+    ("who", "version", "level"),
+    [
+        ("injector", "0.4.0", Level.OK),
+        ("injector", "0.5.0", Level.ERROR),
+        ("injector", "latest", Level.WARNING),
+        ("injector", "", Level.OK),  # not known
+        ("sidecar", "0.2.9", Level.OK),
+        ("sidecar", "0.1.0", Level.ERROR),
+    ],
+)
+def test_injectors_and_sidecars_of_every_replica_may_be_one_minor_version_apart(
+    who: str, version: str, level: Level
+) -> None:
+    facts = federation()
+    if who == "injector":
+        facts = replace(facts, clusters=[injector(version)])
+    else:
+        consumer = agent_pb2.ConsumerStatus(role="sidecar", name="web-1", version=version, connected=True)
+        first = facts.agents[0]
+        other = Answer("isthmus-agent-2", agent_pb2.AgentStatus(version="0.3.1", consumers=[consumer]))
+        answers = (Answer("isthmus-agent-1", first.status), other)
+        facts = replace(facts, agents=(replace(first, answers=answers), facts.agents[1]))
+    (found,) = (f for f in after.federation(facts) if f.code is Code.VERSIONS)
+    assert found.level is level
+    named = "the injector of kind-east" if who == "injector" else "east: sidecar web-1"
+    assert (named in found.detail) == (level is not Level.OK or (bool(version) and version[:3] != "0.3"))
+
+
+def test_a_replica_that_does_not_answer_is_named() -> None:
+    facts = federation()
+    first = facts.agents[0]
+    silent = Answer("isthmus-agent-2", failure=Unavailable("no answer", hint="see its log"))
+    answers = (Answer("isthmus-agent-1", first.status), silent)
+    (found,) = bad(replace(facts, agents=(replace(first, answers=answers), facts.agents[1])))
+    assert (found.code, found.level, found.subject) == (Code.AGENT, Level.WARNING, "east: isthmus-agent-2")
 
 
 def test_a_gateway_that_nobody_dials_is_well() -> None:

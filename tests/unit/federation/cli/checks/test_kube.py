@@ -78,3 +78,20 @@ def test_workloads(spec: dict[str, Any], status: dict[str, Any], wanted: int, re
     held = {"metadata": {"name": "isthmus-agent", "labels": {kube.COMPONENT: "agent"}}, "spec": spec, "status": status}
     made = kube._workload("Deployment", held)
     assert made == Workload("Deployment", "isthmus-agent", "agent", wanted, ready, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("image", "label", "expected"),
+    [
+        ("registry.example/isthmus:0.4.2", "0.4.2", "0.4.2"),
+        ("registry.example/isthmus:0.4.2", "0.3.0", "0.4.2"),  # what runs is the image
+        ("registry.example/isthmus@sha256:00", "0.3.0", "0.3.0"),
+        ("registry.example/isthmus:latest", "latest", "latest"),
+        ("", None, ""),
+    ],
+)
+def test_the_version_of_a_workload(image: str, label: str | None, expected: str) -> None:
+    labels = {} if label is None else {kube.VERSION: label}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "injector", "image": image}]}}
+    held = {"metadata": {"name": "isthmus-injector"}, "spec": {"template": template}}
+    assert kube._workload("Deployment", held).version == expected

@@ -8,8 +8,9 @@ from collections.abc import AsyncIterator
 import pytest
 
 from federation.aio.clock import FakeClock
+from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
-from federation.registry.edge.checking import BUSY_PAUSE, PATIENCE, PAUSE, POLL, QUIET, SHARE, Checking
+from federation.registry.edge.checking import BUSY_PAUSE, PATIENCE, PAUSE, POLL, QUIET, SHARE, TOGETHER, Checking
 
 
 class Rig:
@@ -23,19 +24,24 @@ class Rig:
         self.hurried = -1000.0
         self.acknowledging = asyncio.Event()
         self.acknowledging.set()
+        self.news: Latest[int] = Latest(0)
+        self.looks = 0
+        self.together: list[int] = []
         self.checking = Checking(
             begin=self.begin,
             publish=self.publish,
             acknowledged=self.acknowledged,
             hurried=lambda: self.hurried,
+            news=self.news,
             clock=self.clock,
         )
 
     def begin(self, most: int) -> bool:
-        assert most == 1
+        self.looks += 1
         if not self.waiting:
             return False
-        self.waiting -= 1
+        self.together.append(min(most, self.waiting))
+        self.waiting -= self.together[-1]
         self.begun.append(self.clock.monotonic())
         return True
 
@@ -48,6 +54,11 @@ class Rig:
         await self.acknowledging.wait()
         return True
 
+    def wait(self, names: int) -> None:
+        """So many were brought to Envoy, which has acknowledged them."""
+        self.waiting = names
+        self.news.set(self.news.value + 1)
+
     def look_up(self) -> None:
         self.hurried = self.clock.monotonic()
 
@@ -59,7 +70,7 @@ class Rig:
 
 
 async def turns() -> None:
-    for _ in range(5):
+    for _ in range(12):
         await asyncio.sleep(0)
 
 
@@ -71,20 +82,28 @@ async def rig() -> AsyncIterator[Rig]:
     await cancel(task)
 
 
-async def test_one_after_the_other_each_is_published(rig: Rig) -> None:
-    rig.waiting = 3
-    await rig.pass_(POLL + 4 * PAUSE)
-    assert rig.published == 3
+async def test_a_few_together_and_the_rest_after_them(rig: Rig) -> None:
+    rig.wait(2 * TOGETHER + 1)
+    await rig.pass_(4 * PAUSE)
+    assert (rig.published, rig.together) == (3, [TOGETHER, TOGETHER, 1])
     assert all(b - a >= PAUSE - 1e-6 for a, b in zip(rig.begun, rig.begun[1:], strict=False))
 
 
 async def test_nothing_to_begin_publishes_nothing(rig: Rig) -> None:
-    await rig.pass_(1.0)
+    await rig.pass_(10 * POLL)
     assert rig.published == 0
+    assert rig.looks <= 11, "and hardly wakes anybody up"
+
+
+async def test_what_envoy_has_just_acknowledged_is_looked_at_at_once(rig: Rig) -> None:
+    await rig.pass_(POLL / 4)
+    rig.wait(1)
+    await turns()
+    assert rig.published == 1
 
 
 async def test_the_next_waits_for_the_acknowledgement_and_longer_where_it_took_long(rig: Rig) -> None:
-    rig.waiting = 2
+    rig.wait(TOGETHER + 1)
     rig.acknowledging.clear()
     await rig.pass_(0.5)
     assert len(rig.begun) == 1
@@ -96,7 +115,7 @@ async def test_the_next_waits_for_the_acknowledgement_and_longer_where_it_took_l
 
 
 async def test_a_look_up_holds_them_back_for_a_moment(rig: Rig) -> None:
-    rig.waiting = 1
+    rig.wait(1)
     rig.look_up()
     await rig.pass_(QUIET - 0.05)
     assert not rig.begun
@@ -105,7 +124,7 @@ async def test_a_look_up_holds_them_back_for_a_moment(rig: Rig) -> None:
 
 
 async def test_look_ups_without_end_do_not_hold_them_back_for_ever(rig: Rig) -> None:
-    rig.waiting = 1000
+    rig.wait(1000)
     for _ in range(round((PATIENCE - 0.1) / 0.1)):
         rig.look_up()
         await rig.pass_(0.1)
@@ -114,6 +133,7 @@ async def test_look_ups_without_end_do_not_hold_them_back_for_ever(rig: Rig) -> 
         rig.look_up()
         await rig.pass_(0.1)
     assert 3 <= len(rig.begun) <= 3.0 / BUSY_PAUSE + 1, "from then on, but seldom"
+    assert set(rig.together) == {1}
     rig.clock.advance(QUIET)
     await rig.pass_(0.2)
     begun = len(rig.begun)
