@@ -2,8 +2,8 @@
 
 Who is told that it goes hears it at different times: peers by their control plane, others when what stands before it
 has heard (kube-proxy writes its rules once a second at most, a load balancer looks now and then). So it is over when
-nothing is under way *and* nothing has come for a while. An idle connection that its client keeps in case it is needed
-holds nobody up: Envoy tells it to go with its next response.
+nothing is under way *and* nothing has come for a while. What nobody needs holds nobody up: an idle connection that its
+client keeps in case it is needed, which is told to go with its next response, and peers that ask whether it is there.
 
 `server.total_connections` is no help: an answer of the admin interface has what it was at the look before.
 """
@@ -24,7 +24,8 @@ _COME = frozenset(
         *(f"http.{name}.downstream_rq_total" for name in _REQUESTS),
     )
 )
-STATS = tuple(sorted(_CONNECTIONS_NOW | _HTTP_NOW | _REQUESTS_NOW | _COME))
+_CHECKS_COME = frozenset(f"http.{name}.downstream_cx_total" for name in _CHECKS)
+STATS = tuple(sorted(_CONNECTIONS_NOW | _HTTP_NOW | _REQUESTS_NOW | _COME | _CHECKS_COME))
 """What `Leaving` reads. Listeners of one prefix share them: there are no more of these with thousands of listeners."""
 PATTERN = f"^({'|'.join(STATS)})$".replace(".", r"\.")
 """The same, for AdminClient.stats."""
@@ -41,7 +42,7 @@ class Leaving:
 
     def over(self, stats: Mapping[str, int], now: float) -> bool:
         """Whether it may end, now that it counts this."""
-        come = _sum(stats, _COME)
+        come = _sum(stats, _COME) - _sum(stats, _CHECKS_COME)
         if self._come is not None and come != self._come:
             self._since = now
         self._come = come

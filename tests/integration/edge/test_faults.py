@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from clusters.network import free_port
-from clusters.waiting import until
+from clusters.waiting import ANSWER, until
 from federation.model.cluster import Gateway
 
 pytestmark = pytest.mark.integration
@@ -132,20 +132,33 @@ async def test_a_gateway_that_stops_says_so_and_serves_who_has_not_heard_of_it(w
     """A request that is under way may end, and what still comes is answered: its address may be that of its successor,
     and what stands before both learns later than peers which of them it is."""
     held = world.held()
-    east, gateway, _, sidecar = await federation(world, shop, held=held, far={"drain_seconds": 60})
+    east, gateway, west, sidecar = await federation(world, shop, held=held, far={"drain_seconds": 60})
+    east.put_export(shop.exported(shop.db, shop.opaque, await world.tcp_echo("east-db"), "west"))
+    west.put_import(shop.imported(shop.db, shop.opaque, shop.backend("east", shop.opaque)))
     address = await sidecar.address("echo.shop.global")
     assert await world.get(address) == (200, "east-1")
     long = asyncio.create_task(world.get(address, method="POST"), name="long")
     await held.arrived.wait()
-    gateway.child.send_signal(signal.SIGTERM)
-    await shop.until(lambda: east.presence["gw"].gateway.draining, what="draining is announced")
-    heard = time.monotonic()
-    while time.monotonic() < heard + 4.0:  # well above the time in which nothing may come
-        assert await world.get(address) == (200, "east-1")
-    held.released.set()
-    assert await long == (200, "east-1")
-    assert gateway.child.poll() is None
-    assert await gateway.stop(0) == 0  # and long before its 60 s
+    async with world.connection(await sidecar.address("db.shop.global"), 5432) as (reader, writer):
+
+        async def said(text: str) -> str:
+            writer.write(f"{text}\n".encode())
+            return (await asyncio.wait_for(reader.readline(), ANSWER)).decode().strip()
+
+        assert await said("before") == "east-db before"
+        gateway.child.send_signal(signal.SIGTERM)
+        await shop.until(lambda: east.presence["gw"].gateway.draining, what="draining is announced")
+        # 1. who comes now is served, for much longer than nobody has to come
+        heard = time.monotonic()
+        while time.monotonic() < heard + 3.0:
+            assert await world.get(address) == (200, "east-1")
+        # 2. nobody comes any more: what is under way may end, a request first and then a connection
+        await shop.until(lambda: time.monotonic() > heard + 6.0, what="the time in which nobody comes is over")
+        held.released.set()
+        assert await long == (200, "east-1")
+        assert await said("after") == "east-db after"
+    # 3. it ends when they have, and long before its 60 s
+    assert await gateway.stop(0) == 0
 
 
 async def test_a_gateway_whose_port_is_taken_says_so_and_opens_when_it_is_free(world: Any, shop: Any) -> None:

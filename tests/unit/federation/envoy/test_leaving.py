@@ -17,8 +17,9 @@ def counts(
     requests: int = 0,
     come: int = 0,
     asked: int = 0,
+    checked: int = 0,
 ) -> dict[str, int]:
-    """Connections now at both listeners, those of them that carry HTTP, requests now; connections and requests ever."""
+    """Now: connections at both listeners, those that carry HTTP, requests. Ever: connections, requests, checks."""
     return {
         "listener.inbound.downstream_cx_active": inbound,
         "listener.egress.downstream_cx_active": egress,
@@ -27,6 +28,7 @@ def counts(
         "http.out.downstream_rq_active": requests,
         "listener.inbound.downstream_cx_total": come,
         "http.in.downstream_rq_total": asked,
+        "http.health.downstream_cx_total": checked,
     }
 
 
@@ -56,6 +58,13 @@ def test_what_is_under_way_is_waited_for_however_long_it_is_quiet() -> None:
 
 def test_idle_connections_and_checks_hold_nobody_up() -> None:
     assert Leaving(quiet=0, now=100).over(counts(inbound=5, http=3, checks=2), 100)
+
+
+def test_peers_that_only_ask_whether_it_is_there_hold_nobody_up() -> None:
+    leaving = Leaving(quiet=5, now=100)
+    for at in range(100, 105):
+        assert not leaving.over(counts(come=at, checked=at), at)
+    assert leaving.over(counts(come=105, checked=105), 105)
 
 
 def test_counts_that_were_not_read_at_one_moment_are_no_negative_rest() -> None:
