@@ -6,6 +6,7 @@ the nodes, whoever put them there.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from clusters.kind import engine, packets
 from clusters.kind.config import Wanted
 from clusters.kind.engine import Node
 from clusters.kind.harness import KindHarness
-from clusters.kind.installation import COMPONENTS
+from clusters.kind.installation import COMPONENTS, wait_ready
 from clusters.kind.packets import FAULTS, INTERFACE
 from federation.errors import NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
@@ -195,7 +196,10 @@ class KindFaults:
     # --- healing -----------------------------------------------------------------------------------------------------
 
     async def heal(self) -> None:
-        """What is in the nodes is undone: chains, queues, pauses, ballast; then they are thawed and started by `up`."""
+        """What is in the nodes is undone: chains, queues, pauses, ballast; then they are thawed and started by `up`.
+
+        Where isthmus is installed its pods are waited for. Raises as `up`, TimedOut (`not_ready`).
+        """
         self._lost.clear()
         self.broken = False
         names = {want.name for want in (await self._harness.wanted()).values()}
@@ -203,6 +207,8 @@ class KindFaults:
         await self._undo([node for node in nodes if node.state == "running"])
         await self._harness.up()
         await self._undo([node for node in nodes if node.state != "running"])
+        configs = [self._harness.folder.kubeconfig(name) for name in await self._harness.wanted()]
+        await asyncio.gather(*(wait_ready(path) for path in configs))
 
     async def _undo(self, nodes: Sequence[Node]) -> None:
         for node in nodes:

@@ -7,6 +7,7 @@ Everything is done by the `fedctl` that a user has, with the kubeconfigs of the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -19,12 +20,12 @@ from clusters.command import Done, attempt
 from clusters.kind import engine
 from clusters.kind.config import Wanted
 from clusters.kind.folder import Folder
-from clusters.kubeclient import connect
+from clusters.kubeclient import KubeClient, connect
 from clusters.progress import Say
 from clusters.together import finish_together
 from clusters.topology import Topology
 from federation.cli.home import Home
-from federation.errors import IsthmusError, NotFound, Unavailable
+from federation.errors import IsthmusError, NotFound, TimedOut, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ VOLUME = "isthmus-registry"
 """The volume of the registry, and the class of which it is the only one."""
 DISK, _USER = "/var/local/isthmus-registry", 65532
 _SECONDS = 300.0
+_LOOK = 0.2
 
 Verb = Literal["registry", "operator", "agent", "context", "gateway", "webhook", "link"]
 """`operator`, `context`: let fedctl know the registry, or the cluster's agent."""
@@ -122,12 +124,7 @@ class Installation:
 
     async def _ready(self, name: str) -> frozenset[str]:
         async with connect(self._folder.kubeconfig(name)) as client:
-            found = []
-            for kind in ("Deployment", "StatefulSet"):
-                try:
-                    found += await client.list("apps/v1", kind, SYSTEM_NAMESPACE)
-                except NotFound:
-                    continue
+            found = await _workloads(client, SYSTEM_NAMESPACE)
         return frozenset(str(one["metadata"]["labels"].get(LABEL)) for one in found if _is_ready(one))
 
     # --- doing -------------------------------------------------------------------------------------------------------
@@ -276,6 +273,41 @@ def refusal(done: Done) -> IsthmusError:
             told = json.loads(line)["error"]
             return Unavailable(f"fedctl {what[:80]}: {told['message']}", hint=told["hint"], code=told["code"])
     return Unavailable(f"fedctl {what[:80]}: {done.reason}", code="fedctl_failed")
+
+
+async def wait_ready(kubeconfig: Path, *, namespace: str = SYSTEM_NAMESPACE, seconds: float = _SECONDS) -> None:
+    """Until every pod that is wanted of isthmus is ready; at once where nothing is installed, or scaled to nothing.
+
+    Raises TimedOut (`not_ready`), which names what is not.
+    """
+    missing: list[str] = ["its API server does not answer"]
+    async with connect(kubeconfig) as client:
+
+        async def ready() -> bool:
+            nonlocal missing
+            found = await _workloads(client, namespace)
+            wanted = [one for one in found if one["spec"].get("replicas", 1) and LABEL in one["metadata"]["labels"]]
+            missing = sorted(str(one["metadata"]["name"]) for one in wanted if not _is_ready(one))
+            if missing:
+                await asyncio.sleep(_LOOK)
+            return not missing
+
+        try:
+            await client.until(ready, timeout=seconds)
+        except TimedOut as error:
+            raise TimedOut(
+                f"not ready after {seconds:g} s: {', '.join(missing)}",
+                hint=f"kubectl --kubeconfig {kubeconfig} -n {namespace} get pods",
+                code="not_ready",
+            ) from error
+
+
+async def _workloads(client: KubeClient, namespace: str) -> list[dict[str, Any]]:
+    found = []
+    for kind in ("Deployment", "StatefulSet"):
+        with contextlib.suppress(NotFound):
+            found += await client.list("apps/v1", kind, namespace)
+    return found
 
 
 def _is_ready(workload: Mapping[str, Any]) -> bool:

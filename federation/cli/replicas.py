@@ -101,11 +101,11 @@ def unheard(cluster: str, answers: Sequence[Answer]) -> list[str]:
 
 
 def unknown(cluster: str, answers: Sequence[Answer]) -> list[str]:
-    """A line where there is another replica, to which no way is known here."""
+    """A line where there is another replica, to which no way is known here; all pods that run are known."""
     if len(answers) != 1 or (status := answers[0].status) is None:
         return []
     replica = status.replica
-    if not replica.leader or replica.leader == replica.identity:
+    if answers[0].replica != replica.identity or replica.leader in ("", replica.identity):
         return []
     return [f"{cluster}: {replica.leader} is another replica, which is not known here: whom it serves is missing here"]
 

@@ -43,6 +43,8 @@ def test_a_replica_that_does_not_answer_is_named() -> None:
     assert unheard("east", [answer("a", leader="a")]) == []
     assert unheard("east", [answer("a", leader="c"), answer("c", leader="c")]) == []
     assert unheard("east", [answer("")]) == []
+    alone = answer("isthmus-agent-1_0f3c", leader="isthmus-agent-2_1a2b").status
+    assert unheard("east", [Answer("isthmus-agent-1", alone)]) == []  # the other pod does not run any more
     (line,) = unheard("east", [answer("a", leader="b"), SILENT])
     assert line == "east: b does not answer, and whom it serves is missing here: no answer"
     (line,) = unheard("east", [answer("a", leader="b")])
