@@ -147,7 +147,7 @@ def test_a_cache_that_cannot_be_written_is_one_line(environ: dict[str, str], tmp
     [
         ("a: write /tmp/x: no space left on device", StorageFailed, "no space left on device"),
         (
-            'go: k8s.io/api@v0.1.0: Get "https://proxy.golang.org/x": dial tcp: lookup proxy.golang.org: no such host',
+            'go: k8s.io/api@v0.1.0: Get "https://modules.example/x": dial tcp: lookup modules.example: no such host',
             Unavailable,
             "could not be fetched: go: k8s.io/api",
         ),
