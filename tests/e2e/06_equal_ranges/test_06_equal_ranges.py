@@ -38,7 +38,6 @@ async def test_equal_ranges(clusters: Clusters, shop: Shop, operator: Operator, 
         *(shop.offer(cluster, service) for cluster in OTHER for service in (f"only-{cluster}", "both"))
     )
     there = {cluster: await shop.addresses(cluster, f"only-{cluster}") for cluster in OTHER}
-    assert await shop.addresses(EAST) & await shop.addresses(WEST), "no pods of both have one address"
 
     # 3. each calls the other's, by a sidecar and by its gateway; of what both have, its own
     async with (
