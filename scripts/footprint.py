@@ -49,6 +49,8 @@ async def _processes(services: int, used: int) -> list[dict[str, Any]]:
                 if running.process is not None and not name.endswith(("-http", "-tcp"))
             }
             before = {name: spent(pid) for name, pid in pids.items()}
+            await asyncio.sleep(IDLE)  # in which health checks of the names that were looked up still begin
+            between = {name: spent(pid) for name, pid in pids.items()}
             await asyncio.sleep(IDLE)
             rows = []
             for name, pid in pids.items():
@@ -59,7 +61,8 @@ async def _processes(services: int, used: int) -> list[dict[str, Any]]:
                         "rss_mb": rss,
                         "anonymous_mb": anonymous,
                         "envoy_anonymous_mb": round(sum(resident(child)[1] for child in children(pid)), 1),
-                        "idle_percent": round(100 * (spent(pid) - before[name]) / IDLE, 2),
+                        "idle_percent": round(100 * (between[name] - before[name]) / IDLE, 2),
+                        "later_percent": round(100 * (spent(pid) - between[name]) / IDLE, 2),
                         "built_s": round(seconds, 1),
                     }
                 )
