@@ -49,7 +49,9 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
 
         figures["processes"] = found = processes(parsed.federation, parsed.used)
         print(f"processes, {parsed.federation} services in 3 clusters, {parsed.used} names in use by east's sidecar")
-        print(f"  {'process':<16} {'RSS MB':>8} {'anonymous':>10} {'its Envoy':>10} {'idle % of a core':>17} {'30 s later':>11}")
+        print(
+            f"  {'process':<16} {'RSS MB':>8} {'anonymous':>10} {'its Envoy':>10} {'idle % of a core':>17} {'30 s later':>11}"
+        )
         for row in found:
             print(
                 f"  {row['process']:<16} {row['rss_mb']:>8.1f} {row['anonymous_mb']:>10.1f} "
