@@ -50,7 +50,8 @@ def main(args: list[str] | None = None) -> dict[str, Any]:
         figures["processes"] = found = processes(parsed.federation, parsed.used)
         print(f"processes, {parsed.federation} services in 3 clusters, {parsed.used} names in use by east's sidecar")
         print(
-            f"  {'process':<16} {'RSS MB':>8} {'anonymous':>10} {'its Envoy':>10} {'idle % of a core':>17} {'30 s later':>11}"
+            f"  {'process':<16} {'RSS MB':>8} {'anonymous':>10} {'its Envoy':>10} {'idle % of a core':>17}"
+            f" {'30 s later':>11}"
         )
         for row in found:
             print(
