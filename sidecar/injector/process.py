@@ -39,6 +39,8 @@ from sidecar.injector.webhook import Certificate, Webhook
 
 LOOK = 10.0
 """Seconds between two looks at our webhook's configuration and at where the agent is."""
+SOON = 1.0
+"""The same until the configuration was there once: an installer makes it when we are ready, and then pods come."""
 SETTLE = 1.0
 """Seconds for API servers to hear of a caBundle, before a certificate is used that needs it."""
 _LOGGED = {Outcome.REFUSED: "pod refused", Outcome.FAILED: "pod admitted without a sidecar"}
@@ -150,14 +152,15 @@ class Injector:
     # --- what is kept up to date
 
     async def _follow(self) -> None:
-        version = self._renewer.latest.version
+        version, registered = self._renewer.latest.version, False
         while True:
-            await first_of(self._renewer.latest.newer(version), self._clock.sleep(LOOK))
+            await first_of(self._renewer.latest.newer(version), self._clock.sleep(LOOK if registered else SOON))
             version = self._renewer.latest.version
             await self._find_agent()
             if self._shown.not_after <= utc(self._clock):
                 self._show(self._renewer.current)  # it is no use any more, so nothing is lost
             known = await self._register()
+            registered = registered or known
             if known and self._shown.bundle != self._renewer.current.bundle:
                 await self._clock.sleep(SETTLE)
             self._show(self._renewer.current)

@@ -35,6 +35,12 @@ def missing(name: Name, workload: Object) -> str:
     return ""
 
 
+def unregistered(configuration: Object) -> str:
+    """What a MutatingWebhookConfiguration of ours lacks; empty when API servers can call all of it."""
+    lacking = [one["name"] for one in configuration.get("webhooks") or () if not one["clientConfig"].get("caBundle")]
+    return f"no certificates yet for {', '.join(lacking)}: pods get no sidecar" if lacking else ""
+
+
 def _on_nodes(status: Object) -> str:
     wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
     if updated < wanted:

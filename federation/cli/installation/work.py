@@ -23,7 +23,7 @@ from federation.aio.clock import Clock
 from federation.cli.installation import leftovers
 from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
 from federation.cli.installation.record import LABEL, NAME, Record
-from federation.cli.installation.rollout import missing, reasons
+from federation.cli.installation.rollout import missing, reasons, unregistered
 from federation.errors import Conflict, NotFound, TimedOut
 
 Say = Callable[[str], None]
@@ -143,9 +143,12 @@ class Worker:
                 [one for one in wave.documents if (one["kind"] == WEBHOOKS.kind) is last] for last in (False, True)
             )
             done += [await apply_one(self.client, one) for one in early if one["kind"] != "Namespace"]
-            if wait and wave.workloads and wave.title in awaited:
+            waits = bool(wait and wave.workloads and wave.title in awaited)
+            if waits:
                 await self.wait(wave, wait)
             done += [await apply_one(self.client, one) for one in late]
+            if waits and late:
+                await self._wait_registered(wave, [Name.of(one) for one in late], wait)
         done += await self.remove(plan.gone)
         gone = frozenset(plan.gone)
         await self.amend(lambda now: replace(now, objects=now.objects - gone, version=record.version))
@@ -265,6 +268,27 @@ class Worker:
                     or f"kubectl -n {self.namespace} get pods -l app.kubernetes.io/part-of=isthmus shows more",
                 )
             await self.clock.sleep(_POLL_SECONDS)
+
+    async def _wait_registered(self, wave: Wave, names: Sequence[Name], seconds: float) -> None:
+        """Until API servers can call the webhooks, which those that answer arrange. Raises NotReady."""
+        deadline, said = self.clock.monotonic() + seconds, ""
+        while text := await self._unregistered(wave, names):
+            if text != said:
+                self.say(f"{wave.title}: {text}")
+                said = text
+            if self.clock.monotonic() >= deadline:
+                raise NotReady(
+                    f"{wave.title} is not registered after {seconds:g} s: {text}",
+                    hint=f"kubectl -n {self.namespace} logs deployment/isthmus-injector says why",
+                )
+            await self.clock.sleep(_POLL_SECONDS)
+
+    async def _unregistered(self, wave: Wave, names: Sequence[Name]) -> str:
+        workloads = [await self.held(name) for name in wave.workloads]
+        if not any(one["spec"].get("replicas", 1) for one in workloads if one is not None):
+            return ""  # nobody is wanted there to arrange it
+        found = [await self.held(name) for name in names]
+        return next((text for one in found if one is not None and (text := unregistered(one))), "")
 
     async def _state(self, workloads: Sequence[Name]) -> tuple[str, list[str]]:
         """What is missing, and why; both empty when all is there."""

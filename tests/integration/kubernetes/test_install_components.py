@@ -59,6 +59,10 @@ def bare(testbed: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     stop_all(made, discard=True)
 
 
+HOOK = ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "isthmus-injector")
+BUNDLE = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg=="
+
+
 class Place:
     """The cluster, and fedctl as its administrator or as somebody else."""
 
@@ -87,6 +91,13 @@ class Place:
         assert error["hint"], error
         assert "\n" not in error["message"]
         return error["code"], status
+
+    async def register(self) -> None:
+        """Write a caBundle into the webhook, as the injector does."""
+        names = [one["name"] for one in (await self.client.get(*HOOK))["webhooks"]]
+        written = [{"name": name, "clientConfig": {"caBundle": BUNDLE}} for name in names]
+        patch = {"apiVersion": HOOK[0], "kind": HOOK[1], "metadata": {"name": HOOK[2]}, "webhooks": written}
+        await self.client.apply(patch, manager="isthmus-injector")
 
     async def ours(self) -> set[str]:
         """Everything that is labelled as of isthmus."""
@@ -150,14 +161,9 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     }
 
     # 4. What the injector writes into its webhook survives: nobody else owns that field.
-    hook = ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration", "isthmus-injector")
-    bundle = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCg=="
-    names = [one["name"] for one in (await place.client.get(*hook))["webhooks"]]
-    written = [{"name": name, "clientConfig": {"caBundle": bundle}} for name in names]
-    patch = {"apiVersion": hook[0], "kind": hook[1], "metadata": {"name": hook[2]}, "webhooks": written}
-    await place.client.apply(patch, manager="isthmus-injector")
+    await place.register()
     assert set((await place.done("upgrade", "--no-wait")).values()) == {"unchanged"}
-    assert {one["clientConfig"]["caBundle"] for one in (await place.client.get(*hook))["webhooks"]} == {bundle}
+    assert {one["clientConfig"]["caBundle"] for one in (await place.client.get(*HOOK))["webhooks"]} == {BUNDLE}
 
     # 5. What is no longer rendered goes, with nothing else.
     mine = {
@@ -359,6 +365,22 @@ async def test_waiting_says_what_is_not_ready_and_why(place: Place) -> None:
     code, _, err = await waiter
     assert code == 0
     assert "gateway: ready" in err
+
+
+async def test_waiting_for_the_webhook_lasts_until_api_servers_can_call_it(place: Place) -> None:
+    """Its pods answer before the injector has written what API servers need: pods made then would get no sidecar."""
+    await place.done("install", "webhook", "--set", "injector.replicas=1")
+    where = ("apps/v1", "Deployment", "isthmus-injector", SYSTEM)
+    rollout = {"status": {"observedGeneration": 1, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}}
+    await place.client.patch(*where, merge=rollout, subresource="status")
+    code, _, err = await place.fedctl("install", "webhook", "--wait", "--timeout", "1.5")
+    assert code == 11
+    assert "webhook: no certificates yet for namespace.inject.isthmus.io, pod.inject.isthmus.io: pods get" in err
+    assert "error: webhook is not registered after 1.5 s" in err
+    waiter = asyncio.create_task(place.fedctl("install", "webhook", "--wait", "--timeout", "60"))
+    await place.register()
+    code, _, err = await waiter
+    assert code == 0, err
 
 
 def secure(spec: dict[str, Any]) -> dict[str, Any]:

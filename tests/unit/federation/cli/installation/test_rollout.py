@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from discovery.kube.objects import Name
-from federation.cli.installation.rollout import missing, reasons
+from federation.cli.installation.rollout import missing, reasons, unregistered
 
 DEPLOYMENT = Name("Deployment", "x", "isthmus-agent")
 STATEFUL_SET = Name("StatefulSet", "x", "isthmus-registry")
@@ -138,3 +138,17 @@ def test_what_the_workload_itself_says_comes_first_and_each_thing_once() -> None
 def test_a_long_message_is_cut() -> None:
     (line,) = reasons(workload(), [pod({"state": {"waiting": {"reason": "x", "message": "y" * 1000}}})])
     assert len(line) <= 300
+
+
+@pytest.mark.parametrize(
+    ("bundles", "wanted"),
+    [
+        ({"a": "LS0t", "b": "LS0t"}, ""),
+        ({"a": "LS0t", "b": ""}, "no certificates yet for b: pods get no sidecar"),
+        ({"a": "", "b": ""}, "no certificates yet for a, b: pods get no sidecar"),
+        ({}, ""),
+    ],
+)
+def test_webhooks_that_nobody_can_call(bundles: dict[str, str], wanted: str) -> None:
+    hooks = [{"name": name, "clientConfig": {"caBundle": text} if text else {}} for name, text in bundles.items()]
+    assert unregistered({"webhooks": hooks}) == wanted
