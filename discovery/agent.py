@@ -12,11 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Collection
 from datetime import timedelta
 from functools import partial
-
-import grpc
 
 from discovery import gateways, metrics
 from discovery.admin import AdminServer
@@ -24,56 +22,45 @@ from discovery.consul.imports.writers import import_aliases, make_writers
 from discovery.consul.lock import Locks, make_locks
 from discovery.consumers import Consumers
 from discovery.dns import ClusterDns
-from discovery.enrolment import Door, Signer
+from discovery.doors import Doors
 from discovery.folder import StateFolder
 from discovery.identity.allow import AllowTable
 from discovery.identity.server import IdentityServer
 from discovery.join import EPOCH, KEYS
 from discovery.kube.gateway_service import ServiceFront
 from discovery.kube.replicas import Replicas, make_replicas
-from discovery.kube.tokens import TokenReviews
 from discovery.mcs.derived import DerivedAllocations
 from discovery.mcs.imports import Allocations, Allocator
 from discovery.mcs.writer import make_writer
 from discovery.membership import LEFT, Membership
 from discovery.pins import Pins
-from discovery.pods.server import PodServer
 from discovery.probe.prober import Prober
 from discovery.problems import ProblemBook
-from discovery.publishing import NO_MEMBER, STALE_EPOCH, Publishing
 from discovery.report import Report, changed_names, next_epoch
 from discovery.serve import ViewServer
 from discovery.settings import AgentSettings, addresses
 from discovery.sources.base import Source, SourceState
 from discovery.sources.combined import Part, combine
 from discovery.sources.select import kubernetes_of, make_parts
+from discovery.upstream import Upstream
 from discovery.view import ClusterView
 from discovery.vms.registration import Site
-from discovery.vms.server import VmServer
 from discovery.vms.table import SEEN, VmTable
 from discovery.vms.workloads import Workloads
 from federation import __version__
-from federation.aio.backoff import Backoff
 from federation.aio.clock import Clock, SystemClock
-from federation.aio.latest import Latest
 from federation.aio.tasks import wait_for_signal
 from federation.catalog.replica import Changes, Replica, Sink
-from federation.errors import IsthmusError
 from federation.log import Logger
 from federation.metrics import MetricsServer
 from federation.model.address import join_address, split_address
 from federation.model.cluster import MOST_RANGES, Cluster
 from federation.model.ids import SYSTEM_NAMESPACE, SpiffeId
 from federation.model.record import Kind
-from federation.proto.v1 import catalog_pb2
-from federation.registry.client import CHANNEL_OPTIONS, WatchClient
 from federation.trust.authority import Authority
 from federation.trust.bundle import fingerprint
 from federation.trust.grpc_credentials import (
     agent_server_name,
-    channel_credentials,
-    channel_options,
-    registry_server_name,
 )
 from federation.trust.pem import armour
 from federation.trust.renewal import Renewer
@@ -212,32 +199,22 @@ class Agent:
         if self.sink.replica.origins:
             self._registry_told()
         self.report.gateways(self.consumers.gateways.value)
-        self.watch = WatchClient(
-            connect=self._connect,
+        self.upstream = Upstream(
+            settings,
             sink=self.sink,
+            report=self.report,
+            epoch=self.epoch,
+            election=self.election,
+            trusted=self.registry_bundle,
+            renewer=self.renewer,
             on_changes=self._changes,
-            presence=self._presence,
-            backoff=Backoff(base=0.1, cap=3.0),
-            clock=self.clock,
-            log=log.bind(stream="watch"),
-            ack_delay=(0.02, 0.05),  # not while what it is about is on its way to the sidecars
-            what=f"the registry at {settings.registry}",
-            on_failed=self._watch_failed,
-        )
-        self.publish = Publishing(
-            self.report,
-            cluster=settings.cluster,
-            connect=self._connect,
-            reporting=self.election.reporting if self.election is not None else Latest(self.epoch),
-            on_failed=self._publish_failed,
             on_acknowledged=self._acknowledged,
+            on_no_member=self._refused,
             on_problems=lambda found: self.problems.set("registry", found),
             clock=self.clock,
-            log=log.bind(stream="publish"),
-            heartbeat=settings.heartbeat,
-            write_timeout=settings.write_timeout,
-            what=f"the registry at {settings.registry}",
+            log=log,
         )
+        self.watch, self.publish = self.upstream.watch, self.upstream.publish
         self.server = ViewServer(
             log_=self.view.records.log,
             consumers=self.consumers,
@@ -261,8 +238,17 @@ class Agent:
             log=log,
             ttl=timedelta(seconds=settings.svid_ttl),
         )
-        self.vm_server = self._vm_server()
-        self.pod_server = self._pod_server()
+        self.doors = Doors(
+            settings,
+            self.authority,
+            vms=self.vms,
+            kubernetes=self.kubernetes,
+            agent_addresses=self.addresses,
+            svid=lambda: self.renewer.current,
+            on_problems=lambda found: self.problems.set("pods", found),
+            clock=self.clock,
+            log=log,
+        )
         self.prober = Prober(
             self.view,
             cluster=settings.cluster,
@@ -286,22 +272,6 @@ class Agent:
         host, port = split_address(self.settings.listen, what="listen")
         return addresses(self.settings.advertise) or (join_address(host, self.server.port or port),)
 
-    def enrolment_addresses(self) -> tuple[str, ...]:
-        """host:port at which virtual machines are let in; none where they are not."""
-        if self.vm_server is None:
-            return ()
-        return self.vm_server.door.addresses(addresses(self.settings.vms.advertise))
-
-    @property
-    def vm_calls(self) -> tuple[int, int]:
-        """How many virtual machines were given an identity, and how many were turned away."""
-        return (0, 0) if self.vm_server is None else (self.vm_server.door.issued, self.vm_server.door.refused)
-
-    @property
-    def pod_calls(self) -> tuple[int, int]:
-        """The same for pods."""
-        return (0, 0) if self.pod_server is None else (self.pod_server.door.issued, self.pod_server.door.refused)
-
     # --- life --------------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -314,7 +284,7 @@ class Agent:
                 "follow-gateways": self._follow_gateways(),
                 "follow-problems": self._follow_problems(),
                 "follow-membership": self._follow_membership(),
-                "follow-renewal": self._follow_renewal(),
+                "follow-renewal": self.upstream.follow_renewal(),
                 "renewer": self.renewer.run(),
                 "expiry": self._expire(),
                 "via-gateway": self.server.follow_via_gateway(),
@@ -335,12 +305,7 @@ class Agent:
         try:
             await self.identity.start()
             await self.admin.start()
-            if self.vm_server is not None:
-                await self.vm_server.start()
-                self.folder.write_ports(vms=self.vm_server.door.port)
-            if self.pod_server is not None:
-                await self.pod_server.start()
-                self.folder.write_ports(pods=self.pod_server.door.port)
+            self.folder.write_ports(**await self.doors.start())
             if self.settings.metrics:
                 measured = metrics.serve(self)
                 self.folder.write_ports(metrics=measured.port)
@@ -349,10 +314,7 @@ class Agent:
             if self.dns is not None:
                 await self.dns.close()
             await self.server.close()
-            if self.vm_server is not None:
-                await self.vm_server.close()
-            if self.pod_server is not None:
-                await self.pod_server.close()
+            await self.doors.close()
             await self.admin.close()
             await self.identity.close()
             await self.folder.flush()
@@ -452,16 +414,6 @@ class Agent:
 
     # --- the registry ------------------------------------------------------------------------------------------------
 
-    async def _connect(self) -> grpc.aio.Channel:
-        return grpc.aio.secure_channel(
-            self.settings.registry,
-            channel_credentials(self.renewer.current, self.registry_bundle),
-            options=[*CHANNEL_OPTIONS, *channel_options(registry_server_name(self.settings.federation))],
-        )
-
-    def _presence(self) -> catalog_pb2.Presence:
-        return catalog_pb2.Presence(role=catalog_pb2.Presence.AGENT, name=self.settings.cluster, version=__version__)
-
     def _changes(self, changes: Changes) -> None:
         if changes:
             self.view.apply(changes)
@@ -488,16 +440,6 @@ class Agent:
         self.membership.refused()
         if self.consul is not None:
             self.consul.membership(False)
-
-    def _publish_failed(self, error: IsthmusError) -> None:
-        if error.error_code == STALE_EPOCH and self.election is not None:
-            self.election.outbid()
-        elif error.error_code == NO_MEMBER:
-            self._refused()
-
-    def _watch_failed(self, error: IsthmusError) -> None:
-        if error.error_code == NO_MEMBER:
-            self._refused()
 
     def _repinned(self, peers: Collection[str]) -> None:
         for peer in sorted(peers):
@@ -555,47 +497,6 @@ class Agent:
             dns_names=[agent_server_name(self.settings.trust_domain)],
         )
 
-    def _door(self, listen: str, *, setting: str, who: str) -> Door:
-        return Door(
-            listen,
-            self.authority,
-            setting=setting,
-            who=who,
-            svid=lambda: self.renewer.current,
-            clock=self.clock,
-            log=self.log,
-        )
-
-    def _signer(self, enrolment_addresses: Callable[[], Sequence[str]]) -> Signer:
-        return Signer(
-            authority=self.authority,
-            federation=self.settings.federation,
-            cluster=self.settings.cluster,
-            agent_addresses=self.addresses,
-            enrolment_addresses=enrolment_addresses,
-            ttl=timedelta(seconds=self.settings.svid_ttl),
-        )
-
-    def _vm_server(self) -> VmServer | None:
-        if not self.settings.vms.listen:
-            return None
-        door = self._door(self.settings.vms.listen, setting="vms.listen", who="vm")
-        return VmServer(door, self.vms, self._signer(self.enrolment_addresses), log=self.log)
-
-    def _pod_server(self) -> PodServer | None:
-        wanted = self.settings.pods
-        if not wanted.listen or self.kubernetes is None:
-            return None
-        door = self._door(wanted.listen, setting="pods.listen", who="pod")
-        return PodServer(
-            door,
-            TokenReviews(self.kubernetes.client),
-            self._signer(lambda: door.addresses(addresses(wanted.advertise))),
-            accounts=wanted.accounts,
-            on_problems=lambda found: self.problems.set("pods", found),
-            log=self.log,
-        )
-
     def _front(self) -> ServiceFront | None:
         wanted = self.settings.kubernetes
         if wanted is None or not wanted.gateway_service or self.kubernetes is None:
@@ -613,13 +514,6 @@ class Agent:
 
     async def _renew(self) -> Svid:
         return self._issue()
-
-    async def _follow_renewal(self) -> None:
-        version = self.renewer.latest.version
-        while True:
-            version, _ = await self.renewer.latest.newer(version)
-            self.watch.reconnect()
-            self.publish.reconnect()
 
     # --- state -------------------------------------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ STUCK_SECONDS = 30.0
 
 def serve(agent: Agent) -> MetricsServer:
     """Started on the address of the settings; the caller closes it. Raises Unavailable where the port is taken."""
-    registry, loop = CollectorRegistry(), asyncio.get_running_loop()
+    registry, loop, doors = CollectorRegistry(), asyncio.get_running_loop(), agent.doors
     for name, text, value in (
         ("isthmus_agent_exports", "Services exported", lambda: len(agent.source.state.value.exports)),
         ("isthmus_agent_imports", "Imports served", lambda: len(agent.view.imports)),
@@ -50,10 +50,14 @@ def serve(agent: Agent) -> MetricsServer:
         ("isthmus_agent_identities_refused", "Identities refused", lambda: agent.identity.refused),
         ("isthmus_agent_tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks(loop))),
         ("isthmus_agent_vms", "Virtual machines, invited or joined", lambda: len(agent.vms.vms)),
-        ("isthmus_agent_vm_identities_issued", "Identities given to virtual machines", lambda: agent.vm_calls[0]),
-        ("isthmus_agent_vm_identities_refused", "Virtual machines turned away", lambda: agent.vm_calls[1]),
-        ("isthmus_agent_pod_identities_issued", "Identities given to pods", lambda: agent.pod_calls[0]),
-        ("isthmus_agent_pod_identities_refused", "Pods turned away", lambda: agent.pod_calls[1]),
+        (
+            "isthmus_agent_vm_identities_issued",
+            "Identities given to virtual machines",
+            lambda: doors.vm_calls.issued,
+        ),
+        ("isthmus_agent_vm_identities_refused", "Virtual machines turned away", lambda: doors.vm_calls.refused),
+        ("isthmus_agent_pod_identities_issued", "Identities given to pods", lambda: doors.pod_calls.issued),
+        ("isthmus_agent_pod_identities_refused", "Pods turned away", lambda: doors.pod_calls.refused),
         ("isthmus_agent_identity_expires_seconds", "Until the agent's own expires", agent.renewer.expires_in),
     ):
         _gauge(registry, name, text, value)

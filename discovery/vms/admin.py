@@ -29,7 +29,7 @@ _SETTLED = 6
 
 async def invite(agent: Agent, request: pb.InviteVmRequest) -> pb.InviteVmReply:
     """A token for one machine. Raises Conflict (vms_not_listening), InvalidInput, InvalidName, AlreadyExists."""
-    enrolment = agent.enrolment_addresses()
+    enrolment = agent.doors.vm_addresses()
     if not enrolment:
         raise Conflict(
             f"the agent of {agent.settings.cluster} lets no VMs in",

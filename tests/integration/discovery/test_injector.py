@@ -132,7 +132,7 @@ class Site:
 
     @property
     def door(self) -> str:
-        (address,) = self.running.agent.pod_server.door.addresses(())
+        (address,) = self.running.agent.doors.pods.door.addresses(())
         return str(address)
 
     def anchors(self) -> None:
@@ -410,7 +410,7 @@ async def test_a_webhook_that_is_away(site: Site) -> None:
 
 
 async def test_an_expired_certificate_and_an_agent_that_comes_back(site: Site) -> None:
-    port = site.running.agent.pod_server.door.port
+    port = site.running.agent.doors.pods.door.port
     await site.running.stop()
     await start_agent(site.running, site.cluster, site.namespace, svid_ttl=8.0, port=port)
     await site.opt_in()
@@ -437,7 +437,7 @@ async def test_an_expired_certificate_and_an_agent_that_comes_back(site: Site) -
 async def test_another_root_of_the_cluster(site: Site, federation: Any) -> None:
     """As of a cluster that was made anew: no pod goes without a sidecar while the new root takes over from the old."""
     anew = await federation.cluster("anew", start=False)
-    port = site.running.agent.pod_server.door.port
+    port = site.running.agent.doors.pods.door.port
     old = site.running.agent.bundle.roots
     await site.running.stop()
     await start_agent(site.running, site.cluster, site.namespace, svid_ttl=12.0, port=port)

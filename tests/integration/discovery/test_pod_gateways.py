@@ -162,7 +162,7 @@ async def test_a_gateway_in_a_pod(
     try:
         # It proves itself by its token, and is ready when its Envoy has the ports open.
         await gateway.answers("/readyz", 200)
-        assert agent.pod_calls == (1, 0)
+        assert agent.doors.pod_calls == (1, 0)
         await until(lambda: NAME in agent.consumers.gateways.value)
         # Its address is what its Service says, once there is one, and follows it.
         await until(lambda: "gateway_service" in running.codes())

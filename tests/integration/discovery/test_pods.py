@@ -58,7 +58,7 @@ class Site:
 
     @property
     def door(self) -> str:
-        return f"127.0.0.1:{self.running.agent.pod_server.door.port}"
+        return f"127.0.0.1:{self.running.agent.doors.pods.door.port}"
 
     async def pod(self, name: str, *, account: str = "web", namespace: str = "") -> None:
         """A Pod of a service account; neither is made twice."""
@@ -239,7 +239,7 @@ async def test_a_sidecar_of_any_namespace_is_let_in_under_the_name_of_its_pod(si
             process.send_signal(signal.SIGTERM)
             status = await asyncio.to_thread(process.wait, DEADLINE)
     await until(lambda: not site.running.agent.consumers.all)  # it has said goodbye
-    assert (status, site.running.agent.pod_calls) == (0, (1, 0))
+    assert (status, site.running.agent.doors.pod_calls) == (0, (1, 0))
 
 
 async def test_an_api_server_that_is_away_refuses_nobody(site: Site) -> None:
@@ -264,7 +264,7 @@ async def test_an_agent_without_the_right_to_review_blames_no_pod(site: Site, mo
     kubeconfig = await site.cluster.kubeconfig_for_account(site.namespace, "web")
     agent = site.running.agent
     powerless = AgentKubeClient(KubernetesSettings(kubeconfig=str(kubeconfig)), log=agent.log, clock=agent.clock)
-    monkeypatch.setattr(agent.pod_server._reviewer, "_client", powerless)
+    monkeypatch.setattr(agent.doors.pods._reviewer, "_client", powerless)
     try:
         error = await site.refusal(await site.token("web-1"))
     finally:
@@ -281,7 +281,7 @@ async def test_only_the_agent_of_the_anchors_gets_the_token(site: Site, federati
     site.anchors.write_bytes(armour(west.agent.bundle.roots))
     error = await site.refusal(token)
     assert error.error_code == "pin_mismatch"
-    assert site.running.agent.pod_calls == (0, 0)
+    assert site.running.agent.doors.pod_calls == (0, 0)
     site.anchors.write_bytes(armour((*west.agent.bundle.roots, *site.running.agent.bundle.roots)))
     error = await site.refusal(token, trust_domain="west.fed.example")
     assert error.error_code == "agent_foreign"

@@ -33,7 +33,7 @@ def agent(tmp_path: Path) -> Any:
         vms=VmTable(tmp_path, clock=clock, log=log),
         consumers=Consumers(lease=5, memory=60, clock=clock, log=log),
         addresses=lambda: ("192.0.2.1:7445",),
-        enrolment_addresses=lambda: ("192.0.2.1:7446", "192.0.2.2:7446"),
+        doors=SimpleNamespace(vm_addresses=lambda: ("192.0.2.1:7446", "192.0.2.2:7446")),
     )
 
 
@@ -71,7 +71,7 @@ async def test_an_invitation_has_all_that_a_machine_needs(agent: Any) -> None:
 async def test_what_gets_no_invitation(
     agent: Any, changes: dict[str, Any], enrolment: tuple[str, ...], code: str
 ) -> None:
-    agent.enrolment_addresses = lambda: enrolment
+    agent.doors.vm_addresses = lambda: enrolment
     with pytest.raises(IsthmusError) as caught:
         await admin.invite(agent, request(**changes))
     assert caught.value.error_code == code
