@@ -92,6 +92,8 @@ class Machine:
         self.disk = MachineRoot(logs / f"{name}-disk.log")
         self.address = lan.take()
         self._container: subprocess.Popen[bytes] | None = None
+        self._leader = 0
+        """The process that is the machine's first one, while it is on."""
         self._depth = len(_namespaces(Path("/proc/self/status")))
         self._port = f"m{secrets.token_hex(4)}"
         try:
@@ -128,7 +130,10 @@ class Machine:
             "systemd.journald.forward_to_console=1",
         ]
         self._container = start_child(self.disk.outside(command), self._log)
-        until_now(lambda: self._check() and self._leader(), seconds=START, what=f"{self.name} switched on")
+        # Looked for once: a list of children that the kernel makes while one of them ends may lack others.
+        self._leader = until_now(
+            lambda: self._check() and self._first(), seconds=START, what=f"{self.name} switched on"
+        )
         told = until_now(self._booted, seconds=START, what=f"systemd of {self.name}")
         if told == "degraded":
             raise Unavailable(
@@ -139,8 +144,8 @@ class Machine:
         """Everything in it ends at once, as when the power goes. Its disk stays."""
         if self._container is None:
             return
-        leader = self._leader()
-        if leader:
+        leader, self._leader = self._leader, 0
+        if leader and self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(leader, signal.SIGKILL)
         self._container.kill()
@@ -195,12 +200,11 @@ class Machine:
 
     def inside(self, command: Sequence[str | Path]) -> list[str]:
         """`command` so that it runs in the machine, as root. Raises Unavailable when it is switched off."""
-        leader = self._leader() if self.alive else 0
-        if not leader:
+        if not self._leader or not self.alive:
             raise Unavailable(f"{self.name} is switched off")
         path = f"PATH={PROGRAMS}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
         clean = ["env", "--chdir=/", "-i", path, "HOME=/root", "LC_ALL=C.UTF-8"]
-        return ["nsenter", f"--target={leader}", "--all", "--", *clean, *map(str, command)]
+        return ["nsenter", f"--target={self._leader}", "--all", "--", *clean, *map(str, command)]
 
     def __call__(self, *command: str, text: str = "", seconds: float = START) -> str:
         """What the command prints; raises Unavailable with what it says when it fails."""
@@ -233,7 +237,7 @@ class Machine:
         state = self.attempt("systemctl", "is-system-running").stdout.strip()
         return state if state in ("running", "degraded") else ""
 
-    def _leader(self) -> int:
+    def _first(self) -> int:
         """The process that is the machine's first one, two namespaces below ours, or 0."""
         assert self._container is not None  # noqa: S101 - who asks has seen it alive
         waiting = [self._container.pid]
