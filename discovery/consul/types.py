@@ -94,15 +94,6 @@ class FailingCheck(Struct, rename="pascal", frozen=True, gc=False):
     service_name: str = ""
 
 
-class KeyValue(Struct, rename="pascal", gc=False):
-    """A key of the KV store; `value` is base64."""
-
-    key: str
-    value: str | None = None
-    session: str = ""
-    modify_index: int = 0
-
-
 Id: TypeAlias = tuple[str, str]
 """(node, service ID): service IDs are unique within their node only."""
 
@@ -149,7 +140,6 @@ _entry = msgspec.json.Decoder(Entry)
 _named = msgspec.json.Decoder(_Named)
 _services = msgspec.json.Decoder(dict[str, list[str]])
 _checks = msgspec.json.Decoder(list[FailingCheck])
-_keys = msgspec.json.Decoder(list[KeyValue])
 
 
 def read_health(body: bytes) -> tuple[list[Entry], dict[Id, str]]:
@@ -176,11 +166,3 @@ def read_services(body: bytes) -> dict[str, list[str]]:
 def read_checks(body: bytes) -> list[FailingCheck]:
     """Checks in one state. Raises msgspec.MsgspecError."""
     return _checks.decode(body)
-
-
-def read_key(body: bytes) -> KeyValue:
-    """One key. Raises msgspec.MsgspecError."""
-    found = _keys.decode(body)
-    if len(found) != 1:
-        raise msgspec.ValidationError(f"{len(found)} keys instead of one")
-    return found[0]

@@ -256,9 +256,6 @@ class Log:
     def origin(self, name: str) -> OriginEntry | None:
         return self._origins.get(name)
 
-    def origin_entries(self) -> Iterator[OriginEntry]:
-        return iter(self._origins.values())
-
     def restated(self, since: int) -> Iterator[OriginEntry]:
         """Origins whose state changed after revision `since`."""
         for entry in reversed(self._origins.values()):

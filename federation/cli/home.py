@@ -141,10 +141,3 @@ class Home:
                 hint=f"run this where the agent runs, or `fedctl cluster use {name} DIR` with its state folder; "
                 f"for an agent in a pod: fedctl cluster use {name} --context NAME",
             ) from None
-
-    def cluster_directory(self, name: str) -> Path:
-        """The state folder of the cluster's agent; raises NotFound, also where it runs in a pod."""
-        where = self.cluster(name)
-        if isinstance(where, Path):
-            return where
-        raise NotFound(f"the agent of {name} runs in a pod ({where}): it has no folder here", code="agent_in_pod")

@@ -238,11 +238,6 @@ class Reports:
         before = self._clock.monotonic() - self._settings.lease
         return max((revision for at, revision in self._revisions if at <= before), default=0)
 
-    def end_all(self, code: str, detail: str) -> None:
-        """Say goodbye on every stream."""
-        for session in self._sessions.values():
-            session.close(code, detail)
-
     # --- inside ------------------------------------------------------------------------------------------------------
 
     def _desk(self, cluster: str) -> Desk:

@@ -213,10 +213,6 @@ class Catalog:
         status, _ = await self._session(f"renew/{quote(session, safe='')}", b"")
         return status != 404
 
-    async def end_session(self, session: str) -> None:
-        """Destroy it: the check of its name turns critical."""
-        await self._session(f"destroy/{quote(session, safe='')}", b"")
-
     async def _session(self, path: str, body: bytes) -> tuple[int, bytes]:
         needs = f'session "{self.node}" {{ policy = "write" }}'
         return await self._transport.put(f"/v1/session/{path}", body, what="a session of our node", needs=needs)

@@ -12,11 +12,11 @@ def test_contexts_are_kept(tmp_path: Path):
     home.with_operator(tmp_path / "op").with_cluster("east", tmp_path / "east").save()
     again = Home.load(tmp_path / "home")
     assert again.operator_directory() == tmp_path / "op"
-    assert again.cluster_directory("east") == tmp_path / "east"
+    assert again.cluster("east") == tmp_path / "east"
     assert (tmp_path / "home" / "contexts.yaml").stat().st_mode & 0o077 == 0
     again.without_cluster("east").save()
     with pytest.raises(NotFound, match="known: none"):
-        Home.load(tmp_path / "home").cluster_directory("east")
+        Home.load(tmp_path / "home").cluster("east")
 
 
 def test_unknown_keys_are_refused(tmp_path: Path):
@@ -33,8 +33,6 @@ def test_a_cluster_in_pods_and_a_registry_in_one_are_kept(tmp_path: Path):
     again = Home.load(tmp_path)
     assert again.clusters == {"east": place, "west": tmp_path / "west"}
     assert again.registry == registry
-    with pytest.raises(NotFound, match="runs in a pod"):
-        again.cluster_directory("east")
     # a credential of another registry is not fetched from the pod of the former
     assert again.with_operator(tmp_path / "other").registry is None
 
