@@ -26,7 +26,7 @@ from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until_now
 from discovery.kube import rbac
 from federation.cli.status import Finding, assess, look
-from federation.errors import Unavailable
+from federation.errors import IsthmusError, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 from federation.model.service import Locality
 
@@ -51,7 +51,9 @@ class Done:
 
     @property
     def error(self) -> dict[str, str]:
-        return json.loads(self.err.splitlines()[-1])["error"]
+        """What the last line on stderr says is wrong; empty when nothing was said."""
+        lines = self.err.splitlines()
+        return json.loads(lines[-1])["error"] if lines else {}
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,13 @@ class Caller:
             return str(json.loads(body)["cluster"])
         finally:
             connection.close()
+
+    def answers(self, name: str, *, timeout: float = ANSWER) -> str:
+        """The cluster that answers, or "": the name has no address yet, nobody serves it, or not in time."""
+        try:
+            return self.get(name, timeout=timeout)
+        except (IsthmusError, OSError, http.client.HTTPException, AssertionError, ValueError):
+            return ""
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import shutil
 import sys
 import urllib.error
@@ -18,7 +17,7 @@ import pytest
 import yaml
 
 from clusters.network import free_port
-from clusters.program import Program
+from clusters.program import Program, events
 from clusters.waiting import START
 from discovery.client import AgentClient
 from federation.errors import IsthmusError
@@ -67,7 +66,7 @@ class Agent:
         return "consul_standby" in await self.codes()
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return events(self.log)
 
 
 class World:

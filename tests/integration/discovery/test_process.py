@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from clusters.program import whole_lines
 from discovery.client import AgentClient
 from federation.aio.clock import SystemClock
 
@@ -134,7 +135,7 @@ async def test_every_line_is_its_own_and_says_why_the_registry_is_not_believed(
     log = tmp_path / "agent.log"
 
     def disconnected(code: str) -> list[str]:
-        lines = [json.loads(line) for line in log.read_text().splitlines()]  # each of them
+        lines = [json.loads(line) for line in whole_lines(log)]  # each of them
         return sorted(line["stream"] for line in lines if line["event"] == "disconnected" and line["code"] == code)
 
     own = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"}  # what this process has set for itself
