@@ -7,7 +7,7 @@ import http.client
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,24 @@ TWO = Topology.full_mesh(
     ClusterSpec(name="east", locality=Locality("eu", "eu-1")),
     ClusterSpec(name="west", locality=Locality("eu", "eu-2")),
 )
+
+
+BROKEN = pytest.StashKey[str]()
+"""Of the file of a story: its first step that has failed."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What comes after a step that has failed would fail for its reason, and hide it."""
+    if item.get_closest_marker("story") and item.parent is not None and (step := item.parent.stash.get(BROKEN, "")):
+        pytest.xfail(f"an earlier step has failed: {step}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and item.parent is not None:
+        item.parent.stash.setdefault(BROKEN, item.name)
+    return report
 
 
 @dataclass(frozen=True)

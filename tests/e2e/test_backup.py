@@ -28,7 +28,7 @@ from clusters.topology import DEMO
 from clusters.waiting import START
 from federation.cli.status import Finding, look
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.story]
 
 Codes = Callable[[], set[str]]
 WEST = "echo.shop.west.global"
