@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ import pytest
 import yaml
 
 from clusters.network import free_port
+from clusters.processes import copy_state
 from clusters.program import Program, events
 from clusters.waiting import START
 from discovery.client import AgentClient
@@ -140,9 +140,7 @@ async def test_a_writer_that_is_killed_is_followed_and_one_that_stood_still_writ
         await until(lambda: world.where("echo"), seconds=START)
 
         copied = tmp_path / "two" / "state"
-        # The first one runs on: what it is just writing (*.tmp) has another name a moment later.
-        transient = shutil.ignore_patterns("*.sock", "*.lock", "lock", "ports.json", "*.tmp")
-        shutil.copytree(home.state, copied, ignore=transient)
+        copy_state(home.state, copied)
         two = Agent("two", copied, consul)
         agents.append(two)
         two.program.start()
