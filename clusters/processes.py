@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -348,6 +349,14 @@ class ProcessFederation:
         self.ground.stop()
         if self.separation is not None:
             self.separation.close()
+
+
+def copy_state(folder: Path, into: Path) -> None:
+    """Copy what a process keeps in `folder` while it runs on: not what is its alone, nor what it is just writing.
+
+    That is `*.tmp` (`federation.aio.files`), and has another name a moment later.
+    """
+    shutil.copytree(folder, into, ignore=shutil.ignore_patterns("*.sock", "*.lock", "lock", "ports.json", "*.tmp"))
 
 
 def children(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ It dies with this process however this process ends: see `clusters.children`.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from clusters.children import start_child
 from federation.errors import Unavailable
@@ -77,6 +79,24 @@ class Program:
         """Bytes of memory that it holds now (RSS)."""
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def whole_lines(log: Path) -> list[str]:
+    """The lines of a log that may be being written, each of which has ended; none where there is no log yet."""
+    try:
+        *lines, _unfinished = log.read_text(errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
+    return lines
+
+
+def events(log: Path) -> list[dict[str, Any]]:
+    """What a program has logged so far as JSON, an object a line; what else is in its log is left out."""
+    found = []
+    for line in whole_lines(log):
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [event for event in found if isinstance(event, dict)]
 
 
 def last_line(log: Path) -> str:

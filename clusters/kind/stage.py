@@ -45,6 +45,8 @@ PATIENCE = 60.0
 """Seconds that the caller waits for an answer."""
 _LOOK = 0.25
 """Seconds between looks at the caller's log."""
+_QUIET = 4
+"""Looks on end that find nothing, until there is nothing."""
 _RESOLVE = (
     "import socket, sys; print(*sorted({a[4][0] for a in socket.getaddrinfo(sys.argv[1], None, socket.AF_INET)}))"
 )
@@ -259,9 +261,10 @@ class KindStage:
             await self._pod.aclose()
         if self._own:
             # A container that Docker was still making when `up` was ended is there a moment later.
-            await remove_marked(self._harness.mark, say=self._say)
-            await asyncio.sleep(_LOOK)
-            await remove_marked(self._harness.mark, say=self._say)
+            seen = _QUIET
+            while seen:
+                seen = _QUIET if await remove_marked(self._harness.mark, say=self._say) else seen - 1
+                await asyncio.sleep(_LOOK)
             self._harness.folder.remove()
             return
         if self._faults.broken:

@@ -7,7 +7,7 @@ import http.client
 import json
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from clusters.topology import ClusterSpec, Topology
 from clusters.waiting import ANSWER, START, until_now
 from discovery.kube import rbac
 from federation.cli.status import Finding, assess, look
-from federation.errors import Unavailable
+from federation.errors import IsthmusError, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 from federation.model.service import Locality
 
@@ -35,6 +35,24 @@ TWO = Topology.full_mesh(
     ClusterSpec(name="east", locality=Locality("eu", "eu-1")),
     ClusterSpec(name="west", locality=Locality("eu", "eu-2")),
 )
+
+
+BROKEN = pytest.StashKey[str]()
+"""Of the file of a story: its first step that has failed."""
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """What comes after a step that has failed would fail for its reason, and hide it."""
+    if item.get_closest_marker("story") and item.parent is not None and (step := item.parent.stash.get(BROKEN, "")):
+        pytest.xfail(f"an earlier step has failed: {step}")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if report.failed and item.parent is not None:
+        item.parent.stash.setdefault(BROKEN, item.name)
+    return report
 
 
 @dataclass(frozen=True)
@@ -51,7 +69,9 @@ class Done:
 
     @property
     def error(self) -> dict[str, str]:
-        return json.loads(self.err.splitlines()[-1])["error"]
+        """What the last line on stderr says is wrong; empty when nothing was said."""
+        lines = self.err.splitlines()
+        return json.loads(lines[-1])["error"] if lines else {}
 
 
 @dataclass(frozen=True)
@@ -159,6 +179,13 @@ class Caller:
             return str(json.loads(body)["cluster"])
         finally:
             connection.close()
+
+    def answers(self, name: str, *, timeout: float = ANSWER) -> str:
+        """The cluster that answers, or "": the name has no address yet, nobody serves it, or not in time."""
+        try:
+            return self.get(name, timeout=timeout)
+        except (IsthmusError, OSError, http.client.HTTPException, AssertionError, ValueError):
+            return ""
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from clusters.topology import DEMO
 from clusters.waiting import START
 from federation.cli.status import Finding, look
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.story]
 
 Codes = Callable[[], set[str]]
 WEST = "echo.shop.west.global"
@@ -124,7 +124,7 @@ def test_02_the_federation_lives_on_after_it(
 ) -> None:
     fedctl.ok("link", "east", "edge")
     fedctl.ok("status", "--wait")
-    eventually(lambda: east.get(EDGE) == "edge", what="an answer of edge")
+    eventually(lambda: east.answers(EDGE) == "edge", what="an answer of edge")
 
 
 def test_03_the_registry_is_lost_with_its_disk_and_restored(
@@ -151,7 +151,7 @@ def test_04_what_is_newer_than_the_backup_is_made_again(
 ) -> None:
     fedctl.ok("link", "east", "edge")
     eventually(lambda: codes() == {"store_restored"} and linked() == {"east/west", "east/edge"}, what="both links")
-    eventually(lambda: east.get(EDGE) == "edge", what="an answer of edge")
+    eventually(lambda: east.answers(EDGE) == "edge", what="an answer of edge")
 
 
 def test_05_a_registry_that_serves_is_replaced_only_on_request(

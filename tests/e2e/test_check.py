@@ -15,6 +15,7 @@ import pytest
 
 from clusters import manifests
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
+from clusters.waiting import START
 from federation.cli.clients import agent
 from federation.cli.main import run
 
@@ -35,7 +36,9 @@ class Done:
 
     @property
     def error(self) -> dict[str, str]:
-        return json.loads(self.err.splitlines()[-1])["error"]
+        """What the last line on stderr says is wrong; empty when nothing was said."""
+        lines = self.err.splitlines()
+        return json.loads(lines[-1])["error"] if lines else {}
 
 
 class Here:
@@ -71,8 +74,14 @@ def errors(done: Any) -> set[str]:
 
 
 def calls(done: Any) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """(service, from, to) → what came of the call."""
-    return {(c["service"], c["from"], c["to"]): c for c in done.json["calls"]}
+    """(service, from, to) → what came of the call; empty where the command has not come as far as to call."""
+    return {(c["service"], c["from"], c["to"]): c for c in done.json["calls"]} if done.out else {}
+
+
+def outcome(done: Any, call: tuple[str, str, str]) -> str:
+    """The status of the command, and the code of the call (service, from, to)."""
+    found = calls(done).get(call)
+    return f"{done.status} {found['code'] if found else 'no such call'}"
 
 
 @pytest.fixture
@@ -93,13 +102,14 @@ def offer(running: ProcessFederation) -> Callable[..., None]:
 def test_a_whole_federation_is_well_and_every_call_is_answered_by_whom_it_was_meant_for(
     running: ProcessFederation, fedctl: Any, eventually: Any
 ):
-    found = fedctl.ok("check", "-o", "json")
-    assert found.json["level"] == "ok", found.out
+    found = eventually(
+        lambda: d if (d := fedctl.ok("check", "-o", "json")).json["level"] == "ok" else None, what="a whole federation"
+    )
     seen = levels(found)
     for code in ("agent", "connection", "epoch", "certificates", "gateways", "gateway-reach", "pins", "exports"):
         assert {seen[code, "east"], seen[code, "west"]} == {"ok"}, code
     assert seen["versions", "federation"] == seen["clock", "the registry"] == "ok"
-    made = calls(fedctl.ok("verify", "-o", "json"))
+    made = calls(eventually(lambda: d if (d := fedctl("verify", "-o", "json")).status == 0 else None, what="answers"))
     for source, target in (("east", "west"), ("west", "east")):
         request, bytes_ = made["shop/echo", source, target], made["shop/kv", source, target]
         assert (request["state"], request["status"], request["answered_by"]) == ("ok", 200, [target])
@@ -116,7 +126,7 @@ def test_what_grants_do_not_allow_is_refused_and_fails_where_it_was_wanted(
     fedctl: Any, offer: Callable[..., None], eventually: Any
 ):
     offer("secret", consumers="edge")
-    eventually(lambda: "shop/secret" in fedctl.ok("get", "services", "-o", "json").out or None, what="the export")
+    eventually(lambda: "shop/secret" in fedctl("get", "services", "-o", "json").out, what="the export")
     done = eventually(
         lambda: d if (d := fedctl("verify", "--service", "shop/secret", "-o", "json")).status == 0 else None,
         what="a refusal that is as it should be",
@@ -136,9 +146,7 @@ def test_copies_that_are_away_are_told_apart(fedctl: Any, offer: Callable[..., N
     offer("dead", port=1)
 
     def code(name: str) -> str:
-        done = fedctl("verify", "--service", name, "-o", "json")
-        call = calls(done).get((name, "east", "west")) if done.out else None
-        return f"{done.status} {call['code']}" if call is not None else ""
+        return outcome(fedctl("verify", "--service", name, "-o", "json"), (name, "east", "west"))
 
     eventually(lambda: code("shop/down") == "6 no_ready_copy", what="no ready copy")
     eventually(lambda: code("shop/dead") == "6 copy_unreachable", what="an unreachable copy")
@@ -158,28 +166,37 @@ def test_a_root_that_is_pinned_on_one_side_only(running: ProcessFederation, fedc
     asyncio.run(unpin())
 
     def code(source: str, target: str) -> str:
-        done = fedctl("verify", "--service", "shop/kv", "-o", "json")
-        return f"{done.status} {calls(done)['shop/kv', source, target]['code']}"
+        return outcome(fedctl("verify", "--service", "shop/kv", "-o", "json"), ("shop/kv", source, target))
 
-    eventually(lambda: code("east", "west") == "6 tls_refused", what="a refusal")
-    assert code("west", "east") == "6 not_pinned"
-    found = levels(fedctl("check", "-o", "json"))
-    assert found["pins", "west -> east"] == found["gateway-reach", "east -> west: west-gateway"] == "error"
-    assert found["pins", "east"] == "ok"
+    def refused() -> tuple[str, str]:
+        return code("east", "west"), code("west", "east")
+
+    eventually(lambda: refused() == ("6 tls_refused", "6 not_pinned"), what="a refusal")
+
+    def found() -> list[str | None]:
+        seen = levels(fedctl("check", "-o", "json"))
+        subjects = ("pins", "west -> east"), ("gateway-reach", "east -> west: west-gateway"), ("pins", "east")
+        return [seen.get(subject) for subject in subjects]
+
+    eventually(lambda: found() == ["error", "error", "ok"], what="the truth about the pins")
     fedctl.ok("link", "east", "west")
-    fedctl.ok("check", "--wait", "--timeout", "60")
+    fedctl.ok("check", "--wait", "--timeout", str(START))
     eventually(lambda: code("east", "west") == code("west", "east") == "0 None", what="answers")
 
 
 def test_a_gateway_and_an_agent_that_are_away_are_named_and_wait_sees_them_come_back(
     running: ProcessFederation, fedctl: Any, eventually: Any
 ):
+    there, back = ("shop/echo", "east", "west"), ("shop/echo", "west", "east")
+
+    def outcomes() -> tuple[str, str]:
+        verified = fedctl("verify", "--service", "shop/echo", "-o", "json")
+        return outcome(verified, there), outcome(verified, back)
+
     running.kill("west-gateway")
-    verified = fedctl("verify", "--service", "shop/echo", "-o", "json")
-    assert verified.status == 6
-    call = calls(verified)["shop/echo", "east", "west"]
-    assert call["code"] in ("nobody_listens", "no_gateway")  # withdrawn when its lease has run out
-    assert calls(verified)["shop/echo", "west", "east"]["state"] == "ok"  # the agent itself dials
+    # Withdrawn when its lease has run out; the other way the agent itself dials.
+    gone = [(f"6 {code}", "6 None") for code in ("nobody_listens", "no_gateway")]
+    eventually(lambda: outcomes() in gone, what="the truth about the gateway")
     found = fedctl("check", "-o", "json")
     assert found.status == 6
     assert found.error["code"] == "check_failed"
@@ -189,11 +206,10 @@ def test_a_gateway_and_an_agent_that_are_away_are_named_and_wait_sees_them_come_
     found = fedctl("check", "-o", "json")
     assert levels(found)["agent", "west"] == "error"
     assert fedctl("check", "--wait", "--timeout", "0.5", "-o", "json").status == 11
-    verified = fedctl("verify", "--service", "shop/echo", "-o", "json")
-    assert calls(verified)["shop/echo", "west", "east"]["code"] == "agent_unreachable"
+    eventually(lambda: outcomes()[1] == "6 agent_unreachable", what="the truth about the agent")
     running.restart("west-agent")
-    fedctl.ok("check", "--wait", "--timeout", "60")
-    fedctl.ok("verify", "--service", "shop/echo")
+    fedctl.ok("check", "--wait", "--timeout", str(2 * START))
+    eventually(lambda: fedctl("verify", "--service", "shop/echo").status == 0, what="answers")
 
 
 def test_a_token_is_looked_at_and_not_redeemed(running: ProcessFederation, fedctl: Any):

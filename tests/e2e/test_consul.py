@@ -31,7 +31,7 @@ from federation.cli.status import Finding, assess, look
 from federation.errors import TimedOut, Unavailable
 from federation.model.service import Locality
 
-pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("consul_program")]
+pytestmark = [pytest.mark.e2e, pytest.mark.story, pytest.mark.usefixtures("consul_program")]
 
 DB, NAME = "db", f"db.{NAMESPACE}.global"
 THREE = Topology.full_mesh(

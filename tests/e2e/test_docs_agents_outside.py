@@ -23,7 +23,7 @@ from clusters.children import start_child
 from clusters.forked import command
 from clusters.names import lookup
 from clusters.namespace import LocalNetwork
-from clusters.waiting import ANSWER, until
+from clusters.waiting import ANSWER, START, until
 from federation.errors import NotFound, TimedOut, Unavailable
 
 pytestmark = pytest.mark.e2e
@@ -78,23 +78,25 @@ async def environment(
     commands.mkdir()
     server = here / "commands.sock"
     serving = start_child([sys.executable, Path(__file__).with_name("kubectl.py"), server], here / "commands.log")
-    for name in ("kubectl", "fedctl"):
-        command(commands, name, server)
-    await until(server.exists, what="the server of commands")
-    (here / "kubeconfig").write_text(yaml.safe_dump({**merged, "current-context": "east"}))
-    admins = here / "admins"
-    admins.mkdir()
-    for cluster in clusters:
-        (admins / f"{cluster.name}.kubeconfig").symlink_to(cluster.kubeconfig)
-    environment = {
-        "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "KUBECONFIG": str(here / "kubeconfig"),
-        "KUBECONFIGS": str(admins),
-        "ISTHMUS_HOME": str(here / "home"),
-    }
-    yield environment, clusters, here
-    serving.kill()
-    serving.wait()
+    try:
+        for name in ("kubectl", "fedctl"):
+            command(commands, name, server)
+        await until(server.exists, seconds=START, what="the server of commands")
+        (here / "kubeconfig").write_text(yaml.safe_dump({**merged, "current-context": "east"}))
+        admins = here / "admins"
+        admins.mkdir()
+        for cluster in clusters:
+            (admins / f"{cluster.name}.kubeconfig").symlink_to(cluster.kubeconfig)
+        environment = {
+            "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "KUBECONFIG": str(here / "kubeconfig"),
+            "KUBECONFIGS": str(admins),
+            "ISTHMUS_HOME": str(here / "home"),
+        }
+        yield environment, clusters, here
+    finally:
+        serving.kill()
+        serving.wait()
 
 
 async def test_two_clusters_are_federated_by_following_the_page(environment: Any, network: str):
@@ -142,8 +144,12 @@ async def test_two_clusters_are_federated_by_following_the_page(environment: Any
         assert answer == "west"
         await follow(leaving)
         async with clusters[0].connect() as client:
-            assert await client.list("multicluster.x-k8s.io/v1beta1", "ServiceImport", "shop") == []
-            assert await client.list("v1", "Service", "shop") == []
+
+            async def clean() -> bool:
+                imports = await client.list("multicluster.x-k8s.io/v1beta1", "ServiceImport", "shop")
+                return not imports and not await client.list("v1", "Service", "shop")
+
+            await until(clean, what="the end of all that was written")
     finally:
         for one in started:
             with contextlib.suppress(ProcessLookupError):

@@ -55,8 +55,8 @@ class Catalog:
     def __init__(self) -> None:
         self.log = Log(history="h1")
         self.port = free_port()
-        self.heartbeat = 0.2
-        self.write_timeout = 5.0
+        self.heartbeat = 5.0
+        self.write_timeout = 30.0
         self.offered: list[Offer] = []
         self.make_offer: Callable[[], Offer] = lambda: Offer(log=self.log)
         self.accept: Any = None
@@ -80,6 +80,10 @@ class Catalog:
         self.servicer.add_to(self.server)
         self.server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self.server.start()
+
+    def patience_from_now(self, write_timeout: float) -> None:
+        """Of streams that begin from now on: those that run keep theirs."""
+        self.servicer._write_timeout = write_timeout
 
     async def stop(self) -> None:
         await self.server.stop(0)

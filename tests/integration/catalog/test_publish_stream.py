@@ -53,7 +53,7 @@ def registry(catalog) -> Registry:
 @pytest.fixture
 def publish(catalog, started, quick):
     def publish(log: Log, **more) -> PublishClient:
-        client = PublishClient(connect=catalog.connect, log_=log, backoff=quick(), heartbeat=0.2, **more)
+        client = PublishClient(connect=catalog.connect, log_=log, backoff=quick(), **more)
         started(client.run())
         return client
 
@@ -68,9 +68,17 @@ async def test_what_is_published_arrives_and_is_acknowledged(catalog, registry, 
     await until(lambda: registry.view == {"n/a": b"x", "n/b": b"x"})
     own.put([record("east", "n/a", (1, 2), b"y"), record("east", "n/b", (1, 3), None)])
     await until(lambda: registry.view == {"n/a": b"y"} and client.acknowledged == own.revision)
+    assert registry.snapshots == 1
+
+
+async def test_an_origin_without_news_is_heard(catalog, registry, publish, until, record):
+    await catalog.start()
+    own = Log(history="east-1")
+    own.reset_origin("east", Version(1, 1), [record("east", "n/a", (1, 1))])
+    client = publish(own, heartbeat=0.2)
+    await until(lambda: client.acknowledged == own.revision)
     heard = registry.alive
     await until(lambda: registry.alive > heard)
-    assert registry.snapshots == 1
 
 
 async def test_a_new_stream_resumes_and_a_restarted_origin_starts_again(catalog, registry, publish, until, record):
@@ -97,9 +105,9 @@ async def test_the_newer_stream_of_an_origin_takes_over(catalog, registry, publi
     await catalog.start()
     own = Log(history="east-1")
     own.reset_origin("east", Version(1, 1), [record("east", "n/a", (1, 1))])
-    first = publish(own)
+    first = publish(own, heartbeat=0.2)  # at each the server sees whose turn it is
     await until(lambda: first.acknowledged)
-    second = publish(own)
+    second = publish(own, heartbeat=0.2)
     await until(lambda: second.acknowledged)
     await until(lambda: "superseded" in registry.closed)
 

@@ -7,6 +7,7 @@ import asyncio
 import grpc
 import pytest
 
+from clusters.waiting import DEADLINE, START
 from federation.aio.latest import Latest
 from federation.catalog.replica import Changes, Log, Sink
 from federation.errors import Denied
@@ -53,7 +54,7 @@ async def test_it_follows_and_acknowledges(catalog, watch, until, record):
     catalog.log.put([record("east", "n/a", (1, 2), b"y")])
     await until(lambda: view(client) == {"n/a": b"y"} and acks and acks[-1] == catalog.log.revision)
     client.announce()
-    await until(lambda: len(presences) == 2)
+    await until(lambda: len(presences) >= 2)
     assert client.connected
     assert client.last_error is None
 
@@ -61,6 +62,7 @@ async def test_it_follows_and_acknowledges(catalog, watch, until, record):
 async def test_acks_wait_for_the_owner_once_it_said_what_is_applied(catalog, watch, until, record):
     acks: list[int] = []
     catalog.make_offer = lambda: Offer(log=catalog.log, on_ack=lambda ack: acks.append(ack.revision))
+    catalog.heartbeat = 0.2  # each is acknowledged
     await catalog.start()
     client, _ = watch()
     await until(lambda: client.connected)
@@ -215,9 +217,10 @@ async def test_a_consumer_that_does_not_read_is_closed(catalog, watch, until, re
     call = channel.stream_stream(WATCH)()
     await call.write(pb.Demand(subscribe=pb.Subscribe(wildcard=True)).SerializeToString())
     await until(lambda: catalog.servicer.streams == 1)
+    catalog.patience_from_now(60.0)
     client, _ = watch()
     sequence = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(START):
         while not reasons:
             sequence += 1
             catalog.log.put([record("east", f"n/{sequence % 8}", (1, sequence), bytes(200_000))])
@@ -235,7 +238,7 @@ async def test_garbage_ends_the_stream_with_a_clear_code(catalog, until):
     channel = await catalog.connect()
     call = channel.stream_stream(WATCH)()
     await call.write(b"\xff\xff\xff")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(DEADLINE):
         assert await call.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert dict(await call.trailing_metadata())["isthmus-code"] == "malformed_demand"
     await channel.close()
@@ -278,4 +281,4 @@ async def test_a_failing_callback_is_not_swallowed(catalog, started, quick, reco
     await catalog.start()
     client = WatchClient(connect=catalog.connect, sink=Sink(), on_changes=broken, backoff=quick())
     with pytest.raises(RuntimeError, match="a bug"):
-        await asyncio.wait_for(client.run(), 10)
+        await asyncio.wait_for(client.run(), DEADLINE)

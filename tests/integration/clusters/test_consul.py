@@ -17,7 +17,7 @@ import pytest
 from clusters.consul import Datacenter
 from clusters.consulclient import check, connect, node, service, trusting
 from clusters.namespace import NetworkNamespace
-from clusters.waiting import until, until_now
+from clusters.waiting import DEADLINE, START, until, until_now
 from federation.errors import Denied, NotFound, TimedOut, Unavailable
 
 pytestmark = pytest.mark.integration
@@ -42,29 +42,49 @@ async def test_a_datacenter_with_a_node_of_its_own(start_consul: Start, tmp_path
     described.write_text('service { name = "db"\n port = 5432\n check { id = "up"\n ttl = "1h" } }\n')
     await dc1.command("services", "register", str(described), at="vm")
     async with dc1.connect("vm") as client:
-        answer = await client.request("GET", "/v1/health/service/db")
+        # What an agent knows it tells its servers a moment later.
+        answer = await until(lambda: known(client, "db"), what="the service in the catalog")
         assert answer.body[0]["Node"]["Address"] == vm.address
         assert answer.body[0]["Node"]["Meta"]["zone"] == "a"
-        waiting = asyncio.create_task(client.block("/v1/health/service/db", answer.index))
+        waiting = asyncio.create_task(becomes(client, "db", {"passing"}, answer.index))
         await client.set_check("up", "passing")
-        told = await waiting
-        assert {one["Status"] for one in told.body[0]["Checks"]} == {"passing"}
+        await waiting
         await client.set_check("up", "critical", "disk full")
-        assert await statuses(dc1, "db") == {"critical"}
+        await until(lambda: has(dc1, "db", {"critical"}), what="the failure of the check")
         with pytest.raises(NotFound):
             await client.deregister("other")
     dc1.kill("vm")
     async with dc1.connect() as client:
-        await until(lambda: gone(client, "vm"), what="the failure of the node")
+        await until(lambda: gone(client, "vm"), seconds=START, what="the failure of the node")
     await dc1.restart("vm")
     async with dc1.connect("vm") as client:
         await client.set_check("up", "passing")
-    assert await statuses(dc1, "db") == {"passing"}
+    await until(lambda: has(dc1, "db", {"passing"}), what="the service of the node that is back")
     dc1.pause("s1")
     with pytest.raises(TimedOut):
         async with dc1.connect() as client:
             await client.request("GET", "/v1/catalog/nodes", timeout=0.5)
     await dc1.heal()
+
+
+async def has(datacenter: Datacenter, name: str, wanted: set[str]) -> bool:
+    return await statuses(datacenter, name) == wanted
+
+
+async def known(client: Any, name: str) -> Any:
+    """The answer with the instances of a service, once there is one."""
+    answer = await client.request("GET", f"/v1/health/service/{name}")
+    return answer if answer.body else None
+
+
+async def becomes(client: Any, name: str, wanted: set[str], index: int) -> None:
+    """Follow a service by blocking queries until its checks are as wanted."""
+    async with asyncio.timeout(DEADLINE):
+        while True:
+            told = await client.block(f"/v1/health/service/{name}", index)
+            if told.body and {one["Status"] for one in told.body[0]["Checks"]} == wanted:
+                return
+            index = told.index
 
 
 async def gone(client: Any, name: str) -> bool:
@@ -91,8 +111,13 @@ async def test_three_servers_lose_their_leader_and_take_it_back(start_consul: St
     await dc1.heal()
     for site in dc1.servers:
         async with dc1.connect(site.name) as client:
-            found = await client.get("/v1/kv/", keys="", consistent="")
-            assert found == ["after", "before", "between"]
+            await until(lambda client=client: keys(client, ["after", "before", "between"]), what="every write")
+
+
+async def keys(client: Any, wanted: list[str]) -> bool:
+    with contextlib.suppress(Unavailable, TimedOut):
+        return bool(await client.get("/v1/kv/", keys="", consistent="") == wanted)
+    return False
 
 
 async def written(client: Any, key: str) -> bool:
@@ -116,7 +141,7 @@ async def test_a_guarded_datacenter(start_consul: Start) -> None:
             answer = await client.request("GET", "/v1/catalog/services")
             assert (answer.body, answer.headers.get("Results-Filtered-By-Acls")) == ({}, told)
     async with dc1.connect("vm", token=reader["SecretID"]) as client:
-        assert "db" in await client.get("/v1/catalog/services")
+        await until(lambda: offers(client, "db"), what="the service in the catalog")
         with pytest.raises(Denied, match="Permission denied"):
             await client.register("web", port=80)
     assert "db" in await dc1.command("catalog", "services", at="vm", token=reader["SecretID"])
@@ -133,6 +158,10 @@ async def test_a_guarded_datacenter(start_consul: Start) -> None:
     async with connect(dc1.url(), dc1.guard.management) as client:
         with pytest.raises(Unavailable, match="certificate"):
             await client.get("/v1/catalog/services")
+
+
+async def offers(client: Any, name: str) -> bool:
+    return name in await client.get("/v1/catalog/services")
 
 
 async def refused(client: Any) -> bool:

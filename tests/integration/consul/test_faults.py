@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from clusters.consul import Datacenter
-from clusters.consulclient import check, node, service
+from clusters.consulclient import ConsulClient, check, node, service
 from clusters.faultproxy import FaultProxy
 from clusters.waiting import until
+from federation.errors import IsthmusError
 
 from .conftest import Follow, endpoints, ready
 
@@ -37,7 +38,7 @@ async def test_a_leader_is_lost(start_consul: Start, follow: Follow) -> None:
 
         dc1.kill(first)
         await until(lambda: watch() or dc1.wait_leader(other_than=first))
-        await consul.transact([check("n1", "web", "critical")])
+        await until(lambda: written(consul, "critical"), what="a write under the new leader")
         await running.exported("web", lambda s: watch() or not ready(s))
         third = next(s.name for s in dc1.servers if s.name not in (first, at))
         dc1.kill(third)
@@ -51,17 +52,18 @@ async def test_a_leader_is_lost(start_consul: Start, follow: Follow) -> None:
         assert counts == {1}
         await dc1.heal()
         async with dc1.connect(at) as again:
-
-            async def written() -> bool:
-                try:
-                    await again.transact([check("n1", "web", "passing")])
-                except Exception:
-                    return False
-                return True
-
-            await until(written, what="a write")
+            await until(lambda: written(again, "passing"), what="a write")
         await running.exported("web", ready)
         await until(lambda: not running.state.problems)
+
+
+async def written(consul: ConsulClient, status: str) -> bool:
+    """Whether the check has been set: without a leader, or before its servers know of it, Consul refuses."""
+    try:
+        await consul.transact([check("n1", "web", status)])
+    except IsthmusError:
+        return False
+    return True
 
 
 async def test_servers_come_back_from_an_old_snapshot(start_consul: Start, follow: Follow) -> None:

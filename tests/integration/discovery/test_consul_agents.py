@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import shutil
 import sys
 import urllib.error
 import urllib.request
@@ -18,7 +16,8 @@ import pytest
 import yaml
 
 from clusters.network import free_port
-from clusters.program import Program
+from clusters.processes import copy_state
+from clusters.program import Program, events
 from clusters.waiting import START
 from discovery.client import AgentClient
 from federation.errors import IsthmusError
@@ -67,7 +66,7 @@ class Agent:
         return "consul_standby" in await self.codes()
 
     def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return events(self.log)
 
 
 class World:
@@ -141,9 +140,7 @@ async def test_a_writer_that_is_killed_is_followed_and_one_that_stood_still_writ
         await until(lambda: world.where("echo"), seconds=START)
 
         copied = tmp_path / "two" / "state"
-        # The first one runs on: what it is just writing (*.tmp) has another name a moment later.
-        transient = shutil.ignore_patterns("*.sock", "*.lock", "lock", "ports.json", "*.tmp")
-        shutil.copytree(home.state, copied, ignore=transient)
+        copy_state(home.state, copied)
         two = Agent("two", copied, consul)
         agents.append(two)
         two.program.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import sys
 import urllib.error
 import urllib.request
@@ -16,7 +15,7 @@ import pytest
 import yaml
 
 from clusters.network import free_port
-from clusters.program import Program
+from clusters.program import Program, events
 from discovery import backup
 from discovery.client import AgentClient
 from discovery.inpod import Arrival, PodSettings, load
@@ -75,8 +74,7 @@ class Pod:
         return self.says("/readyz")[0] == 200
 
     def told(self, event: str) -> list[dict[str, Any]]:
-        lines = self.log.read_text().splitlines() if self.log.exists() else []
-        return [found for line in lines if line.startswith("{") and (found := json.loads(line))["event"] == event]
+        return [found for found in events(self.log) if found["event"] == event]
 
     async def identity(self) -> Any:
         async with AgentClient.open(self.state) as client:

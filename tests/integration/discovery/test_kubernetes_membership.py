@@ -106,7 +106,7 @@ async def test_a_cluster_joins_has_a_replica_and_leaves(operator: Operator, tmp_
         with pytest.raises(NotFound):
             await operator.client.get("v1", "Secret", "isthmus-identity", operator.namespace)
         # the agent has been told, and does not write them again
-        await asyncio.wait({task}, timeout=2 * SETTLE_SECONDS)
+        await asyncio.wait({task}, timeout=2 * SETTLE_SECONDS)  # proves an absence
         assert await operator.values() == ("", "")
     finally:
         task.cancel()

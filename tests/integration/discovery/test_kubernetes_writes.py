@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -76,7 +77,9 @@ async def test_two_exporters_and_their_conflict(sides: Any, until: Until) -> Non
     await east.service()
     await east.export(exportedLabels={"a": "1"})
     await until(east.ready)
-    await asyncio.sleep(1.05)  # creationTimestamp counts seconds, and the older one is to win
+    # creationTimestamp counts seconds, and the older one is to win.
+    created = dt.datetime.fromisoformat((await east.get("ServiceExport"))["metadata"]["creationTimestamp"])
+    await until(lambda: dt.datetime.now(dt.UTC) >= created + dt.timedelta(seconds=1))
     await west.service(ready=0, ports=[{"name": "http", "port": 81, "protocol": "TCP", "targetPort": 8080}])
     await west.export(exportedLabels={"a": "2"})
     for side in (east, west):

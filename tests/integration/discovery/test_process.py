@@ -19,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from clusters.program import whole_lines
+from clusters.waiting import DEADLINE, START
 from discovery.client import AgentClient
 from federation.aio.clock import SystemClock
 
@@ -57,7 +59,7 @@ def get(directory: Path, path: str) -> tuple[int, str]:
 
 async def refused(settings: Path) -> tuple[int, str]:
     done = await asyncio.to_thread(
-        lambda: subprocess.run(command(settings), capture_output=True, text=True, timeout=30, check=False)
+        lambda: subprocess.run(command(settings), capture_output=True, text=True, timeout=START, check=False)
     )
     (line,) = [x for x in done.stderr.splitlines() if x.startswith("isthmus-agent: ")]
     assert "Traceback" not in done.stderr
@@ -83,11 +85,11 @@ async def test_ready_measured_and_ended_by_sigterm(federation: Any, manifest: An
 
         process.send_signal(signal.SIGTERM)
         assert process.stderr is not None
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(DEADLINE):
             while b"draining" not in await process.stderr.readline():
                 assert not process.stderr.at_eof()
         assert get(east.state, "/readyz")[0] == 200  # all is served to who has not heard of it
-        _, errors = await asyncio.wait_for(process.communicate(), 30)
+        _, errors = await asyncio.wait_for(process.communicate(), START)
         assert process.returncode == 0
         assert "Traceback" not in errors.decode()
         assert not (east.state / "agent.sock").exists()
@@ -134,7 +136,7 @@ async def test_every_line_is_its_own_and_says_why_the_registry_is_not_believed(
     log = tmp_path / "agent.log"
 
     def disconnected(code: str) -> list[str]:
-        lines = [json.loads(line) for line in log.read_text().splitlines()]  # each of them
+        lines = [json.loads(line) for line in whole_lines(log)]  # each of them
         return sorted(line["stream"] for line in lines if line["event"] == "disconnected" and line["code"] == code)
 
     own = {k: v for k, v in os.environ.items() if k != "GRPC_VERBOSITY"}  # what this process has set for itself

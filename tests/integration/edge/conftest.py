@@ -396,11 +396,11 @@ class World:
         return (int(head.split(" ")[1]) if head else 0), body
 
     async def say(self, address: str, port: int, text: str) -> str:
-        """What a TCP workload answers to a line; empty where the connection ended, or nothing came."""
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        """What a TCP workload answers to a line; empty where the connection ended. Raises TimeoutError."""
+        with contextlib.suppress(ConnectionError):
             async with self.connection(address, port) as (reader, writer):
                 writer.write(text.encode() + b"\n")
-                return (await asyncio.wait_for(reader.readline(), 3)).decode().strip()
+                return (await asyncio.wait_for(reader.readline(), ANSWER)).decode().strip()
         return ""
 
     async def _serve(self, handler: Any, host: str) -> int:

@@ -6,14 +6,18 @@ The client is in a network namespace of its own, whose nftables do what kube-pro
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import subprocess
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from clusters.network import free_port
+from clusters.waiting import DEADLINE, START, until
+from federation.errors import IsthmusError
 from federation.model.cluster import Gateway
 from federation.model.record import Kind
 
@@ -25,6 +29,21 @@ held = socket.create_server(("0.0.0.0", int(sys.argv[1])))
 print("held", flush=True)
 sys.stdin.read()
 """
+
+Ask = Callable[[], Awaitable[Any]]
+
+
+async def comes(ask: Ask, wanted: Any) -> None:
+    """Wait for the answer. With the first call Envoy asks our process for the cluster, and waits for it for 5 s."""
+
+    async def came() -> bool:
+        try:
+            return bool(await ask() == wanted)
+        except (IsthmusError, OSError):
+            return False
+
+    await until(came, seconds=START, what=f"the answer {wanted}")
+
 
 HTTP_IP, TCP_IP = "242.0.0.7", "242.0.0.8"
 
@@ -67,10 +86,10 @@ async def egress(world: Any, shop: Any) -> tuple[Any, Any, int, int]:
 async def test_a_client_without_a_sidecar_reaches_the_remote_workload(world: Any, shop: Any) -> None:
     space, *_ = await egress(world, shop)
 
-    assert await space.get(HTTP_IP, 80, "echo.shop.svc.clusterset.local") == "200 east-1"
+    await comes(lambda: space.get(HTTP_IP, 80, "echo.shop.svc.clusterset.local"), "200 east-1")
     assert await space.get(HTTP_IP, 80, "echo.shop.global") == "200 east-1"
     assert (await space.get(HTTP_IP, 80, "db.shop.global")).startswith("421 ")
-    assert await space.say(TCP_IP, 5432) == "east-db x"
+    await comes(lambda: space.say(TCP_IP, 5432), "east-db x")
 
 
 async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gateway(world: Any, shop: Any) -> None:
@@ -81,22 +100,22 @@ async def test_a_name_whose_port_clashes_is_answered_and_passes_through_the_gate
     )
     try:
         assert holder.stdout is not None
-        assert await asyncio.wait_for(holder.stdout.readline(), 20) == b"held\n"
+        assert await asyncio.wait_for(holder.stdout.readline(), START) == b"held\n"
         sidecar = world.sidecar(west, wrap=space.wrap, left_seconds=0)
         await sidecar.ready()
         assert await space.look_up(sidecar, "echo.shop.global") == HTTP_IP
         await shop.until(lambda: list(west.presence["sc"].via_gateway) == ["shop/echo"])
-        assert await space.get(HTTP_IP, 80, "echo.shop.global") == "200 east-1"
+        await comes(lambda: space.get(HTTP_IP, 80, "echo.shop.global"), "200 east-1")
         own = await space.look_up(sidecar, "db.shop.global")
         assert own.startswith("127.")  # its port is free
-        assert await space.say(own, 5432) == "east-db x"
+        await comes(lambda: space.say(own, 5432), "east-db x")
     finally:
         holder.kill()
         await holder.wait()
     await shop.until(lambda: not west.presence["sc"].via_gateway)
     own = await space.look_up(sidecar, "echo.shop.global")
     assert own.startswith("127.")
-    assert await space.get(own, 80, "echo.shop.global") == "200 east-1"
+    await comes(lambda: space.get(own, 80, "echo.shop.global"), "200 east-1")
 
 
 class Way:
@@ -148,11 +167,21 @@ async def test_what_nobody_calls_is_given_up_and_served_again(world: Any, shop: 
     way = Way(world, shop)
     await way.open(egress_idle_seconds=1)
     assert await way.called() == 0
-    async with world.connection("127.0.0.1", way.tcp_at) as (reader, writer):
-        for round_ in range(2):
-            assert await way.get() == (200, "east-1"), round_
+    async with contextlib.AsyncExitStack() as stack:
+
+        async def begun() -> Any:
+            reader, writer = await stack.enter_async_context(world.connection("127.0.0.1", way.tcp_at))
+            writer.write(b"first\n")
+            with contextlib.suppress(ConnectionError):
+                if await asyncio.wait_for(reader.readline(), DEADLINE) == b"east-db first\n":
+                    return reader, writer
+            return None
+
+        reader, writer = await until(begun, seconds=START, what="a connection")
+        for _ in range(2):
             writer.write(b"still\n")
-            assert await asyncio.wait_for(reader.readline(), 20) == b"east-db still\n"
+            assert await asyncio.wait_for(reader.readline(), DEADLINE) == b"east-db still\n"
+            await comes(way.get, (200, "east-1"))
 
             async def only_the_connection() -> bool:
                 return await way.called() == 1
@@ -163,7 +192,7 @@ async def test_what_nobody_calls_is_given_up_and_served_again(world: Any, shop: 
 async def test_an_import_that_comes_back_is_led_again(world: Any, shop: Any) -> None:
     way = Way(world, shop)
     await way.open()
-    assert await way.get() == (200, "east-1")
+    await comes(way.get, (200, "east-1"))
 
     async def refused() -> bool:
         try:
@@ -172,25 +201,23 @@ async def test_an_import_that_comes_back_is_led_again(world: Any, shop: Any) -> 
             return True
         return False
 
-    async def led() -> bool:
-        try:
-            return await way.get() == (200, "east-1")
-        except OSError:
-            return False
-
     for _ in range(2):
         way.west.delete(Kind.IMPORT, "shop/echo")
         await shop.until(refused)
         way.west.put_import(way.echo)
-        await shop.until(led)
-    assert await way.called() == 1
+        await comes(way.get, (200, "east-1"))
+
+    async def one() -> bool:
+        return await way.called() == 1
+
+    await shop.until(one)
 
 
 async def test_a_remote_gateway_that_dies_after_the_first_use_fails_no_request(world: Any, shop: Any) -> None:
     way = Way(world, shop)
     await way.open(gateways=2)
-    assert await way.get() == (200, "east-1")
-    assert await way.say() == "east-db x"
+    await comes(way.get, (200, "east-1"))
+    await comes(way.say, "east-db x")
     await way.far[0].stop(signal.SIGKILL)
     answers = [await way.get() for _ in range(50)]
     said = [await way.say(str(n)) for n in range(20)]

@@ -152,7 +152,8 @@ async def test_a_gateway_that_stops_says_so_and_serves_who_has_not_heard_of_it(w
         heard = time.monotonic()
         while time.monotonic() < heard + 3.0:
             assert await world.get(address) == (200, "east-1")
-        # 2. nobody comes any more: what is under way may end, a request first and then a connection
+        # 2. nobody comes any more: what is under way may end, a request first and then a connection. That it does not
+        # end before it has by itself is an absence, and looked at for as long as it would take.
         await shop.until(lambda: time.monotonic() > heard + 6.0, what="the time in which nobody comes is over")
         held.released.set()
         assert await long == (200, "east-1")

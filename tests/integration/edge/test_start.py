@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from clusters.waiting import START
+
 pytestmark = pytest.mark.integration
 
 
@@ -19,7 +21,11 @@ def run(module: str, settings: dict[str, Any], directory: Path) -> tuple[int, st
     path = directory / "settings.yaml"
     path.write_text(yaml.safe_dump(settings))
     done = subprocess.run(
-        [sys.executable, "-m", module, "--settings", str(path)], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-m", module, "--settings", str(path)],
+        capture_output=True,
+        text=True,
+        timeout=START,
+        check=False,
     )
     return done.returncode, done.stderr
 
@@ -64,7 +70,7 @@ def test_every_program_takes_keys_from_its_command_line(short_root: Path, module
             [sys.executable, "-m", module, "--settings", str(path), "--set", change],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=START,
             check=False,
         )
         assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
@@ -76,7 +82,7 @@ def test_a_missing_settings_file_and_broken_yaml_give_one_line(short_root: Path)
         [sys.executable, "-m", "sidecar", "--settings", str(short_root / "none")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=START,
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -85,7 +91,7 @@ def test_a_missing_settings_file_and_broken_yaml_give_one_line(short_root: Path)
         [sys.executable, "-m", "sidecar", "--settings", str(short_root / "bad.yaml")],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=START,
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -112,7 +118,7 @@ async def test_a_second_process_on_the_same_state_is_refused(world: Any, shop: A
         [sys.executable, "-m", "sidecar", "--settings", str(sidecar.path)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=START,
         check=False,
     )
     assert done.returncode == 7

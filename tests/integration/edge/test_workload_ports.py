@@ -146,7 +146,7 @@ async def test_the_loopback_way_remembers_a_port_that_was_held(pod: Pod, shop: A
     await pod.sidecar()
     assert await pod.remote() == CLUSTERSET_IP
     await pod.stop_workload()
-    end = time.monotonic() + 5.0  # longer than it takes to see that the port is free
+    end = time.monotonic() + 5.0  # proves an absence, for longer than it takes to see that the port is free
     while time.monotonic() < end:
         assert await pod.remote() == CLUSTERSET_IP
     await pod.start_workload()

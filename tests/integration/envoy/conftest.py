@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from clusters.network import free_port, virtual_ranges
-from clusters.waiting import until
+from clusters.waiting import ANSWER, until
 from federation.aio.clock import SystemClock
 from federation.envoy.bootstrap import bootstrap
 from federation.envoy.ledger import Changes
@@ -425,21 +425,21 @@ async def http(
 async def exchange(ip: str, port: int, data: bytes, *, tls: ssl.SSLContext | None = None, sni: str = "") -> bytes:
     """Send `data`, return all that comes until the other end closes."""
     reader, writer = await asyncio.wait_for(
-        asyncio.open_connection(ip, port, ssl=tls, server_hostname=sni if tls else None), 10
+        asyncio.open_connection(ip, port, ssl=tls, server_hostname=sni if tls else None), ANSWER
     )
     try:
         writer.write(data)
-        return await asyncio.wait_for(reader.read(-1), 15)
+        return await asyncio.wait_for(reader.read(-1), ANSWER)
     finally:
         writer.close()
 
 
 async def line(ip: str, port: int, text: str) -> str:
     """Send a line over TCP and read one back; empty when the connection was closed instead."""
-    reader, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), 10)
+    reader, writer = await asyncio.wait_for(asyncio.open_connection(ip, port), ANSWER)
     try:
         writer.write(text.encode() + b"\n")
-        return (await asyncio.wait_for(reader.readline(), 10)).decode().strip()
+        return (await asyncio.wait_for(reader.readline(), ANSWER)).decode().strip()
     except ConnectionError:
         return ""
     finally:

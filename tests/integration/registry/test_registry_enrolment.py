@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from clusters.waiting import until
 from federation.aio.clock import SystemClock
 from federation.errors import AlreadyExists, Denied, InvalidInput, InvalidName, IsthmusError, NotFound, Unavailable
 from federation.model import wire
@@ -107,12 +108,20 @@ async def test_revoked_replaced_and_expired_tokens(world: Any, keys: Any) -> Non
         assert code(caught) == "token_revoked"
     await join(valid, keys("east"))
     short = (await operator.issue_token("west", ttl_seconds=1)).token
-    await asyncio.sleep(1.1)
+    await until(lambda: expired(short), what="the end of the token")
     with pytest.raises(Denied) as caught:
         await join(short, keys("west"))
     assert code(caught) == "token_expired"
     with pytest.raises(NotFound):
         await operator.revoke_token("west")
+
+
+async def expired(token: str) -> bool:
+    try:
+        await still_good(await look_up(token))
+    except Denied as error:
+        return error.error_code == "token_expired"
+    return False
 
 
 async def test_a_token_is_looked_at_and_not_redeemed(world: Any, keys: Any) -> None:

@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from clusters.network import free_port
+from clusters.waiting import START
 from federation.errors import (
     AlreadyExists,
     Conflict,
@@ -124,7 +125,7 @@ def test_what_keeps_it_from_starting(tmp_path: Path, port: int, spoil: str, stat
             [sys.executable, "-m", "federation.registry", "--settings", str(path)],
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=START,
             check=False,
         )
     line = result.stderr.strip().splitlines()[-1]

@@ -11,7 +11,7 @@ import pytest
 
 from clusters.children import start_child
 from clusters.forked import command
-from clusters.waiting import until_now
+from clusters.waiting import START, until_now
 
 SERVER = """
 import os, sys
@@ -36,12 +36,14 @@ serve(sys.argv[1], {"tell": tell, "end": end, "fail": fail})
 def commands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("f")
     server = start_child([sys.executable, "-c", SERVER, folder / "socket"], folder / "log")
-    for name in ("tell", "end", "fail"):
-        command(folder, name, folder / "socket")
-    until_now((folder / "socket").exists)
-    yield folder
-    server.kill()
-    server.wait()
+    try:
+        for name in ("tell", "end", "fail"):
+            command(folder, name, folder / "socket")
+        until_now((folder / "socket").exists, seconds=START, what="the server of commands")
+        yield folder
+    finally:
+        server.kill()
+        server.wait()
 
 
 def run(commands: Path, name: str, *words: str, cwd: Path = Path("/"), who: str = "") -> tuple[int, str, str]:

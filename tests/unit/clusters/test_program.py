@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from clusters.program import Program
+from clusters.program import Program, events, whole_lines
 from clusters.waiting import until_now
 from federation.errors import Unavailable
 
@@ -80,3 +80,27 @@ time.sleep(600)
         os.kill(pid, 0)
         parent.send_signal(signal.SIGKILL)
     until_now(lambda: gone(pid))
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "found"),
+    [
+        (None, [], []),
+        ("", [], []),
+        ('{"event": "on', [], []),
+        ('{"event": "one"}\n{"eve', ['{"event": "one"}'], [{"event": "one"}]),
+        (
+            'not JSON\n7\n{"event": "a\u2028b"}\n{\n',
+            ["not JSON", "7", '{"event": "a\u2028b"}', "{"],
+            [{"event": "a\u2028b"}],
+        ),
+    ],
+)
+def test_a_log_is_read_while_it_is_written(
+    tmp_path: Path, text: str | None, lines: list[str], found: list[dict[str, str]]
+) -> None:
+    log = tmp_path / "log"
+    if text is not None:
+        log.write_text(text)
+    assert whole_lines(log) == lines
+    assert events(log) == found
