@@ -20,7 +20,7 @@ from federation.cli.installation.leftovers import JOIN
 from federation.cli.installation.plan import plan
 from federation.cli.installation.record import Record, switched
 from federation.cli.installation.work import Busy, Worker
-from federation.errors import Conflict, NotFound
+from federation.errors import NotFound
 
 AGENT = "agent"
 """The component that brings custom resources, and joins."""
@@ -71,12 +71,8 @@ async def _install(worker: Worker, component: str, given: Values, manner: Manner
         request.check_same(record, given)
     values = request.installed(record, component, given)
     wanted = version_of(values)
-    if record is not None and skew.Version.parse(record.version) != skew.Version.parse(wanted):
-        raise Conflict(
-            f"isthmus {record.version} is installed, and this would be {wanted}",
-            hint="run `fedctl upgrade` first, or use the fedctl of that version",
-            code="upgrade_first",
-        )
+    if record is not None:
+        skew.check_same(record.version, wanted, reached=record.reached)
     chart().values(values)
     if component == AGENT and not manner.token and not await worker.can_join():
         worker.say("no join token: the agent waits for one; give it with --token, of `fedctl token issue`")
@@ -110,7 +106,8 @@ async def _upgraded(worker: Worker, to: str, given: Values) -> tuple[Record, Val
     values = gather(record.values, tag, given)
     wanted = version_of(values)
     own = skew.Version.parse(chart().version)
-    skew.check(skew.Version.parse(record.version), skew.Version.parse(wanted), own=own)
+    held, new, reached = map(skew.Version.parse, (record.version, wanted, record.reached))
+    skew.check(held, new, own=own, reached=reached)
     chart().values(values)
     return record, values, wanted
 

@@ -22,7 +22,7 @@ from discovery.kube.resources import CONFIG_MAPS, NAMESPACES
 from federation.aio.clock import Clock
 from federation.cli.installation import leftovers
 from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
-from federation.cli.installation.record import LABEL, NAME, Record
+from federation.cli.installation.record import LABEL, NAME, Record, begin
 from federation.cli.installation.rollout import missing, reasons, unregistered
 from federation.errors import Conflict, NotFound, TimedOut
 
@@ -129,8 +129,7 @@ class Worker:
 
         Raises Busy before anything is done, when another one has begun meanwhile; NotReady.
         """
-        known = before.objects if before is not None else frozenset()
-        begun = replace(record, objects=known | plan.names, version=before.version if before else record.version)
+        begun = begin(before, record, plan.names)
         done = []
         for wave in plan.waves:
             for document in wave.documents:
@@ -151,7 +150,7 @@ class Worker:
                 await self._wait_registered(wave, [Name.of(one) for one in late], wait)
         done += await self.remove(plan.gone)
         gone = frozenset(plan.gone)
-        await self.amend(lambda now: replace(now, objects=now.objects - gone, version=record.version))
+        await self.amend(lambda now: replace(now, objects=now.objects - gone, version=record.version, reached=""))
         return done
 
     async def amend(self, change: Callable[[Record], Record]) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 
 from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
 from clusters.kubeclient import KubeClient
+from clusters.waiting import START
 from federation.cli.main import run
 from federation.errors import NotFound
 from federation.trust.token import JoinToken
@@ -338,6 +341,43 @@ async def test_versions_follow_each_other_or_are_refused(place: Place) -> None:
     await place.done("upgrade", "--no-wait", "--image", "mirror.example.com:5000/mesh/isthmus:0.2.1")
     assert await images() == "mirror.example.com:5000/mesh/isthmus:0.2.1"
     assert (await place.settings("gateway"))["port"] == 31443
+
+
+async def test_an_upgrade_that_was_killed_leads_on_and_not_back(place: Place) -> None:
+    """The registry may have written to its disk what the version before cannot read: the gateway's is still that."""
+    await place.done("install", "registry", "--federation", "a.b", "--image", "isthmus:0.1.0")
+    await place.done("install", "gateway")
+
+    async def images() -> dict[str, str]:
+        found = {}
+        for kind, name in (("StatefulSet", "isthmus-registry"), ("Deployment", "isthmus-gateway")):
+            held = await place.client.get("apps/v1", kind, name, SYSTEM)
+            found[name] = held["spec"]["template"]["spec"]["containers"][0]["image"].partition(":")[2]
+        return found
+
+    program = Path(sys.executable).with_name("fedctl")
+    words = ("upgrade", "--to", "0.2.0", "--kubeconfig", str(place.kubeconfig))
+    upgrade = await asyncio.create_subprocess_exec(program, *words, stdout=DEVNULL, stderr=DEVNULL)
+
+    async def waits_for_the_registry() -> bool:
+        assert upgrade.returncode is None
+        return (await images())["isthmus-registry"] == "0.2.0"
+
+    try:
+        await place.client.until(waits_for_the_registry, timeout=START)
+    finally:
+        upgrade.kill()
+        await upgrade.wait()
+    assert (await images())["isthmus-gateway"] == "0.1.0"
+    assert await place.refused("upgrade", "--to", "0.1.0") == ("downgrade_refused", 7)
+    assert await place.refused("upgrade", "--to", "0.3.0") == ("version_skew", 7)
+    for version in ("0.1.0", "0.2.0"):
+        beside = ("install", "webhook", "--image", f"isthmus:{version}")
+        assert await place.refused(*beside) == ("upgrade_first", 7)
+    await place.done("upgrade", "--no-wait", "--to", "0.2.0")
+    assert set((await images()).values()) == {"0.2.0"}
+    assert await place.refused("upgrade", "--to", "0.1.0") == ("downgrade_refused", 7)
+    await place.done("install", "webhook")
 
 
 async def test_waiting_says_what_is_not_ready_and_why(place: Place) -> None:
