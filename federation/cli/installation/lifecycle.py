@@ -148,6 +148,8 @@ async def uninstall(
     if AGENT in after.components:
         keep.append(Name("Secret", worker.namespace, JOIN))
     gone = plan(rest, held=record.objects, keep=keep).gone
+    read = await worker.still_read(gone, after.components)
+    gone = tuple(name for name in gone if name not in read)
     made = leftovers.kept(going, worker.namespace) if purge else []
     if dry_run:
         return [Installed(name.kind, name.name, "would go") for name in (*gone, *made)]
