@@ -15,7 +15,7 @@ from discovery.kube.objects import Name
 from federation.cli.chart import yamltext
 from federation.cli.chart.source import Release, chart
 from federation.cli.chart.values import Values, gather
-from federation.cli.installation import leftovers, request, skew
+from federation.cli.installation import leftovers, needs, request, skew
 from federation.cli.installation.leftovers import JOIN
 from federation.cli.installation.plan import plan
 from federation.cli.installation.record import Record, switched
@@ -126,11 +126,11 @@ async def installed(worker: Worker) -> Record:
 
 
 async def uninstall(
-    worker: Worker, components: Collection[str], *, crds: bool, purge: bool, dry_run: bool
+    worker: Worker, components: Collection[str], *, crds: bool, purge: bool, dry_run: bool, force: bool = False
 ) -> list[Installed]:
     """Take the components away (none: all), and with `purge` what they have made themselves.
 
-    Raises NotFound for one that is not there.
+    Raises NotFound for one that is not there, and without `force` Conflict for an agent that is needed yet.
     """
     record = await installed(worker)
     going = components or record.components
@@ -142,6 +142,10 @@ async def uninstall(
                 code="not_installed",
             )
     after = replace(record, values=gather(record.values, switched(going, on=False)))
+    if AGENT in going and components and not force:
+        (await needs.look(worker, after.components)).check(record.values.get("cluster", ""))
+    elif AGENT in going and (pods := await needs.injected_pods(worker)):
+        worker.say(f"without an agent: {needs.counted(len(pods), 'pod')} with a sidecar ({needs.some(pods)})")
     rest = _documents(after, worker.namespace) if after.components else []
     # The namespace holds what is kept; it goes last, if at all.
     keep = [name for name in record.objects if name.kind == "Namespace"]

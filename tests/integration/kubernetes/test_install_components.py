@@ -189,7 +189,8 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     assert {name for name, done in pruned.items() if done == "removed"} == {"Service/isthmus-gateway"}
     assert (await place.settings("gateway"))["address"] == ""
 
-    # 6. One component goes; the others do not notice.
+    # 6. One component goes; the others do not notice. The agent is needed by others.
+    assert await place.refused("uninstall", "agent") == ("needed_by", 7)
     gone = await place.done("uninstall", "webhook")
     assert set(gone.values()) == {"removed"}
     assert {"MutatingWebhookConfiguration/isthmus-injector", "ClusterRole/isthmus-injector"} <= gone.keys()
@@ -302,6 +303,40 @@ async def test_a_registry_of_before_is_made_anew_around_its_pod(place: Place) ->
         "Parallel",
         True,
     )
+
+
+async def test_an_agent_that_is_needed_goes_only_with_all(place: Place) -> None:
+    """Sidecars and gateways go on without it only until their certificates expire."""
+    await place.done("install", "agent", "--cluster", "east")
+    await place.client.create_namespace("mesh")
+    injected = {"name": "web", "namespace": "mesh", "annotations": {"isthmus.io/injected": "0.1.0"}}
+    spec = {"containers": [{"name": "web", "image": "web"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": injected, "spec": spec}
+    ours = {"name": "echo", "namespace": "mesh", "labels": {"app.kubernetes.io/managed-by": "isthmus"}}
+    ports = [{"port": 80, "protocol": "TCP"}]
+    shape = {
+        "apiVersion": "multicluster.x-k8s.io/v1beta1",
+        "kind": "ServiceImport",
+        "metadata": ours,
+        "spec": {"type": "ClusterSetIP", "ports": ports},
+    }
+    await place.client.apply(pod, shape)
+    status, _, err = await place.fedctl("uninstall", "agent")
+    assert status == 7
+    assert "error: the agent is needed by 1 pod with a sidecar (mesh/web), 1 import (mesh/echo)" in err
+    assert "fedctl cluster leave east" in err
+    assert await place.refused("uninstall", "agent", "--dry-run") == ("needed_by", 7)
+    would = await place.done("uninstall", "agent", "--dry-run", "--force")
+    assert would["Deployment/isthmus-agent"] == "would go"
+    # What nobody runs any more, and what another controller imports, needs nothing.
+    await place.client.delete("v1", "Pod", "web", "mesh")
+    other = {**shape, "metadata": {**ours, "labels": {"app.kubernetes.io/managed-by": "other"}}}
+    await place.client.apply(other)
+    assert (await place.done("uninstall", "agent", "--dry-run"))["Deployment/isthmus-agent"] == "would go"
+    # All at once goes, and says who is left without.
+    await place.client.apply(pod, shape)
+    status, _, err = await place.fedctl("uninstall", "all")
+    assert (status, "without an agent: 1 pod with a sidecar (mesh/web)" in err) == (0, True), err
 
 
 async def test_the_namespace_that_was_made_goes_unless_others_have_something_in_it(place: Place) -> None:
