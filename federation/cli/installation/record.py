@@ -100,6 +100,15 @@ def begin(before: Record | None, after: Record, names: Iterable[Name]) -> Record
     return replace(after, objects=before.objects | frozenset(names), version=before.version, reached=reached)
 
 
+def end(now: Record, begun: Record, after: Record, gone: Iterable[Name]) -> Record:
+    """What `now` is when all of `after` is there, as this run has `begun` it. Another one may have begun with a higher
+    version meanwhile, of which this one knows nothing."""
+    kept = replace(now, objects=now.objects - frozenset(gone))
+    if now.reached != (begun.reached or begun.version):
+        return kept
+    return replace(kept, version=after.version, reached=after.version)
+
+
 def enabled(values: Mapping[str, Any], key: str) -> bool:
     """Whether the values turn the component on."""
     part = values.get(key)

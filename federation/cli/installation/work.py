@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -23,7 +23,7 @@ from federation.aio.clock import Clock
 from federation.cli.installation import leftovers
 from federation.cli.installation.formersettings import component_of, still_read
 from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
-from federation.cli.installation.record import LABEL, NAME, Record, begin
+from federation.cli.installation.record import LABEL, NAME, Record, begin, end
 from federation.cli.installation.rollout import missing, reasons, unregistered
 from federation.errors import Conflict, NotFound, TimedOut
 
@@ -158,7 +158,7 @@ class Worker:
         read = await self.still_read(plan.gone, titles, templates)
         gone = [name for name in plan.gone if name not in read]
         done += await self.remove(gone)
-        await self.amend(lambda now: replace(now, objects=now.objects - set(gone), version=record.version, reached=""))
+        await self.amend(lambda now: end(now, begun, record, gone))
         return done
 
     async def _put(self, document: Document) -> Installed:

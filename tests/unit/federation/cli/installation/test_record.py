@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from discovery.kube.objects import Name
-from federation.cli.installation.record import Record, begin, switched
+from federation.cli.installation.record import Record, begin, end, switched
 from federation.errors import CorruptState
 
 RECORD = Record(
@@ -68,6 +68,18 @@ def test_what_was_begun_is_remembered_before_it_is_done(version: str, reached: s
     begun = begin(before, replace(RECORD, version=wanted, objects=frozenset()), [NEW])
     assert (begun.version, begun.reached, begun.objects) == (version, expected, {OLD, NEW})
     assert Record.parse(stored(begun)).reached == expected
+
+
+@pytest.mark.parametrize(
+    ("reached", "expected"),
+    [("0.2.9", ("0.2.0", "0.2.0")), ("0.3.0", ("0.1.3", "0.3.0"))],  # the second: somebody else has begun meanwhile
+)
+def test_when_all_is_there_it_is_of_one_version(reached: str, expected: tuple[str, str]) -> None:
+    before = replace(RECORD, version="0.1.3", reached="0.2.9", objects=frozenset({OLD}))
+    after = replace(RECORD, version="0.2.0", objects=frozenset())
+    begun = begin(before, after, [NEW])
+    ended = end(replace(begun, reached=reached), begun, after, [OLD])
+    assert ((ended.version, ended.reached), ended.objects) == (expected, {NEW})
 
 
 def test_a_first_installation_is_of_its_own_version() -> None:
