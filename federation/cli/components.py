@@ -295,6 +295,9 @@ def uninstall(
     purge: Annotated[
         bool, typer.Option("--purge", help="Also what it has kept: identities, the registry's volume.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="With agent: also while gateways, pods or imports need it.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would go, and do nothing.")] = False,
     output: OutputOption = Format.TABLE,
 ) -> None:
@@ -309,7 +312,7 @@ def uninstall(
     printer, names = Printer(output), [] if what == "all" else [what]
 
     def work(worker: Worker) -> Awaitable[list[Installed]]:
-        return lifecycle.uninstall(worker, names, crds=crds, purge=purge, dry_run=dry_run)
+        return lifecycle.uninstall(worker, names, crds=crds, purge=purge, dry_run=dry_run, force=force)
 
     _show(printer, _Target(kubeconfig, context, namespace).run(work, printer), empty="there is nothing to remove")
 

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from sidecar.injector.options import Options
     from sidecar.injector.settings import InjectorSettings
 
-CONFIG, CONFIG_KEY = "isthmus-injector", "injector.yaml"
+INJECTOR, VOLUME, CONFIG_KEY = "isthmus-injector", "settings", "injector.yaml"
+"""The Deployment, the volume of its pods with their settings, and the file in it."""
 TRUST, TRUST_KEY = "isthmus-trust", "root.pem"
 CLUSTER_DNS = "kube-system", "kube-dns"
 """The Service of the cluster's DNS, whichever program that is."""
 _MOST = 16 << 20
+_INSTALLED = "is the injector installed in this cluster?"
 
 
 def register(app: typer.Typer) -> None:
@@ -133,8 +135,9 @@ class _Wanted:
         if self.settings is not None:
             known = read(self.settings)
         else:
-            text = await self._config(client, CONFIG, CONFIG_KEY, "is the injector installed in this cluster?")
-            known = parse(text, where=f"ConfigMap {self.system}/{CONFIG}, {CONFIG_KEY}")
+            name = await self._injector_config(client)
+            text = await self._config(client, name, CONFIG_KEY, _INSTALLED)
+            known = parse(text, where=f"ConfigMap {self.system}/{name}, {CONFIG_KEY}")
         if self.trust is not None:
             roots = _roots(self.trust)
         else:
@@ -145,6 +148,17 @@ class _Wanted:
         ]
         dns = self.dns or known.pods.dns.servers or (await _cluster_ip(client, *CLUSTER_DNS),)
         return _options(known, tuple(addresses), roots, dns)
+
+    async def _injector_config(self, client: KubeClient) -> str:
+        """The ConfigMap that new pods of the injector begin with: it is named by what is in it."""
+        from discovery.kube.objects import DEPLOYMENTS
+
+        found = await _get(client, DEPLOYMENTS, self.system, INJECTOR, _INSTALLED)
+        volumes = found["spec"]["template"]["spec"].get("volumes") or ()
+        name = next((one.get("configMap", {}).get("name") for one in volumes if one["name"] == VOLUME), None)
+        if not name:
+            raise NotFound(f"Deployment {self.system}/{INJECTOR} mounts no settings", hint="give --settings")
+        return str(name)
 
     async def _config(self, client: KubeClient, name: str, key: str, hint: str) -> str:
         from discovery.kube.resources import CONFIG_MAPS

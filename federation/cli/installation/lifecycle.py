@@ -15,12 +15,12 @@ from discovery.kube.objects import Name
 from federation.cli.chart import yamltext
 from federation.cli.chart.source import Release, chart
 from federation.cli.chart.values import Values, gather
-from federation.cli.installation import leftovers, request, skew
+from federation.cli.installation import leftovers, needs, request, skew
 from federation.cli.installation.leftovers import JOIN
 from federation.cli.installation.plan import plan
 from federation.cli.installation.record import Record, switched
 from federation.cli.installation.work import Busy, Worker
-from federation.errors import Conflict, NotFound
+from federation.errors import NotFound
 
 AGENT = "agent"
 """The component that brings custom resources, and joins."""
@@ -71,12 +71,8 @@ async def _install(worker: Worker, component: str, given: Values, manner: Manner
         request.check_same(record, given)
     values = request.installed(record, component, given)
     wanted = version_of(values)
-    if record is not None and skew.Version.parse(record.version) != skew.Version.parse(wanted):
-        raise Conflict(
-            f"isthmus {record.version} is installed, and this would be {wanted}",
-            hint="run `fedctl upgrade` first, or use the fedctl of that version",
-            code="upgrade_first",
-        )
+    if record is not None:
+        skew.check_same(record.version, wanted, reached=record.reached)
     chart().values(values)
     if component == AGENT and not manner.token and not await worker.can_join():
         worker.say("no join token: the agent waits for one; give it with --token, of `fedctl token issue`")
@@ -110,7 +106,8 @@ async def _upgraded(worker: Worker, to: str, given: Values) -> tuple[Record, Val
     values = gather(record.values, tag, given)
     wanted = version_of(values)
     own = skew.Version.parse(chart().version)
-    skew.check(skew.Version.parse(record.version), skew.Version.parse(wanted), own=own)
+    held, new, reached = map(skew.Version.parse, (record.version, wanted, record.reached))
+    skew.check(held, new, own=own, reached=reached)
     chart().values(values)
     return record, values, wanted
 
@@ -129,11 +126,11 @@ async def installed(worker: Worker) -> Record:
 
 
 async def uninstall(
-    worker: Worker, components: Collection[str], *, crds: bool, purge: bool, dry_run: bool
+    worker: Worker, components: Collection[str], *, crds: bool, purge: bool, dry_run: bool, force: bool = False
 ) -> list[Installed]:
     """Take the components away (none: all), and with `purge` what they have made themselves.
 
-    Raises NotFound for one that is not there.
+    Raises NotFound for one that is not there, and without `force` Conflict for an agent that is needed yet.
     """
     record = await installed(worker)
     going = components or record.components
@@ -145,12 +142,18 @@ async def uninstall(
                 code="not_installed",
             )
     after = replace(record, values=gather(record.values, switched(going, on=False)))
+    if AGENT in going and components and not force:
+        (await needs.look(worker, after.components)).check(record.values.get("cluster", ""))
+    elif AGENT in going and (pods := await needs.injected_pods(worker)):
+        worker.say(f"without an agent: {needs.counted(len(pods), 'pod')} with a sidecar ({needs.some(pods)})")
     rest = _documents(after, worker.namespace) if after.components else []
     # The namespace holds what is kept; it goes last, if at all.
     keep = [name for name in record.objects if name.kind == "Namespace"]
     if AGENT in after.components:
         keep.append(Name("Secret", worker.namespace, JOIN))
     gone = plan(rest, held=record.objects, keep=keep).gone
+    read = await worker.still_read(gone, after.components)
+    gone = tuple(name for name in gone if name not in read)
     made = leftovers.kept(going, worker.namespace) if purge else []
     if dry_run:
         return [Installed(name.kind, name.name, "would go") for name in (*gone, *made)]

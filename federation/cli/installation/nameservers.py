@@ -7,7 +7,7 @@ started afterwards has; so the template of the pods says in an annotation which 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import msgspec
 
 from discovery.kube.objects import DAEMON_SETS, DEPLOYMENTS, Name
 from discovery.kube.stubdomain import Edit
+from federation.cli.installation.formersettings import mounted
 from federation.cli.installation.plan import Wave
 from federation.cli.installation.work import Worker
 
@@ -65,7 +66,7 @@ async def renew(worker: Worker, found: Sequence[Reader], *, wait: float) -> None
 
 def reads(workload: Object, configmap: str) -> bool:
     """Whether its pods mount the ConfigMap."""
-    return configmap in _mounted(workload["spec"]["template"].get("spec") or {})
+    return configmap in mounted(workload["spec"]["template"].get("spec") or {})
 
 
 def due(workload: Object, edit: Edit) -> str:
@@ -74,12 +75,6 @@ def due(workload: Object, edit: Edit) -> str:
     block, _, _ = annotations.get(ANNOTATION, "none").partition("@")
     wanted = edit.block or "none"
     return f"{wanted}@{edit.version}" if edit.diff or block != wanted else ""
-
-
-def _mounted(pod: Object) -> Iterator[str]:
-    for volume in pod.get("volumes") or ():
-        sources = [volume, *((volume.get("projected") or {}).get("sources") or ())]
-        yield from (source["configMap"].get("name", "") for source in sources if source.get("configMap"))
 
 
 async def _mark(worker: Worker, reader: Reader) -> None:

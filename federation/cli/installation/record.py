@@ -1,13 +1,13 @@
 """What an installation remembers of itself, in ConfigMap isthmus-values of its namespace.
 
-What a person gave, the version that runs, and every object that was made; nothing secret.
+What a person gave, the version that runs, the highest that was begun, and every object that was made; nothing secret.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
@@ -15,6 +15,7 @@ import yaml
 from discovery.kube.objects import PART_OF, Name
 from federation.cli.chart import values as trees
 from federation.cli.chart.values import Values
+from federation.cli.installation.skew import Version
 from federation.errors import CorruptState, InvalidInput
 
 NAME = "isthmus-values"
@@ -35,6 +36,10 @@ class Record:
 
     namespace: str
     version: str = ""
+    """All of what is installed is of it, or was before an upgrade that has not ended."""
+    reached: str = ""
+    """The highest that was begun since all was last of one version: it may have written to disk what others cannot
+    read. Empty: `version`."""
     values: Values = field(default_factory=dict)
     objects: frozenset[Name] = frozenset()
     made_namespace: bool = False
@@ -56,6 +61,7 @@ class Record:
             metadata["resourceVersion"] = self.resource_version
         data = {
             "version": self.version,
+            "reached": self.reached or self.version,
             "values.yaml": trees.dump(self.values),
             "objects": "".join(f"{one}\n" for one in sorted(self.objects)),
             "namespace": "made" if self.made_namespace else "found",
@@ -74,6 +80,7 @@ class Record:
             return cls(
                 namespace=metadata["namespace"],
                 version=data["version"],
+                reached=data.get("reached", data["version"]),
                 values=values,
                 objects=objects,
                 made_namespace=data.get("namespace") == "made",
@@ -83,6 +90,23 @@ class Record:
             raise CorruptState(
                 f"{where} cannot be read: {error}", hint="restore it, or delete it and install with all values again"
             ) from error
+
+
+def begin(before: Record | None, after: Record, names: Iterable[Name]) -> Record:
+    """What is written down before the first of `names` is applied: all of before is there until `after` is done."""
+    if before is None:
+        return replace(after, objects=frozenset(names))
+    reached = max(before.version, before.reached or before.version, after.version, key=Version.parse)
+    return replace(after, objects=before.objects | frozenset(names), version=before.version, reached=reached)
+
+
+def end(now: Record, begun: Record, after: Record, gone: Iterable[Name]) -> Record:
+    """What `now` is when all of `after` is there, as this run has `begun` it. Another one may have begun with a higher
+    version meanwhile, of which this one knows nothing."""
+    kept = replace(now, objects=now.objects - frozenset(gone))
+    if now.reached != (begun.reached or begun.version):
+        return kept
+    return replace(kept, version=after.version, reached=after.version)
 
 
 def enabled(values: Mapping[str, Any], key: str) -> bool:

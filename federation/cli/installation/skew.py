@@ -41,18 +41,36 @@ def version_of_image(image: str) -> Version | None:
         return None
 
 
-def check(installed: Version, wanted: Version, *, own: Version) -> None:
-    """Raises Conflict when `wanted` may not follow `installed`, or is not for a fedctl of version `own` to install."""
+def check_same(installed: str, wanted: str, *, reached: str) -> None:
+    """Raises Conflict unless a component of version `wanted` may be put beside those that are there: they are all of
+    this version, and no upgrade to another one was begun."""
+    new = Version.parse(wanted)
+    for version, what in ((installed, "is installed"), (reached, "was begun with")):
+        if Version.parse(version) != new:
+            raise Conflict(
+                f"isthmus {version} {what}, and this would be {wanted}",
+                hint="run `fedctl upgrade` first, or use the fedctl of that version",
+                code="upgrade_first",
+            )
+
+
+def check(installed: Version, wanted: Version, *, own: Version, reached: Version | None = None) -> None:
+    """Raises Conflict when `wanted` may not follow `installed`, or is not for a fedctl of version `own` to install.
+
+    `reached`: the highest that an upgrade has begun with, which need not have ended; the way back begins there.
+    """
+    highest = max(installed, reached or installed)
     if _distance(own, wanted) > 1:
         raise Conflict(
             f"fedctl {own} does not install {wanted}",
             hint=f"use the fedctl of version {wanted.major}.{wanted.minor}",
             code="version_skew",
         )
-    if wanted < installed and _distance(installed, wanted) > 0:
+    if wanted < highest and _distance(highest, wanted) > 0:
+        what = "is installed" if highest == installed else "was begun with"
         raise Conflict(
-            f"{installed} is installed, and {wanted} need not be able to read what it has written",
-            hint=f"stay with {installed.major}.{installed.minor}; to go back, restore a backup of that version",
+            f"{highest} {what}, and {wanted} need not be able to read what it has written",
+            hint=f"go on with {highest.major}.{highest.minor}; to go back, restore a backup of that version",
             code="downgrade_refused",
         )
     if _distance(installed, wanted) > 1:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -17,12 +17,13 @@ from discovery.kube import errors as kube
 from discovery.kube.client import KubeClient
 from discovery.kube.crds import manifests as crds
 from discovery.kube.install import Installed, apply_one, install
-from discovery.kube.objects import CRDS, MANAGER, ORDER, PODS, WEBHOOKS, Name, installed_by_us
+from discovery.kube.objects import CRDS, MANAGER, ORDER, PART_OF, PODS, STATEFUL_SETS, WEBHOOKS, Name, installed_by_us
 from discovery.kube.resources import CONFIG_MAPS, NAMESPACES
 from federation.aio.clock import Clock
 from federation.cli.installation import leftovers
+from federation.cli.installation.formersettings import component_of, still_read
 from federation.cli.installation.plan import Document, Plan, Wave, check_owner, removable
-from federation.cli.installation.record import LABEL, NAME, Record
+from federation.cli.installation.record import LABEL, NAME, Record, begin, end
 from federation.cli.installation.rollout import missing, reasons, unregistered
 from federation.errors import Conflict, NotFound, TimedOut
 
@@ -30,6 +31,9 @@ Say = Callable[[str], None]
 """Told a line of progress."""
 _POLL_SECONDS = 1.0
 _ATTEMPTS = 10
+_ORPHAN_SECONDS = 60.0
+"""In which a StatefulSet leaves its pods and goes."""
+_POLICY = "podManagementPolicy"
 
 
 class Busy(Conflict):
@@ -125,12 +129,14 @@ class Worker:
         self, plan: Plan, record: Record, *, before: Record | None, wait: float, awaited: Collection[str]
     ) -> list[Installed]:
         """Apply the waves of the plan, then take away what goes. Those whose title is `awaited` are waited for before
-        the next one, up to `wait` seconds (0: not at all).
+        the next one, up to `wait` seconds (0: not at all). Settings that pods of before may still read stay.
 
         Raises Busy before anything is done, when another one has begun meanwhile; NotReady.
         """
-        known = before.objects if before is not None else frozenset()
-        begun = replace(record, objects=known | plan.names, version=before.version if before else record.version)
+        titles = {wave.title for wave in plan.waves}
+        unseen = titles - (set(awaited) if wait else set())
+        templates = [one for wave in plan.waves if wave.title in unseen for one in await self._templates(wave)]
+        begun = begin(before, record, plan.names)
         done = []
         for wave in plan.waves:
             for document in wave.documents:
@@ -142,17 +148,37 @@ class Worker:
             early, late = (
                 [one for one in wave.documents if (one["kind"] == WEBHOOKS.kind) is last] for last in (False, True)
             )
-            done += [await apply_one(self.client, one) for one in early if one["kind"] != "Namespace"]
+            done += [await self._put(one) for one in early if one["kind"] != "Namespace"]
             waits = bool(wait and wave.workloads and wave.title in awaited)
             if waits:
                 await self.wait(wave, wait)
             done += [await apply_one(self.client, one) for one in late]
             if waits and late:
                 await self._wait_registered(wave, [Name.of(one) for one in late], wait)
-        done += await self.remove(plan.gone)
-        gone = frozenset(plan.gone)
-        await self.amend(lambda now: replace(now, objects=now.objects - gone, version=record.version))
+        read = await self.still_read(plan.gone, titles, templates)
+        gone = [name for name in plan.gone if name not in read]
+        done += await self.remove(gone)
+        await self.amend(lambda now: end(now, begun, record, gone))
         return done
+
+    async def _put(self, document: Document) -> Installed:
+        """Apply one document. A StatefulSet that makes its pods one after the other cannot be told otherwise: it is
+        made anew around its pod, which goes on. Raises NotReady where it does not go for that."""
+        name = Name.of(document)
+        held = await self.held(name) if name.resource is STATEFUL_SETS else None
+        if held is not None and held["spec"].get(_POLICY) != document["spec"].get(_POLICY):
+            self.say(f"{name.title} is made anew, and its pod goes on")
+            uid, deadline = held["metadata"]["uid"], self.clock.monotonic() + _ORPHAN_SECONDS
+            with contextlib.suppress(kube.NotFound):
+                await self.client.delete(name.resource, name.namespace, name.name, uid=uid, propagation="Orphan")
+            while (held := await self.held(name)) is not None and held["metadata"]["uid"] == uid:
+                if self.clock.monotonic() >= deadline:
+                    raise NotReady(
+                        f"{name.title} was to be made anew, and has not gone after {_ORPHAN_SECONDS:g} s",
+                        hint="does the kube-controller-manager run? the same command goes on",
+                    )
+                await self.clock.sleep(_POLL_SECONDS)
+        return await apply_one(self.client, document)
 
     async def amend(self, change: Callable[[Record], Record]) -> None:
         """Write what `change` makes of the record as it is now, whoever else writes it; raises Busy at last."""
@@ -181,6 +207,20 @@ class Worker:
                 "somebody else installs, upgrades or uninstalls isthmus in this cluster at the same time",
                 hint="wait until they are done, and try again",
             ) from error
+
+    async def still_read(
+        self, gone: Sequence[Name], components: Collection[str], templates: Sequence[Document] = ()
+    ) -> frozenset[Name]:
+        """Those of `gone` that are settings of `components` with which pods, or those that templates make, may begin
+        anew."""
+        if not any(component_of(name) in components for name in gone):
+            return frozenset()
+        return still_read(gone, components, [*await self._pods({PART_OF: "isthmus"}), *templates])
+
+    async def _templates(self, wave: Wave) -> list[Document]:
+        """What the workloads of the wave make pods of now."""
+        found = [await self.held(name) for name in wave.workloads]
+        return [{"metadata": {}, **one["spec"]["template"]} for one in found if one is not None]
 
     # --- what goes ---------------------------------------------------------------------------------------------------
 

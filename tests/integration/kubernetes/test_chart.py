@@ -173,6 +173,14 @@ def documents(text: str) -> dict[tuple[str, str], Any]:
     return found
 
 
+def settings(found: dict[tuple[str, str], Any], component: str) -> str:
+    """The file that the pods of a component begin with."""
+    volumes = found["Deployment", f"isthmus-{component}"]["spec"]["template"]["spec"]["volumes"]
+    (name,) = (volume["configMap"]["name"] for volume in volumes if volume["name"] == "settings")
+    text: str = found["ConfigMap", name]["data"][f"{component}.yaml"]
+    return text
+
+
 def ours(given: dict[str, Any], *, service: str = "isthmus") -> dict[tuple[str, str], Any]:
     values = chart().values(given)
     made = chart().render(values, Release(name="mesh", namespace="isthmus-system", service=service))
@@ -202,8 +210,7 @@ def test_helm_writes_text_numbers_and_nothing_like_we_do(helm_program: Path, tmp
     given = {"gateway": {"enabled": True, "settings": {"notes": notes}}}
     done = helm(helm_program, tmp_path, given)
     assert done.returncode == 0, done.stderr
-    key = ("ConfigMap", "isthmus-gateway")
-    theirs, made = (found[key]["data"]["gateway.yaml"] for found in (documents(done.stdout), ours(given)))
+    theirs, made = (settings(found, "gateway") for found in (documents(done.stdout), ours(given)))
     assert made == theirs
     assert yaml.safe_load(made)["notes"] == notes
 

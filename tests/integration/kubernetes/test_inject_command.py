@@ -25,6 +25,16 @@ def config_map(name: str, key: str, text: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {key: text}}
 
 
+def deployment(name: str, settings: str) -> dict[str, Any]:
+    labels = {"app": name}
+    pod = {
+        "containers": [{"name": "injector", "image": "isthmus"}],
+        "volumes": [{"name": "settings", "configMap": {"name": settings}}],
+    }
+    spec = {"selector": {"matchLabels": labels}, "template": {"metadata": {"labels": labels}, "spec": pod}}
+    return {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name}, "spec": spec}
+
+
 def service(name: str) -> dict[str, Any]:
     spec = {"ports": [{"port": 53}]}
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
@@ -60,9 +70,12 @@ async def test_the_cluster_tells_what_pods_get(
         error = json.loads(err)["error"]
         assert (status, error["message"]) == (
             3,
-            f"there is no ConfigMap {kube_namespace}/isthmus-injector in the cluster",
+            f"there is no Deployment {kube_namespace}/isthmus-injector in the cluster",
         )
         assert "is the injector installed" in error["hint"]
+        await apply(deployment("isthmus-injector", "isthmus-injector-0123456789"))
+        status, _, err = await fedctl()
+        assert (status, f"no ConfigMap {kube_namespace}/isthmus-injector-0123456789" in err) == (3, True), err
         settings = {
             "state_directory": "/var/lib/isthmus",
             "image": "isthmus:0.1.0",
@@ -73,10 +86,12 @@ async def test_the_cluster_tells_what_pods_get(
             },
             "pods": {"way": "loopback"},
         }
-        await apply(config_map("isthmus-injector", "injector.yaml", "surprise: 1"))
+        await apply(config_map("isthmus-injector-0123456789", "injector.yaml", "surprise: 1"))
         status, _, err = await fedctl()
-        assert (status, f"ConfigMap {kube_namespace}/isthmus-injector, injector.yaml" in err) == (2, True), err
-        await apply(config_map("isthmus-injector", "injector.yaml", yaml.safe_dump(settings)))
+        assert (status, f"ConfigMap {kube_namespace}/isthmus-injector-0123456789, injector.yaml" in err) == (2, True), (
+            err
+        )
+        await apply(config_map("isthmus-injector-0123456789", "injector.yaml", yaml.safe_dump(settings)))
         status, _, err = await fedctl()
         assert (status, f"no ConfigMap {kube_namespace}/isthmus-trust" in err) == (3, True), err
         await apply(config_map("isthmus-trust", "root.pem", roots))

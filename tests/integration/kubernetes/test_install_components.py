@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
+from asyncio.subprocess import DEVNULL
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,7 @@ import yaml
 
 from clusters.apiserver import LocalCluster, local_clusters, start_all, stop_all
 from clusters.kubeclient import KubeClient
+from clusters.waiting import START
 from federation.cli.main import run
 from federation.errors import NotFound
 from federation.trust.token import JoinToken
@@ -107,8 +110,16 @@ class Place:
                 found.add(f"{kind}/{one['metadata']['name']}")
         return found
 
+    async def reads(self, component: str) -> str:
+        """The ConfigMap that new pods of the component begin with."""
+        kind = "StatefulSet" if component == "registry" else "Deployment"
+        held = await self.client.get("apps/v1", kind, f"isthmus-{component}", SYSTEM)
+        volumes = held["spec"]["template"]["spec"]["volumes"]
+        (name,) = (str(one["configMap"]["name"]) for one in volumes if one["name"] == "settings")
+        return name
+
     async def settings(self, component: str) -> dict[str, Any]:
-        held = await self.client.get("v1", "ConfigMap", f"isthmus-{component}", SYSTEM)
+        held = await self.client.get("v1", "ConfigMap", await self.reads(component), SYSTEM)
         settings: dict[str, Any] = yaml.safe_load(held["data"][f"{component}.yaml"])
         return settings
 
@@ -154,15 +165,17 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     # 3. What is there already stays as it is; a changed value rolls the pods that read it, and no others.
     again = await place.done("install", "gateway")
     assert set(again.values()) == {"unchanged"}
+    former = await place.reads("gateway")
     rolled = await place.done("install", "gateway", "--set", "gateway.drainSeconds=30")
-    assert {name for name, done in rolled.items() if done == "changed"} == {
-        "ConfigMap/isthmus-gateway",
-        "Deployment/isthmus-gateway",
+    assert {name: done for name, done in rolled.items() if done != "unchanged"} == {
+        f"ConfigMap/{await place.reads('gateway')}": "created",
+        "Deployment/isthmus-gateway": "changed",
     }
 
     # 4. What the injector writes into its webhook survives: nobody else owns that field.
     await place.register()
-    assert set((await place.done("upgrade", "--no-wait")).values()) == {"unchanged"}
+    same = await place.done("upgrade", "--no-wait")
+    assert {name: done for name, done in same.items() if done != "unchanged"} == {f"ConfigMap/{former}": "removed"}
     assert {one["clientConfig"]["caBundle"] for one in (await place.client.get(*HOOK))["webhooks"]} == {BUNDLE}
 
     # 5. What is no longer rendered goes, with nothing else.
@@ -176,7 +189,8 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     assert {name for name, done in pruned.items() if done == "removed"} == {"Service/isthmus-gateway"}
     assert (await place.settings("gateway"))["address"] == ""
 
-    # 6. One component goes; the others do not notice.
+    # 6. One component goes; the others do not notice. The agent is needed by others.
+    assert await place.refused("uninstall", "agent") == ("needed_by", 7)
     gone = await place.done("uninstall", "webhook")
     assert set(gone.values()) == {"removed"}
     assert {"MutatingWebhookConfiguration/isthmus-injector", "ClusterRole/isthmus-injector"} <= gone.keys()
@@ -207,6 +221,122 @@ async def test_from_nothing_to_all_of_it_and_back(place: Place) -> None:
     assert (await place.client.get("v1", "Namespace", SYSTEM))["metadata"]["deletionTimestamp"]
     for one in await place.client.list("apiextensions.k8s.io/v1", "CustomResourceDefinition"):
         assert one["metadata"]["deletionTimestamp"]  # its controller takes its time
+
+
+async def test_settings_stay_as_long_as_a_pod_may_begin_anew_with_them(place: Place) -> None:
+    """An upgrade that waits, or is stuck, leaves pods of before, whose version need not know the new keys."""
+    await place.done("install", "gateway", "--set", "gateway.replicas=1")
+    await place.done("install", "registry", "--federation", "example.isthmus")
+    first = await place.reads("gateway")
+    change = ("install", "gateway", "--set")
+
+    async def settings() -> set[str]:
+        """Those of gateways that are there."""
+        found = await place.client.list("v1", "ConfigMap", SYSTEM, **LABELLED)
+        names = {one["metadata"]["name"] for one in found}
+        return {name for name in names if name.startswith("isthmus-gateway")}
+
+    async def uses(pod: str, name: str) -> None:
+        labels = {"app.kubernetes.io/part-of": "isthmus", "app.kubernetes.io/component": "gateway"}
+        metadata = {"name": pod, "namespace": SYSTEM, "labels": labels}
+        volumes = [{"name": "settings", "configMap": {"name": name}}]
+        spec = secure({"containers": [{"name": "gateway", "image": "isthmus"}], "volumes": volumes})
+        await place.client.apply({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+    # 1. Nothing is waited for: what the workload says before stays, though no pod was seen that reads it.
+    await place.done(*change, "gateway.drainSeconds=30")
+    second = await place.reads("gateway")
+    assert await settings() == {first, second}
+    await uses("old", first)
+    assert set((await place.done("install", "gateway")).values()) == {"unchanged"}
+
+    # 2. The next ones are waited for, in vain: all stay. Whoever comes then takes only those that nobody reads.
+    assert await place.refused(*change, "gateway.drainSeconds=40", "--wait", "--timeout", "0.2") == ("not_ready", 11)
+    third = await place.reads("gateway")
+    assert await settings() == {first, second, third}
+    assert f"ConfigMap/{second}" in await place.done("uninstall", "registry")
+    assert await settings() == {first, third}
+
+    # 3. When all pods are of the last ones, and those before have ended, the others go.
+    rollout = {"status": {"observedGeneration": 3, "replicas": 1, "updatedReplicas": 1, "readyReplicas": 1}}
+    where = ("apps/v1", "Deployment", "isthmus-gateway", SYSTEM)
+    await place.client.patch(*where, merge=rollout, subresource="status")
+    await place.client.delete("v1", "Pod", "old", SYSTEM)
+    await uses("new", third)
+    gone = await place.done("install", "gateway", "--wait")
+    assert {name for name, done in gone.items() if done == "removed"} == {f"ConfigMap/{first}"}
+    assert await settings() == {third}
+
+    # 4. Settings of before may come again, and uninstalling leaves none, whoever reads them.
+    await place.done(*change, "gateway.drainSeconds=30")
+    assert (await settings(), await place.reads("gateway")) == ({second, third}, second)
+    await place.done("uninstall", "all")
+    assert await settings() == set()
+
+
+async def test_a_registry_of_before_is_made_anew_around_its_pod(place: Place) -> None:
+    """Whether pods come one after the other cannot be changed. Garbage is collected by nobody here: a test does it."""
+    await place.done("install", "registry", "--federation", "example.isthmus")
+    where = ("apps/v1", "StatefulSet", "isthmus-registry", SYSTEM)
+    made = await place.client.get(*where)
+    assert made["spec"]["podManagementPolicy"] == "Parallel"
+    await place.client.delete(*where)
+    spec = {**made["spec"], "podManagementPolicy": "OrderedReady"}
+    metadata = {key: made["metadata"][key] for key in ("name", "namespace", "labels")}
+    old = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": spec}
+    (old,) = await place.client.apply(old, manager="isthmus-install")
+    upgrade = asyncio.create_task(place.done("upgrade", "--no-wait"), name="upgrade")
+
+    async def orphaning() -> bool:
+        held = (await place.client.get(*where))["metadata"]
+        return held.get("deletionTimestamp") is not None and held["finalizers"] == ["orphan"]
+
+    try:
+        await place.client.until(orphaning, timeout=START)  # its pods are to stay
+        assert not upgrade.done()
+        await place.client.patch(*where, merge={"metadata": {"finalizers": None}})
+        assert (await upgrade)["StatefulSet/isthmus-registry"] == "created"
+    finally:
+        upgrade.cancel()
+    held = await place.client.get(*where)
+    assert (held["spec"]["podManagementPolicy"], held["metadata"]["uid"] != old["metadata"]["uid"]) == (
+        "Parallel",
+        True,
+    )
+
+
+async def test_an_agent_that_is_needed_goes_only_with_all(place: Place) -> None:
+    """Sidecars and gateways go on without it only until their certificates expire."""
+    await place.done("install", "agent", "--cluster", "east")
+    await place.client.create_namespace("mesh")
+    injected = {"name": "web", "namespace": "mesh", "annotations": {"isthmus.io/injected": "0.1.0"}}
+    spec = {"containers": [{"name": "web", "image": "web"}]}
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": injected, "spec": spec}
+    ours = {"name": "echo", "namespace": "mesh", "labels": {"app.kubernetes.io/managed-by": "isthmus"}}
+    ports = [{"port": 80, "protocol": "TCP"}]
+    shape = {
+        "apiVersion": "multicluster.x-k8s.io/v1beta1",
+        "kind": "ServiceImport",
+        "metadata": ours,
+        "spec": {"type": "ClusterSetIP", "ports": ports},
+    }
+    await place.client.apply(pod, shape)
+    status, _, err = await place.fedctl("uninstall", "agent")
+    assert status == 7
+    assert "error: the agent is needed by 1 pod with a sidecar (mesh/web), 1 import (mesh/echo)" in err
+    assert "fedctl cluster leave east" in err
+    assert await place.refused("uninstall", "agent", "--dry-run") == ("needed_by", 7)
+    would = await place.done("uninstall", "agent", "--dry-run", "--force")
+    assert would["Deployment/isthmus-agent"] == "would go"
+    # What nobody runs any more, and what another controller imports, needs nothing.
+    await place.client.delete("v1", "Pod", "web", "mesh")
+    other = {**shape, "metadata": {**ours, "labels": {"app.kubernetes.io/managed-by": "other"}}}
+    await place.client.apply(other)
+    assert (await place.done("uninstall", "agent", "--dry-run"))["Deployment/isthmus-agent"] == "would go"
+    # All at once goes, and says who is left without.
+    await place.client.apply(pod, shape)
+    status, _, err = await place.fedctl("uninstall", "all")
+    assert (status, "without an agent: 1 pod with a sidecar (mesh/web)" in err) == (0, True), err
 
 
 async def test_the_namespace_that_was_made_goes_unless_others_have_something_in_it(place: Place) -> None:
@@ -338,6 +468,43 @@ async def test_versions_follow_each_other_or_are_refused(place: Place) -> None:
     await place.done("upgrade", "--no-wait", "--image", "mirror.example.com:5000/mesh/isthmus:0.2.1")
     assert await images() == "mirror.example.com:5000/mesh/isthmus:0.2.1"
     assert (await place.settings("gateway"))["port"] == 31443
+
+
+async def test_an_upgrade_that_was_killed_leads_on_and_not_back(place: Place) -> None:
+    """The registry may have written to its disk what the version before cannot read: the gateway's is still that."""
+    await place.done("install", "registry", "--federation", "a.b", "--image", "isthmus:0.1.0")
+    await place.done("install", "gateway")
+
+    async def images() -> dict[str, str]:
+        found = {}
+        for kind, name in (("StatefulSet", "isthmus-registry"), ("Deployment", "isthmus-gateway")):
+            held = await place.client.get("apps/v1", kind, name, SYSTEM)
+            found[name] = held["spec"]["template"]["spec"]["containers"][0]["image"].partition(":")[2]
+        return found
+
+    program = Path(sys.executable).with_name("fedctl")
+    words = ("upgrade", "--to", "0.2.0", "--kubeconfig", str(place.kubeconfig))
+    upgrade = await asyncio.create_subprocess_exec(program, *words, stdout=DEVNULL, stderr=DEVNULL)
+
+    async def waits_for_the_registry() -> bool:
+        assert upgrade.returncode is None
+        return (await images())["isthmus-registry"] == "0.2.0"
+
+    try:
+        await place.client.until(waits_for_the_registry, timeout=START)
+    finally:
+        upgrade.kill()
+        await upgrade.wait()
+    assert (await images())["isthmus-gateway"] == "0.1.0"
+    assert await place.refused("upgrade", "--to", "0.1.0") == ("downgrade_refused", 7)
+    assert await place.refused("upgrade", "--to", "0.3.0") == ("version_skew", 7)
+    for version in ("0.1.0", "0.2.0"):
+        beside = ("install", "webhook", "--image", f"isthmus:{version}")
+        assert await place.refused(*beside) == ("upgrade_first", 7)
+    await place.done("upgrade", "--no-wait", "--to", "0.2.0")
+    assert set((await images()).values()) == {"0.2.0"}
+    assert await place.refused("upgrade", "--to", "0.1.0") == ("downgrade_refused", 7)
+    await place.done("install", "webhook")
 
 
 async def test_waiting_says_what_is_not_ready_and_why(place: Place) -> None:

@@ -23,6 +23,13 @@ app.kubernetes.io/part-of: isthmus
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
+{{/* The ConfigMap with the settings of a component; takes (dict "root" $ "component" NAME). It is named by what is in it:
+a pod that goes on with the settings that it began with finds them when it begins anew, and other settings are another pod
+template. */}}
+{{- define "isthmus.settings.name" -}}
+isthmus-{{ .component }}-{{ include (printf "isthmus.%s.settings" .component) .root | sha256sum | trunc 10 }}
+{{- end -}}
+
 {{/* All addresses of a pod, and one of them, with a port. */}}
 {{- define "isthmus.any" -}}
 {{ if eq .Values.ipFamily "IPv6" }}[::]{{ else }}0.0.0.0{{ end }}

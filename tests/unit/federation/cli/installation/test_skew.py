@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from federation.cli.installation.skew import Version, check, version_of_image
+from federation.cli.installation.skew import Version, check, check_same, version_of_image
 from federation.errors import Conflict, InvalidInput
 
 
@@ -35,6 +35,50 @@ def test_what_may_follow(installed: str, wanted: str, own: str, code: str) -> No
         check(*versions, own=Version.parse(own))
     assert it.value.error_code == code
     assert it.value.hint
+
+
+@pytest.mark.parametrize(
+    ("installed", "reached", "wanted", "code"),
+    [
+        ("0.1.0", "0.2.0", "0.1.0", "downgrade_refused"),
+        ("0.1.0", "0.2.0", "0.1.9", "downgrade_refused"),
+        ("0.1.0", "0.2.0", "0.2.0", ""),
+        ("0.1.0", "0.2.9", "0.2.0", ""),
+        ("0.1.0", "0.2.0", "0.3.0", "version_skew"),  # something may still be of 0.1
+        ("0.1.0", "0.1.5", "0.1.0", ""),
+        ("0.1.0", "0.1.0", "0.1.0", ""),
+    ],
+)
+def test_the_way_back_begins_where_an_upgrade_was_interrupted(
+    installed: str, reached: str, wanted: str, code: str
+) -> None:
+    held, highest, new = map(Version.parse, (installed, reached, wanted))
+    if not code:
+        check(held, new, own=highest, reached=highest)
+        return
+    with pytest.raises(Conflict) as it:
+        check(held, new, own=highest, reached=highest)
+    assert it.value.error_code == code
+    if code == "downgrade_refused":
+        assert it.value.message.startswith("0.2.0 was begun with, and")
+
+
+@pytest.mark.parametrize(
+    ("installed", "reached", "wanted", "told"),
+    [
+        ("0.1.0", "0.1.0", "0.1.0", ""),
+        ("0.1.0", "0.1.0", "0.2.0", "0.1.0 is installed, and this would be 0.2.0"),
+        ("0.1.0", "0.2.0", "0.1.0", "0.2.0 was begun with, and this would be 0.1.0"),
+        ("0.1.0", "0.2.0", "0.2.0", "0.1.0 is installed, and this would be 0.2.0"),
+    ],
+)
+def test_what_may_be_put_beside_what_is_there(installed: str, reached: str, wanted: str, told: str) -> None:
+    if not told:
+        check_same(installed, wanted, reached=reached)
+        return
+    with pytest.raises(Conflict, match=told) as it:
+        check_same(installed, wanted, reached=reached)
+    assert it.value.error_code == "upgrade_first"
 
 
 @pytest.mark.parametrize("text", ["1.2.3", "v1.2.3", "1.2.3-rc.1", "1.2.3+build.7", "1.2.3.dev4"])
