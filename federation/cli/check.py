@@ -201,6 +201,7 @@ async def _after(home: Home, kube: _Kube, *, timeout: float) -> Sequence[Finding
     for one in clusters:
         found += before.kubernetes(one, now_ns=now_ns)
         found += after.deployments(one)
+        found += after.injection(one)
     return found
 
 

@@ -15,12 +15,17 @@ from typing import Any
 
 from federation.errors import InvalidInput, IsthmusError
 from sidecar.injector.inject import inject
-from sidecar.injector.options import Options, Way
+from sidecar.injector.options import WAY, Options, Way
 from sidecar.injector.patch import Operation, diff
 
 VERSION = "admission.k8s.io/v1"
 _LONGEST_WARNING = 250
 """Bytes; kubectl shows no more of one, and the API server cuts them all at 4 KiB."""
+
+
+UNPRIVILEGED = (
+    f"its way is loopback in this namespace, because Pod Security refuses what redirect needs; annotate {WAY} to choose"
+)
 
 
 class Outcome(StrEnum):
@@ -35,7 +40,10 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
-    """`text`: why a pod was left alone, refused, or not understood. `told`: what is worth an Event."""
+    """`text`: why a pod was left alone, refused, or not understood. `told`: what is worth an Event.
+
+    `hints` are for whoever creates the pod: nothing is wrong.
+    """
 
     outcome: Outcome
     uid: str
@@ -45,6 +53,7 @@ class Answer:
     patch: tuple[Operation, ...] = ()
     text: str = ""
     warnings: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
     dry_run: bool = False
 
     @property
@@ -60,8 +69,8 @@ class Answer:
         if self.patch:
             response["patchType"] = "JSONPatch"
             response["patch"] = base64.b64encode(json.dumps(list(self.patch)).encode()).decode()
-        if self.warnings:
-            response["warnings"] = [_cut(f"isthmus: {text}") for text in self.warnings]
+        if texts := (*self.warnings, *self.hints):
+            response["warnings"] = [_cut(f"isthmus: {text}") for text in texts]
         response["auditAnnotations"] = {"outcome": self.outcome.value, **({"why": self.text} if self.text else {})}
         return {"apiVersion": VERSION, "kind": "AdmissionReview", "response": response}
 
@@ -94,17 +103,21 @@ def answer(body: bytes, options: Callable[[], Options], *, way: Way | None = Non
 
 
 def _decide(blank: Answer, pod: dict[str, Any], options: Options, way: Way | None) -> Answer:
+    usual = options.way
     if way is not None:
         options = replace(options, way=way)
     decision = inject(pod, namespace=blank.namespace, options=options)
     if decision.way is None:
         return replace(blank, text=decision.reason)
+    wished = WAY in ((pod.get("metadata") or {}).get("annotations") or {})
+    moved = usual is Way.REDIRECT and decision.way is Way.LOOPBACK and not wished
     return replace(
         blank,
         outcome=Outcome.INJECTED,
         way=decision.way,
         patch=tuple(diff(pod, decision.pod)),
         warnings=decision.warnings,
+        hints=(UNPRIVILEGED,) if moved else (),
     )
 
 

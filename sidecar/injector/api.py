@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 
 from federation.errors import AlreadyExists, Conflict, Denied, IsthmusError, NotFound, StorageFailed, Unavailable
 from sidecar.injector.settings import ApiSettings
@@ -47,8 +48,11 @@ class Api:
         *,
         content_type: str = _JSON,
         accept: str = _JSON,
+        form: Any = Any,
     ) -> Any:
-        """The reply's JSON. Raises Denied, NotFound, AlreadyExists, Conflict, Unavailable, StorageFailed."""
+        """The reply's JSON, of which a `form` (a msgspec.Struct) takes its fields alone.
+
+        Raises Denied, NotFound, AlreadyExists, Conflict, Unavailable, StorageFailed."""
         assert self._session is not None, "used outside of its block"  # noqa: S101
         headers = {"Accept": accept, "Authorization": f"Bearer {await asyncio.to_thread(self._token)}"}
         if body is not None:
@@ -72,9 +76,9 @@ class Api:
         if status >= 300:
             raise _refused(status, f"{method} {path.partition('?')[0]}", data)
         try:
-            return json.loads(data)
-        except ValueError as error:
-            raise Unavailable(f"{method} {path}: the API server's answer is no JSON") from error
+            return msgspec.json.decode(data, type=form)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise Unavailable(f"{method} {path}: the API server's answer is not understood: {error}") from error
 
     def _token(self) -> str:
         try:

@@ -6,6 +6,7 @@ way breaks with that: it sets one rule in the pod's own network before anything 
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +40,7 @@ START_SECONDS = 120
 """Several times what a start takes on a busy node."""
 
 _ZONE, _REGION = "topology.kubernetes.io/zone", "topology.kubernetes.io/region"
+_LOCAL = ipaddress.IPv4Network("127.0.0.0/8")
 Object = dict[str, Any]
 
 
@@ -79,8 +81,8 @@ def settings(plan: Plan, options: Options) -> str:
         "names_limit": plan.wishes.names_limit,
         "log": {"level": plan.wishes.log_level},
     }
-    if options.range:
-        made["range"] = options.range
+    if network := _range(plan.way, options):
+        made["range"] = network
     if plan.way is Way.REDIRECT:
         made["outbound_port"] = plan.outbound_port
     elif plan.listens:
@@ -153,7 +155,7 @@ def _sidecar(plan: Plan, options: Options) -> Object:
 
 
 def _redirect(plan: Plan, options: Options) -> Object:
-    network = options.range or REDIRECT_RANGE
+    network = _range(plan.way, options) or REDIRECT_RANGE
     return {
         "name": REDIRECT,
         "image": options.image,
@@ -174,6 +176,14 @@ def _redirect(plan: Plan, options: Options) -> Object:
         },
         "terminationMessagePolicy": "FallbackToLogsOnError",
     }
+
+
+def _range(way: Way, options: Options) -> str:
+    """That of the options, where it is one for this way; empty: the way's own default."""
+    if not options.range:
+        return ""
+    local = ipaddress.IPv4Network(options.range).subnet_of(_LOCAL)
+    return options.range if local == (way is Way.LOOPBACK) else ""
 
 
 def _arguments() -> list[str]:

@@ -6,9 +6,13 @@ Event at the pod. It is not changed: a pod gets its containers when it is create
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import random
+from collections.abc import AsyncIterator, Callable, Mapping
+from math import inf
 from typing import Any
 from urllib.parse import quote
+
+import msgspec
 
 from federation.aio.clock import Clock
 from federation.errors import IsthmusError, NotFound
@@ -19,30 +23,86 @@ from sidecar.injector.inject import NEVER, left_alone
 from sidecar.injector.options import DISABLED, ENABLED, INJECT, INJECTED
 
 FIRST, PAUSE = 5.0, 60.0
+JITTER = 0.2
+"""Part of PAUSE, more or less: replicas that started together do not ask all at once."""
+PAGE = 500
+"""Objects of one answer; of each only what is needed of its metadata is decoded, and only candidates are kept."""
 MOST = 200
-"""Pods that are looked at in one round."""
+"""Pods that are looked at in one round, each once in its life."""
+TOLD = 50
+"""Pods that are told in one round, those first that were told longest ago."""
 TEXT = (
     "it has no sidecar: no injector answered when it was created, or its namespace asked for one later; "
     "create it anew, as `kubectl rollout restart` does"
 )
 _SELECTOR = quote(f"{INJECT} in ({','.join(ENABLED)})")
+_RUNNING = quote("status.phase!=Succeeded,status.phase!=Failed")
+
+Key = tuple[str, str]
+"""uid of a pod and the value of its label: what one says of it, spec and all, does not change."""
+
+
+class _Metadata(msgspec.Struct, frozen=True, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    labels: Mapping[str, str] = {}
+    annotations: Mapping[str, str] = {}
+    deletion_timestamp: str | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether it may have been missed, as far as this tells."""
+        left = self.labels.get(INJECT) in DISABLED or self.deletion_timestamp is not None
+        return INJECTED not in self.annotations and not left
+
+    @property
+    def key(self) -> Key:
+        return self.uid, self.labels.get(INJECT, "")
+
+    def about(self) -> dict[str, str]:
+        """involvedObject of an Event."""
+        known = {"name": self.name, "namespace": self.namespace, "uid": self.uid}
+        return {"apiVersion": "v1", "kind": "Pod", **known}
+
+
+class _Item(msgspec.Struct, frozen=True):
+    metadata: _Metadata
+
+
+class _Page(msgspec.Struct, frozen=True):
+    class Metadata(msgspec.Struct, frozen=True):
+        token: str = msgspec.field(default="", name="continue")
+
+    metadata: Metadata = Metadata()
+    items: list[_Item] | None = None
 
 
 class Missed:
     """Looks, round after round. `count`: those that were found last."""
 
-    def __init__(self, api: Api, events: Events, own_namespace: str, *, clock: Clock, log: Logger) -> None:
+    def __init__(
+        self,
+        api: Api,
+        events: Events,
+        own_namespace: str,
+        *,
+        clock: Clock,
+        log: Logger,
+        uniform: Callable[[float, float], float] = random.uniform,
+    ) -> None:
         self.count = 0
         self._api, self._events, self._own = api, events, own_namespace
-        self._clock, self._log = clock, log
-        self._fine: set[str] = set()  # uids of pods that need nothing after all
+        self._clock, self._log, self._uniform = clock, log, uniform
+        self._seen: dict[Key, float | None] = {}
+        """When it was told (monotonic), None: it needs nothing after all."""
 
     async def run(self) -> None:
         """For ever. Where it may not list, it says so, and tries again."""
         pause = FIRST
         while True:
             await self._clock.sleep(pause)
-            pause = PAUSE
+            pause = PAUSE * self._uniform(1 - JITTER, 1 + JITTER)
             try:
                 await self.look()
             except IsthmusError as error:
@@ -50,53 +110,52 @@ class Missed:
 
     async def look(self) -> None:
         """One round. Raises as Api.ask."""
-        found = {}
-        for metadata in await self._candidates():
-            found[str(metadata.get("uid"))] = metadata
-        self._fine &= found.keys()
-        count = 0
-        for uid, metadata in [(u, m) for u, m in found.items() if u not in self._fine][:MOST]:
-            if await self._wants(metadata):
-                count += 1
-                self._events.tell(Tale(_about(metadata), MISSING, TEXT))
-            else:
-                self._fine.add(uid)
-        self.count = count
+        found = {metadata.key: metadata.about() async for metadata in self._candidates()}
+        self._seen = {key: told for key, told in self._seen.items() if key in found}
+        for key in [key for key in found if key not in self._seen][:MOST]:
+            self._seen[key] = -inf if await self._wants(found[key]) else None
+        wanting = sorted((told, key) for key, told in self._seen.items() if told is not None)
+        for _, key in wanting[:TOLD]:
+            self._events.tell(Tale(found[key], MISSING, TEXT))
+            self._seen[key] = self._clock.monotonic()
+        self.count = len(wanting)
 
-    async def _candidates(self) -> list[Mapping[str, Any]]:
-        """Metadata of the pods that opted in, themselves or by their namespace, and have no annotation of ours."""
-        namespaces = await self._list(f"/api/v1/namespaces?labelSelector={_SELECTOR}")
-        pods = await self._list(f"/api/v1/pods?labelSelector={_SELECTOR}")
-        for namespace in namespaces:
-            name = str(namespace.get("name"))
+    async def _candidates(self) -> AsyncIterator[_Metadata]:
+        """The pods that opted in, themselves or by their namespace, and have no annotation of ours."""
+        async for metadata in self._pods(f"/api/v1/pods?labelSelector={_SELECTOR}&"):
+            yield metadata
+        namespaces = [one.name async for one in self._list(f"/api/v1/namespaces?labelSelector={_SELECTOR}&")]
+        for name in namespaces:
             if name not in (*NEVER, self._own):
-                pods += await self._list(f"/api/v1/namespaces/{quote(name, safe='')}/pods")
-        return [metadata for metadata in pods if _open(metadata)]
+                async for metadata in self._pods(f"/api/v1/namespaces/{quote(name, safe='')}/pods?"):
+                    yield metadata
 
-    async def _list(self, path: str) -> list[Mapping[str, Any]]:
-        listed = await self._api.ask("GET", path, accept=METADATA)
-        return [item.get("metadata") or {} for item in listed.get("items") or []]
+    async def _pods(self, path: str) -> AsyncIterator[_Metadata]:
+        async for metadata in self._list(f"{path}fieldSelector={_RUNNING}&"):
+            if metadata.open:
+                yield metadata
 
-    async def _wants(self, metadata: Mapping[str, Any]) -> bool:
-        namespace, name = str(metadata.get("namespace")), str(metadata.get("name"))
+    async def _list(self, path: str) -> AsyncIterator[_Metadata]:
+        """All of them, page by page; `path` ends where another parameter can begin."""
+        token = ""
+        while True:
+            more = f"&continue={quote(token, safe='')}" if token else ""
+            page = await self._api.ask("GET", f"{path}limit={PAGE}{more}", accept=METADATA, form=_Page)
+            for item in page.items or ():
+                yield item.metadata
+            token = page.metadata.token
+            if not token:
+                return
+
+    async def _wants(self, about: Mapping[str, str]) -> bool:
+        namespace, name = about["namespace"], about["name"]
         try:
             path = f"/api/v1/namespaces/{quote(namespace, safe='')}/pods/{quote(name, safe='')}"
-            pod = await self._api.ask("GET", path)
-            phase = (pod.get("status") or {}).get("phase")
-            return phase not in ("Succeeded", "Failed") and not left_alone(pod, namespace, self._own)
+            pod: Mapping[str, Any] = await self._api.ask("GET", path)
+            return not left_alone(pod, namespace, self._own)
         except NotFound:
             return False
         except IsthmusError as error:
             if error.error_code == "annotation_invalid":  # admitted while nobody looked at it
                 return True
             raise
-
-
-def _open(metadata: Mapping[str, Any]) -> bool:
-    annotations, labels = metadata.get("annotations") or {}, metadata.get("labels") or {}
-    return INJECTED not in annotations and labels.get(INJECT) not in DISABLED and not metadata.get("deletionTimestamp")
-
-
-def _about(metadata: Mapping[str, Any]) -> dict[str, str]:
-    known = {key: str(metadata.get(key) or "") for key in ("name", "namespace", "uid")}
-    return {"apiVersion": "v1", "kind": "Pod", **known}

@@ -40,9 +40,11 @@ from sidecar.injector.webhook import Certificate, Webhook
 LOOK = 10.0
 """Seconds between two looks at our webhook's configuration and at where the agent is."""
 SOON = 1.0
-"""The same until the configuration was there once: an installer makes it when we are ready, and then pods come."""
-SETTLE = 1.0
-"""Seconds for API servers to hear of a caBundle, before a certificate is used that needs it."""
+"""The same until the configuration was there once: an installer makes it when we are ready, and then pods come; and
+while a certificate waits to be shown."""
+SETTLE = 10.0
+"""Seconds for API servers to hear of a caBundle, before a certificate is used that needs it. It costs nothing:
+until then the former one is shown, which the caBundle still vouches for."""
 _LOGGED = {Outcome.REFUSED: "pod refused", Outcome.FAILED: "pod admitted without a sidecar"}
 
 
@@ -67,6 +69,8 @@ class Injector:
         self._certificate = Certificate(state.path / "tls.pem")
         self._shown = renewer.current
         """Whose certificate new connections see."""
+        self._trusted: tuple[tuple[bytes, ...], float] = ((), 0.0)
+        """Roots that the API server was seen to have, and since when (monotonic)."""
         self._addresses: tuple[str, ...] = ()
         self.events = Events(api, clock=clock, log=log)
         self._missed = Missed(api, self.events, settings.namespace, clock=clock, log=log)
@@ -110,7 +114,7 @@ class Injector:
         """Its tasks, for ever."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._renewer.run(), name="renewer")
-            group.create_task(self._follow(), name="follow")
+            group.create_task(self.follow(), name="follow")
             group.create_task(self.events.run(), name="events")
             group.create_task(self._missed.run(), name="missed")
 
@@ -151,19 +155,27 @@ class Injector:
 
     # --- what is kept up to date
 
-    async def _follow(self) -> None:
+    async def follow(self) -> None:
+        """Keep the webhook's configuration, the certificate that is shown and the agent's addresses; for ever."""
         version, registered = self._renewer.latest.version, False
         while True:
-            await first_of(self._renewer.latest.newer(version), self._clock.sleep(LOOK if registered else SOON))
+            quiet = registered and self._shown is self._renewer.current
+            await first_of(self._renewer.latest.newer(version), self._clock.sleep(LOOK if quiet else SOON))
             version = self._renewer.latest.version
             await self._find_agent()
-            if self._shown.not_after <= utc(self._clock):
-                self._show(self._renewer.current)  # it is no use any more, so nothing is lost
-            known = await self._register()
-            registered = registered or known
-            if known and self._shown.bundle != self._renewer.current.bundle:
-                await self._clock.sleep(SETTLE)
-            self._show(self._renewer.current)
+            self._show_what_is_trusted()
+            registered = await self._register() or registered
+            self._show_what_is_trusted()
+
+    def _show_what_is_trusted(self) -> None:
+        """A certificate of another root waits until API servers know that root."""
+        new, (roots, since) = self._renewer.current, self._trusted
+        if (
+            new.bundle.roots == self._shown.bundle.roots
+            or (new.bundle.roots == roots and self._clock.monotonic() - since >= SETTLE)
+            or self._shown.not_after <= utc(self._clock)  # it is no use any more, so nothing is lost
+        ):
+            self._show(new)
 
     def _show(self, grant: Grant) -> None:
         if grant is self._shown:
@@ -179,18 +191,18 @@ class Injector:
 
     async def _register(self) -> bool:
         """Whether the API server has our roots; what keeps it from that is a problem, and not the end."""
-        if self._registration is None:
-            return True
         grant = self._renewer.current
         life = (grant.not_after - grant.issued_at).total_seconds()
         try:
-            await self._registration.look(grant.bundle.roots, life=life)
+            wrote = self._registration is not None and await self._registration.look(grant.bundle.roots, life=life)
         except (NotFound, Denied) as error:
             self._problems.set("webhook_not_registered", self._settings.webhook, str(error))
         except IsthmusError as error:
             self._log.warning("webhook configuration not looked at", error=str(error))
         else:
             self._problems.clear("webhook_not_registered", self._settings.webhook)
+            if wrote or self._trusted[0] != grant.bundle.roots:
+                self._trusted = grant.bundle.roots, self._clock.monotonic()
             return True
         return False
 

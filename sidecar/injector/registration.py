@@ -66,8 +66,8 @@ class Registration:
         self._api, self._name, self._clock, self._log = api, name, clock, log
         self._foreign: dict[bytes, float] = {}  # since when it was not ours, monotonic
 
-    async def look(self, ours: Sequence[bytes], *, life: float) -> None:
-        """Compare, and patch what differs; roots that are not ours are kept for `life` seconds.
+    async def look(self, ours: Sequence[bytes], *, life: float) -> bool:
+        """Compare, and patch what differs, which is told; roots that are not ours are kept for `life` seconds.
 
         Raises NotFound where there is no such configuration, Denied, Unavailable, Conflict.
         """
@@ -77,6 +77,7 @@ class Registration:
         if operations:
             await self._api.ask("PATCH", path, operations, content_type=PATCH)
             self._log.info("caBundle written", webhook=self._name, changed=len(operations) // 2, roots=len(ours))
+        return bool(operations)
 
     def _kept(self, found: Mapping[str, Any], ours: Sequence[bytes], life: float) -> list[bytes]:
         now = self._clock.monotonic()

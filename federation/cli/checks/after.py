@@ -426,3 +426,16 @@ def deployments(facts: KubeFacts) -> Iterator[Finding]:
             yield found(Code.DEPLOYMENTS, subject, told, todo)
         else:
             yield ok(Code.DEPLOYMENTS, subject, f"{workload.ready} of {workload.wanted} are ready")
+
+
+def injection(facts: KubeFacts) -> Iterator[Finding]:
+    """Pods that went without the sidecar that they asked for: while no injector runs nobody else tells."""
+    where = facts.context or facts.server
+    if facts.failure is not None or facts.uninjected is None:
+        return
+    if facts.uninjected:
+        told = f"pods that ask for a sidecar and have none: {len(facts.uninjected)}: {shown(facts.uninjected)}"
+        todo = "is the injector ready? then create them anew: kubectl rollout restart"
+        yield warning(Code.INJECTION, where, told, todo)
+    else:
+        yield ok(Code.INJECTION, where, "each pod that asks for a sidecar has one")

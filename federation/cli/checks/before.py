@@ -94,8 +94,8 @@ def _pod_security(facts: KubeFacts, where: str) -> Iterator[Finding]:
         yield warning(
             Code.POD_SECURITY,
             where,
-            f"{shown(tight)}: the pods get a sidecar, and the namespace does not let it redirect (NET_ADMIN)",
-            "let these workloads use the loopback way, or lower the level of the namespace to privileged",
+            f"{shown(tight)}: the pods get a sidecar by the loopback way: the namespace lets none redirect (NET_ADMIN)",
+            "nothing, if the loopback way will do; else lower the level of the namespace to privileged",
         )
     else:
         level = facts.pod_security.get(facts.namespace, "")

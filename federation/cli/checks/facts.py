@@ -86,6 +86,8 @@ class KubeFacts:
     native_sidecars_detail: str = ""
     webhooks: Sequence[Webhook] | None = None
     workloads: Sequence[Workload] | None = None
+    uninjected: Sequence[str] | None = None
+    """NAMESPACE/NAME of pods that asked for a sidecar and have none."""
     cluster_name: str = ""
     """What the About API calls the cluster (cluster.clusterset.k8s.io); empty: nothing."""
 

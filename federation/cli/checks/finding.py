@@ -41,6 +41,7 @@ class Code(enum.StrEnum):
     CLUSTER_NAME = "cluster-name"
     # After it.
     DEPLOYMENTS = "deployments"
+    INJECTION = "injection"
     AGENT = "agent"
     CONNECTION = "connection"
     EPOCH = "epoch"

@@ -30,6 +30,7 @@ from discovery.kube.resources import (
 from discovery.kube.settings import KubernetesSettings
 from federation import log
 from federation.aio.clock import SystemClock
+from federation.cli.checks import injection
 from federation.cli.checks.facts import Crd, KubeFacts, Right, Webhook, Workload
 from federation.cli.installation.skew import version_of_image
 from federation.errors import IsthmusError
@@ -95,7 +96,10 @@ class Look:
 
 
 async def look(where: Look, *, rights: bool) -> KubeFacts:
-    """The facts of one API server; `rights`: also whether the caller could install. Raises nothing."""
+    """The facts of one API server; `rights`: also whether the caller could install, and not what runs there already.
+
+    Raises nothing.
+    """
     shown = where.context or where.kubeconfig
     settings = KubernetesSettings(kubeconfig=where.kubeconfig, context=where.context, namespace=where.namespace)
     try:
@@ -130,6 +134,8 @@ class _Looker:
             sidecars = group.create_task(self._native_sidecars(), name="check-sidecars")
             hooks = group.create_task(self._or(self._webhooks()), name="check-webhooks")
             workloads = group.create_task(self._or(self._workloads()), name="check-workloads")
+            pods_without = injection.uninjected(client, where.namespace) if not rights else _nothing(None)
+            without = group.create_task(self._or(pods_without), name="check-injection")
             named = group.create_task(self._or(self._cluster_name()), name="check-name")
         there, levels = security.result() or (None, {})
         text, missing = corefile.result()
@@ -153,6 +159,7 @@ class _Looker:
             native_sidecars_detail=detail,
             webhooks=hooks.result(),
             workloads=workloads.result(),
+            uninjected=without.result(),
             cluster_name=named.result() or "",
         )
 

@@ -31,7 +31,8 @@ from clusters.program import Program, last_line
 from clusters.waiting import START, until
 from discovery.kube.settings import KubernetesSettings
 from discovery.settings import PodsSettings
-from federation.errors import AlreadyExists, InvalidInput, IsthmusError, NotFound, Unavailable
+from federation.cli.chart.source import Release, chart
+from federation.errors import AlreadyExists, Denied, InvalidInput, IsthmusError, NotFound, Unavailable
 from federation.model.ids import SYSTEM_NAMESPACE
 from federation.trust.pem import armour
 from sidecar.injector.inject import injected
@@ -52,6 +53,13 @@ RULES = [
     {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]},
 ]
 """All that it may do."""
+STRICT = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What Pod Security `restricted` asks of a container."""
 RBAC = "rbac.authorization.k8s.io/v1"
 ADMISSION = "admissionregistration.k8s.io/v1"
 
@@ -145,41 +153,17 @@ class Site:
             (self.folder / name).write_text(token)
 
     async def register(self, policy: str) -> None:
-        """Two webhooks, as the chart has them, for the namespace of this test alone; caBundle is never said."""
-        here = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.namespace]}
-        webhooks = []
-        for number, (opted, pods) in enumerate((("In", "NotIn"), ("NotIn", "In"))):
-            asked = {"key": "isthmus.io/inject", "operator": opted, "values": ["enabled"]}
-            labels = {"key": "isthmus.io/inject", "operator": pods, "values": ["enabled" if number else "disabled"]}
-            webhooks.append(
-                {
-                    "name": f"{'pod' if number else 'namespace'}.inject.isthmus.io",
-                    "clientConfig": {
-                        "service": {
-                            "name": SERVICE,
-                            "namespace": SYSTEM_NAMESPACE,
-                            "path": "/mutate",
-                            "port": self.port,
-                        }
-                    },
-                    "admissionReviewVersions": ["v1"],
-                    "sideEffects": "NoneOnDryRun",
-                    "failurePolicy": policy,
-                    "timeoutSeconds": 5,
-                    "reinvocationPolicy": "IfNeeded",
-                    "rules": [
-                        {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
-                    ],
-                    "namespaceSelector": {"matchExpressions": [here, asked]},
-                    "objectSelector": {"matchExpressions": [labels]},
-                }
-            )
-        made = {
-            "apiVersion": ADMISSION,
-            "kind": "MutatingWebhookConfiguration",
-            "metadata": {"name": self.name},
-            "webhooks": webhooks,
-        }
+        """The webhooks of the chart, for the namespace of this test alone; caBundle is never said."""
+        values = chart().values({"injector": {"enabled": True, "failurePolicy": policy}})
+        rendered = chart().render(values, Release(namespace=SYSTEM_NAMESPACE))["injector.yaml"]
+        kind = "MutatingWebhookConfiguration"
+        (made,) = [one for one in yaml.safe_load_all(rendered) if one["kind"] == kind]
+        for webhook in made["webhooks"]:
+            webhook["clientConfig"]["service"]["port"] = self.port
+            here = {"key": "kubernetes.io/metadata.name", "operator": "In", "values": [self.namespace]}
+            expressions = webhook["namespaceSelector"]["matchExpressions"]
+            webhook["namespaceSelector"]["matchExpressions"] = [here, *expressions]
+        made["metadata"] = {"name": self.name}
         await self.client.apply(made, manager="installation")
 
     async def remove(self) -> None:
@@ -366,6 +350,22 @@ async def test_the_api_server_has_pods_injected(site: Site) -> None:
     assert event["involvedObject"]["name"] == "dns"
     assert "container web listens on port 53 itself" in event["message"]
 
+    # Pod Security refuses what the redirect way needs: there it is the loopback way, unless a pod insists.
+    labels = {"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "restricted"}}}
+    await site.client.patch("v1", "Namespace", site.namespace, merge=labels)
+
+    async def loopback() -> Object | None:
+        try:
+            return await site.create("strict", securityContext=STRICT)
+        except Denied:
+            return None  # the API server has yet to hear of the label
+
+    there = await until(loopback)
+    assert there["metadata"]["annotations"]["isthmus.io/way"] == "loopback"
+    assert [c["name"] for c in there["spec"]["initContainers"]] == ["isthmus-sidecar"]
+    with pytest.raises(Denied, match="isthmus-redirect"):
+        await site.create("insists", annotations={"isthmus.io/way": "redirect"}, securityContext=STRICT)
+
     assert site.counted("injected") >= 3
     assert (site.counted("refused"), site.counted("failed")) == (1, 0)
     assert "problem" not in site.program.log.read_text()
@@ -457,7 +457,7 @@ async def test_another_root_of_the_cluster(site: Site, federation: Any) -> None:
         return all(found[0] == new[0] for found in await site.bundles())
 
     await until(taken_over)
-    assert await site.bundles() == [(*new, *old)] * 2  # another replica may still show the old one
+    assert await site.bundles() == [(*new, *old)] * 4  # another replica may still show the old one
     for _ in range(20):
         assert await site.is_injected()
         await asyncio.sleep(0.1)

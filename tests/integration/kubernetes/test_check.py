@@ -124,6 +124,22 @@ async def test_what_runs_there_and_a_webhook_whose_certificate_has_expired(
             assert "pods start without a sidecar" in found["webhook", hook["name"]]["detail"]
             told = found["deployments", kube_namespace]
             assert (told["level"], told["detail"].startswith("0 of 2 are ready")) == ("error", True)
+            # No injector has ever run here, and two pods asked for a sidecar.
+            opted = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
+            spec = {"containers": [{"name": "c", "image": "none"}]}
+            for name, wish in (("lonely", {}), ("opted-out", {"isthmus.io/inject": "disabled"})):
+                metadata = {"name": name, "namespace": kube_namespace, "labels": wish}
+                await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+            own = {**metadata, "name": "own-wish", "labels": opted["metadata"]["labels"]}
+            await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec})
+            (told,) = [f for (code, _), f in (await check(status=6)).items() if code == "injection"]
+            assert told["level"] == "warning"
+            assert f"{kube_namespace}/own-wish" in told["detail"]
+            assert f"{kube_namespace}/lonely" not in told["detail"]
+            await client.patch("v1", "Namespace", kube_namespace, merge=opted)
+            (told,) = [f for (code, _), f in (await check(status=6)).items() if code == "injection"]
+            assert f"{kube_namespace}/lonely" in told["detail"]
+            assert "opted-out" not in told["detail"]
         finally:
             for version, kind, _, namespace in kinds:
                 await client.delete(version, kind, kube_namespace, *([namespace] if namespace else []))

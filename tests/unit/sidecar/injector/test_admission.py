@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -55,6 +56,27 @@ def test_the_path_says_another_way_than_the_settings_and_the_pod_another_one_sti
     assert asked(review(), Way.LOOPBACK).way is Way.LOOPBACK
     pod = {**POD, "metadata": {"annotations": {"isthmus.io/way": "gateway"}}}
     assert asked(review(pod), Way.LOOPBACK).way is Way.GATEWAY
+
+
+@pytest.mark.parametrize(
+    ("usual", "asked_for", "hinted"),
+    [
+        (Way.REDIRECT, "", True),
+        (Way.REDIRECT, "loopback", False),
+        (Way.REDIRECT, "redirect", False),
+        (Way.REDIRECT, "gateway", False),
+        (Way.LOOPBACK, "", False),
+    ],
+)
+def test_who_gets_another_way_for_its_namespaces_sake_reads_so(usual: Way, asked_for: str, hinted: bool) -> None:
+    """As a warning of the answer; nothing is wrong, so there is no Event."""
+    pod = {**POD, "metadata": {"annotations": {"isthmus.io/way": asked_for}}} if asked_for else POD
+    given = asked(review(pod), Way.LOOPBACK, lambda: replace(OPTIONS, way=usual))
+    assert given.way is Way(asked_for or "loopback")
+    warnings = response(given).get("warnings", [])
+    assert [text for text in warnings if "because Pod Security refuses" in text] == warnings
+    assert (len(warnings) == 1) == hinted
+    assert given.told == ()
 
 
 def test_a_bad_annotation_is_refused_with_one_line() -> None:

@@ -319,3 +319,19 @@ def test_annotations_tune_what_the_pod_gets() -> None:
     assert settings["names_limit"] == 50
     assert settings["metrics"] == {"port": 20000}
     assert settings["dns"]["upstream"] == ["192.0.2.1", "192.0.2.2:5353"]
+
+
+@pytest.mark.parametrize(
+    ("given", "way", "found"),
+    [
+        ("240.65.0.0/16", Way.REDIRECT, "240.65.0.0/16"),
+        ("240.65.0.0/16", Way.LOOPBACK, None),
+        ("127.200.0.0/16", Way.LOOPBACK, "127.200.0.0/16"),
+        ("127.200.0.0/16", Way.REDIRECT, None),
+        ("", Way.LOOPBACK, None),
+    ],
+)
+def test_a_range_is_for_the_way_that_can_have_it(given: str, way: Way, found: str | None) -> None:
+    """The others have the default of their way: a sidecar would refuse to start with what is none."""
+    made = done(with_way(way), replace(OPTIONS, range=given)).pod
+    assert settings_of(made).get("range") == found
