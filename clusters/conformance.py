@@ -90,15 +90,35 @@ def build(checkout: Path, environ: Mapping[str, str], say: Callable[[str], None]
     return program
 
 
-def command(program: Program, *, kubeconfig: Path | None, contexts: Sequence[str], more: Sequence[str]) -> list[str]:
-    """How the suite is run: every test of it, as it stands."""
+def version(source: Path = SOURCE) -> str:
+    """What of Isthmus runs: its version and the commit of the source, `.dirty` where that was changed since.
+
+    Without git, or outside of a checkout, the version alone.
+    """
+    words = ["git", "-C", str(source), "describe", "--always", "--abbrev=12", "--exclude=*", "--dirty=.dirty"]
+    try:
+        done = subprocess.run(words, capture_output=True, text=True, check=False)
+    except OSError:
+        return __version__
+    return f"{__version__}+g{done.stdout.strip()}" if done.returncode == 0 else __version__
+
+
+def command(
+    program: Program,
+    *,
+    kubeconfig: Path | None,
+    contexts: Sequence[str],
+    more: Sequence[str],
+    version: str = __version__,
+) -> list[str]:
+    """How the suite is run: every test of it, as it stands; `version`: of Isthmus, for its report."""
     return [
         str(program.path),
         *((f"-kubeconfig={kubeconfig}",) if kubeconfig is not None else ()),
         f"-contexts={','.join(contexts)}",
         "-organization=Isthmus",
         "-project=Isthmus",
-        f"-version={__version__}",
+        f"-version={version}",
         f"-test.timeout={_TIMEOUT}",
         "-ginkgo.v",
         "-ginkgo.no-color",
@@ -131,13 +151,13 @@ def read(report: bytes) -> Result:
         raise InvalidInput(f"that is no report of the suite: {error}") from error
 
 
-def kept_command(words: Sequence[str], program: Program, contexts: Sequence[str]) -> str:
+def kept_command(words: Sequence[str], program: Program, contexts: Sequence[str], version: str = __version__) -> str:
     """The command as it is kept: without folders of the machine that it ran on."""
     shown = [program.path.name if word == str(program.path) else word for word in words]
     shown = ["-kubeconfig=…" if word.startswith("-kubeconfig=") else word for word in shown]
     return (
         f"# kubernetes-sigs/mcs-api {program.commit}, folder conformance: go test -c -o {program.path.name} .\n"
-        f"# isthmus {__version__}; contexts: {' '.join(contexts)}\n"
+        f"# isthmus {version}; contexts: {' '.join(contexts)}\n"
         f"./{shlex.join(shown)}\n"
     )
 
@@ -184,7 +204,8 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     if not options.real_images:
         _load_stand_ins(options.contexts)
     kubeconfig = options.kubeconfig.absolute() if options.kubeconfig is not None else None
-    words = command(program, kubeconfig=kubeconfig, contexts=options.contexts, more=options.more)
+    ours = version()
+    words = command(program, kubeconfig=kubeconfig, contexts=options.contexts, more=options.more, version=ours)
     with tempfile.TemporaryDirectory(prefix="isthmus-conformance-") as folder:
         status = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, stdout=sys.stderr, check=False).returncode
         try:
@@ -196,7 +217,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         print(line)
     print(f"{result.passed} of {result.total} passed")
     if not options.more:
-        _keep(options.output, report, kept_command(words, program, options.contexts))
+        _keep(options.output, report, kept_command(words, program, options.contexts, ours))
     return 0 if status == 0 and result.passed == result.total else 1
 
 

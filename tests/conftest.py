@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clusters.apiserver import LocalCluster
     from clusters.consul import Datacenter
 
-pytest_plugins = ["clusters.pytest_plugin"]
+pytest_plugins = ["clusters.failures", "clusters.pytest_plugin"]
 
 # How fast an example is says nothing of us: the machine is shared.
 settings.register_profile("isthmus", deadline=None, suppress_health_check=[HealthCheck.too_slow])

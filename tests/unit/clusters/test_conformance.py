@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from clusters import conformance
-from clusters.conformance import Program, Result, build, command, kept_command, read
+from clusters.conformance import Program, Result, build, command, kept_command, read, version
 from clusters.testbed.build import BuildFailed
+from federation import __version__
 from federation.errors import InvalidInput, NotFound
 
 REPORT = """\
@@ -103,12 +104,29 @@ def test_what_is_no_report(text: str) -> None:
 
 def test_the_command_is_kept_without_this_machine() -> None:
     program = Program(path=Path("/home/somebody/.cache/isthmus/conformance/abc/conformance.test"), commit="abc")
-    words = command(program, kubeconfig=Path("/home/somebody/config"), contexts=["kind-a", "kind-b"], more=[])
+    ours, contexts = "0.1.0+g0123456789ab", ["kind-a", "kind-b"]
+    words = command(program, kubeconfig=Path("/home/somebody/config"), contexts=contexts, more=[], version=ours)
     assert words[:3] == [str(program.path), "-kubeconfig=/home/somebody/config", "-contexts=kind-a,kind-b"]
-    kept = kept_command(words, program, ["kind-a", "kind-b"])
+    kept = kept_command(words, program, contexts, ours)
+    assert f"# isthmus {ours}; contexts: kind-a kind-b" in kept
+    assert f" -version={ours} " in kept
     assert "somebody" not in kept
     assert "mcs-api abc, " in kept
     assert " -contexts=kind-a,kind-b " in kept
+
+
+def test_the_version_has_the_commit_and_what_was_changed(tmp_path: Path) -> None:
+    assert version(tmp_path) == __version__
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@example.com"]
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    (tmp_path / "file").write_text("a")
+    subprocess.run([*git, "add", "file"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "a"], check=True)
+    subprocess.run([*git, "tag", "v9"], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout
+    assert version(tmp_path) == f"{__version__}+g{commit[:12]}"
+    (tmp_path / "file").write_text("b")
+    assert version(tmp_path) == f"{__version__}+g{commit[:12]}.dirty"
 
 
 RUN = f"cat > report.yaml <<'END'\n{REPORT}END\necho \"$@\"\nexit ${{FAKE_STATUS:-1}}"
