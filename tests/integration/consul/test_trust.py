@@ -28,8 +28,9 @@ READER = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read
 
 
 async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """1. no rights: nothing is believed  2. the right token is written to the file  3. it is narrowed, then revoked:
-    all that was known stays  4. another one: all goes on  5. no token is ever shown"""
+    """1. no rights: nothing is believed  2. the right token is written to the file  3. it is narrowed: all that was
+    known stays  4. a wider one is written while the narrow one is still good  5. that is revoked, and another one
+    written: all goes on  6. no token is ever shown"""
     (dc1,) = await start_consul("dc1", acl=True)
     file = tmp_path / "token"
     file.write_text("11111111-2222-3333-4444-555555555555")
@@ -53,7 +54,13 @@ async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsy
         await running.exported("web", lambda s: ready(s) == ["10.0.0.2"])
         assert ready(running.claim("db")) == ["10.0.0.1"]
 
-        await consul.revoke(reader["AccessorID"])
+        await consul.register("db", port=80, Address="10.0.0.8", Meta=EXPORT)
+        wider = await consul.token(READER, name="wider")
+        file.write_text(wider["SecretID"])
+        await running.untold("consul_filtered")
+        await running.exported("db", lambda s: ready(s) == ["10.0.0.8"])
+
+        await consul.revoke(wider["AccessorID"])
         await running.told("consul_forbidden")
         assert running.claim("web") is not None
         assert running.claim("db") is not None
@@ -64,7 +71,7 @@ async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsy
         await running.exported("web", lambda s: ready(s) == ["10.0.0.3"])
     said = "".join(capsys.readouterr())
     assert "reading Consul" in said
-    for secret in (reader["SecretID"], again["SecretID"]):
+    for secret in (reader["SecretID"], wider["SecretID"], again["SecretID"]):
         assert secret not in said
 
 
