@@ -113,8 +113,8 @@ async def test_ports_places_and_addresses(start_consul: Start, follow: Follow) -
                     "Service": "api",
                     "Ports": [{"Name": "http", "Port": 8080, "Default": True}, {"Name": "admin", "Port": 9000}],
                     "TaggedAddresses": {
-                        "wan": {"Address": "192.0.2.1", "Port": 8080},
-                        "wan_ipv6": {"Address": "2001:db8::1", "Port": 8080},
+                        "wan": {"Address": "192.0.2.1", "Port": 30443},
+                        "wan_ipv6": {"Address": "2001:db8::1", "Port": 8443},
                     },
                     "Meta": {**EXPORT, "isthmus-protocol-http": "http", "isthmus-consumers": "west, edge:8080"},
                 },
@@ -125,7 +125,10 @@ async def test_ports_places_and_addresses(start_consul: Start, follow: Follow) -
             ("http", 8080, AppProtocol.HTTP),
             ("admin", 9000, AppProtocol.OPAQUE),
         ]
-        assert [e.address for e in claim.endpoints] == ["192.0.2.1", "2001:db8::1"]
+        assert [(e.address, e.ports) for e in claim.endpoints] == [
+            ("192.0.2.1", {8080: 30443, 9000: 9000}),
+            ("2001:db8::1", {8080: 8443, 9000: 9000}),
+        ]
         assert claim.ip_families == ("IPv4", "IPv6")
         assert claim.readiness == (Readiness(Locality("eu", "eu-1"), 1),)
         assert claim.grants == (Grant("edge", (8080,)), Grant("west"))
