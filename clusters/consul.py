@@ -13,6 +13,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -100,10 +101,7 @@ class Datacenter:
     def _start(self, site: Site, *, agent_token: str, meta: Mapping[str, str] | None = None) -> None:
         site.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self.guard.tls:
-            serving = site in self.servers
-            names = (f"{site.name}.{self.name}.consul", *((f"server.{self.name}.consul",) if serving else ()))
-            pair = self.certificate(site.name, names=names, addresses=(site.address,))
-            self._write_pair(site.pki, "agent", pair)
+            self._write_pair(site.pki, "agent", self._own(site))
         tree = configuration(
             site,
             datacenter=self.name,
@@ -244,6 +242,16 @@ class Datacenter:
         if not (folder / f"{name}.key").exists():
             self._write_pair(folder, name, self.certificate(name, now=now))
         return folder / f"{name}.crt", folder / f"{name}.key"
+
+    def renew(self, name: str = FIRST, *, now: dt.datetime | None = None) -> None:
+        """Give an agent another certificate of its own, which it soon shows to new connections. `now`: as for
+        `certificate`."""
+        self._write_pair(self.sites[name].pki, "agent", self._own(self.sites[name], now=now))
+        os.kill(self.programs[name].pid, signal.SIGHUP)
+
+    def _own(self, site: Site, *, now: dt.datetime | None = None) -> Pair:
+        names = (f"{site.name}.{self.name}.consul", *((f"server.{self.name}.consul",) if site in self.servers else ()))
+        return self.certificate(site.name, names=names, addresses=(site.address,), now=now)
 
     def _file(self, name: str) -> Path:
         path = self.directory / "pki" / name

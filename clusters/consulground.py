@@ -26,7 +26,7 @@ NEVER = "8760h"
 
 
 class WithConsul:
-    """`base` for all clusters but those of `names`, which are Consul datacenters with one server each.
+    """`base` for all clusters but those of `names`, which are Consul datacenters.
 
     Raises NotFound where there is no Consul.
     """
@@ -38,12 +38,13 @@ class WithConsul:
         names: Iterable[str],
         *,
         namespace: str,
+        servers: int = 1,
         acl: bool = False,
         addresses: Iterator[str] | None = None,
     ) -> None:
         """`namespace`: what the services of the datacenters have in the federation. `addresses`: those of its nodes."""
         self.base, self._namespace = base, namespace
-        made = datacenters(directory, names, acl=acl, addresses=addresses)
+        made = datacenters(directory, names, servers=servers, acl=acl, addresses=addresses)
         self.datacenters: Mapping[str, Datacenter] = {one.name: one for one in made}
         self._described: dict[tuple[str, str], list[Object]] = {}
 

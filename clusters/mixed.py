@@ -10,6 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from itertools import repeat
 from pathlib import Path
 
 import yaml
@@ -22,6 +23,7 @@ from clusters.namespace import NetworkNamespace
 from clusters.network import free_port
 from clusters.processes import HTTP_PORT, NAMESPACE, ProcessFederation
 from clusters.program import Program
+from clusters.waiting import START, until
 from federation.aio.files import write_atomic
 
 NAME = "dc1"
@@ -35,15 +37,21 @@ key_prefix "isthmus/" { policy = "write" }
 WAIT = 2.0
 """Of the agent's blocking queries (s): one that waits does not hear that its token was revoked."""
 NODE = "vm"
+_FAILED = 4
+"""Of serf's states of a member."""
 _COPY_PORT, _HEALTH_PORT = 7000, 7100
 
 
 class GuardedDatacenter(WithConsul):
-    """`base`, and the datacenter `NAME` with one server at the outer end of the VM's cable."""
+    """`base`, and the datacenter `NAME` with its servers at the outer end of the VM's cable."""
 
-    def __init__(self, base: Ground, directory: Path, space: NetworkNamespace, *, namespace: str = NAMESPACE) -> None:
+    def __init__(
+        self, base: Ground, directory: Path, space: NetworkNamespace, *, namespace: str = NAMESPACE, servers: int = 1
+    ) -> None:
         """`namespace`: what its services have in the federation."""
-        super().__init__(base, directory, [NAME], namespace=namespace, acl=True, addresses=iter([space.outside]))
+        super().__init__(
+            base, directory, [NAME], namespace=namespace, servers=servers, acl=True, addresses=repeat(space.outside)
+        )
         self.datacenter = self.datacenters[NAME]
         site = self.datacenter.sites["s1"]
         self.network = FaultProxy((site.address, site.http), port=free_port())
@@ -60,6 +68,12 @@ class GuardedDatacenter(WithConsul):
             made = await client.token(READER, name=f"isthmus-{time.monotonic_ns()}")
         self._accessor = made["AccessorID"]
         write_atomic(self._token_file, made["SecretID"].encode())
+
+    def lead_to(self, server: str) -> None:
+        """What the agent connects to from now on, as a load balancer would."""
+        site = self.datacenter.sites[server]
+        self.network.upstream = (site.address, site.http)
+        self.network.cut()
 
     async def revoke(self) -> None:
         """Delete the token that was issued last."""
@@ -142,6 +156,16 @@ class ConsulVm:
         self._datacenter.kill(NODE)
         for program in (*self._copies, *self._pages):
             program.kill()
+
+    async def misses(self, server: str) -> None:
+        """Wait until its Consul knows that a server is gone: it tells all that runs on it when one comes."""
+
+        async def failed() -> bool:
+            async with self._datacenter.connect(NODE) as client:
+                members = await client.get("/v1/agent/members")
+            return any(one["Name"] == server and one["Status"] == _FAILED for one in members)
+
+        await until(failed, seconds=START, what=f"{server} to be missed by {NODE}")
 
     async def restart(self) -> None:
         """Switch it on again after `kill`."""

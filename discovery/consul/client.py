@@ -11,18 +11,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from discovery.consul.errors import Forbidden, TokenMissing, TooLarge, translate, unreachable
 from discovery.consul.settings import READS, ConsulSettings, split_url
+from discovery.consul.token import TokenFile
 from federation.aio.clock import Clock
-from federation.errors import InvalidSettings, IsthmusError, Unavailable
+from federation.errors import InvalidSettings, Unavailable
 from federation.log import Logger
 from federation.model.address import join_address
+from federation.model.cluster import Problem
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,8 +35,7 @@ _GRACE_SECONDS = 10.0
 """For a blocking query, beyond the time in which Consul is to answer it: without a leader it waits for seven seconds
 before it says so."""
 _CREDENTIALS_SECONDS = 5.0
-"""Files of credentials are read again at most so often."""
-_MAX_TOKEN_BYTES = 4096
+"""Files of credentials are read again at most so often; the token's is looked at so often."""
 _BUFFER = 1 << 18
 
 
@@ -72,7 +72,9 @@ class ConsulClient:
         """HOST:PORT."""
         self._base = f"{scheme}://{self.host}"
         self._session: aiohttp.ClientSession | None = None
-        self._token = ""
+        self._token = TokenFile(settings.token_file, log=log)
+        self._waiting: set[asyncio.Timeout] = set()
+        """Of the blocking queries that are under way."""
         self._read_at = float("-inf")
         self._renewing = asyncio.Lock()
         self._reads = asyncio.Semaphore(READS)
@@ -95,6 +97,52 @@ class ConsulClient:
 
             self._api = Api(self)
         return self._api
+
+    # --- the token ---------------------------------------------------------------------------------------------------
+
+    async def follow_token(self, on_problem: Callable[[], None] = lambda: None) -> None:
+        """Read the token again whenever its file changes, until cancelled: Consul does not refuse lists to one that may
+        see too little, it shortens them. `on_problem` is called when `problems` are others."""
+        if not self._token.path:
+            return
+        while True:
+            await self._clock.sleep(_CREDENTIALS_SECONDS)
+            if self._session is None or not await asyncio.to_thread(self._token.changed):
+                continue
+            before = self.problems()
+            async with self._renewing:
+                await self._renew_token()
+            if self.problems() != before:
+                on_problem()
+
+    def problems(self) -> tuple[Problem, ...]:
+        """What is wrong with how the token is kept and sent, whatever Consul says to it."""
+        found = [self._token.problem] if self._token.problem is not None else []
+        if self._settings.sends_plain_token:
+            detail = (
+                "the token goes to it unencrypted: set consul.address to https:// and consul.ca_file, or "
+                "consul.plain_token to true where nobody else listens on that network"
+            )
+            found.append(Problem("consul_plain_token", f"Consul at {self.host}", detail))
+        return tuple(found)
+
+    async def _token_changed(self, refused: str) -> bool:
+        """Read the token again; whether it is another one than that which was refused."""
+        async with self._renewing:
+            if self._token.value == refused:
+                with contextlib.suppress(TokenMissing):
+                    await self._renew_token()
+            return self._token.value != refused
+
+    async def _renew_token(self) -> None:
+        """Read the token. With another one all blocking queries are asked anew: by the old one Consul may answer less
+        at the same index. Raises TokenMissing."""
+        if await asyncio.to_thread(self._token.read) and self._session is not None:
+            self._log.info("the token has been read again", file=self._token.path)
+            now = asyncio.get_running_loop().time()
+            waiting, self._waiting = self._waiting, set()
+            for query in waiting:
+                query.reschedule(now)
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -206,10 +254,17 @@ class ConsulClient:
             params["dc"] = datacenter
         if stale:
             params["stale"] = ""
-        blocking = index > 0 and wait > 0
-        if blocking:
-            params |= {"index": str(index), "wait": f"{int(wait * 1000)}ms"}
-            return await self._get(path, params, wait * 17 / 16 + _GRACE_SECONDS, what, needs, missing_ok)
+        if index > 0 and wait > 0:
+            blocking = params | {"index": str(index), "wait": f"{int(wait * 1000)}ms"}
+            asking = asyncio.timeout(None)
+            self._waiting.add(asking)
+            try:
+                async with asking:
+                    return await self._get(path, blocking, wait * 17 / 16 + _GRACE_SECONDS, what, needs, missing_ok)
+            except TimeoutError:  # only by `_renew_token`: what takes too long is Unreachable
+                pass
+            finally:
+                self._waiting.discard(asking)
         async with self._reads:
             return await self._get(path, params, _READ_SECONDS, what, needs, missing_ok)
 
@@ -278,7 +333,7 @@ class ConsulClient:
         again = False
         while True:
             session = await self._connected()
-            token = self._token
+            token = self._token.value
             headers = {"X-Consul-Token": token} if token else {}
             timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
             try:
@@ -314,7 +369,7 @@ class ConsulClient:
                 if self._closed:
                     raise Unavailable("the connection to Consul is closed")
                 if self._session is None:
-                    await asyncio.to_thread(self._read_token)
+                    await self._renew_token()
                     self._session = self._open(await asyncio.to_thread(_tls, self._settings))
                     self._read_at = self._clock.monotonic()
         return self._session
@@ -338,23 +393,6 @@ class ConsulClient:
         if self._clock.monotonic() >= self._read_at + _CREDENTIALS_SECONDS:
             await self._drop()
 
-    async def _token_changed(self, refused: str) -> bool:
-        """Read the token again; whether it is another one than that which was refused."""
-        async with self._renewing:
-            if self._token == refused:
-                try:
-                    await asyncio.to_thread(self._read_token)
-                except IsthmusError as error:
-                    self._log.warning("token not read", error=str(error))
-                    return False
-                if self._token != refused:
-                    self._log.info("the token has been read again", file=self._settings.token_file)
-            return self._token != refused
-
-    def _read_token(self) -> None:
-        if self._settings.token_file:
-            self._token = read_token(Path(self._settings.token_file))
-
     async def _drop(self) -> None:
         session, self._session = self._session, None
         if session is not None:
@@ -363,21 +401,6 @@ class ConsulClient:
 
 class _Missing(Exception):
     """404 where that is an answer."""
-
-
-def read_token(path: Path) -> str:
-    """The token in a file. Raises TokenMissing."""
-    hint = "write the ACL token to it, and nothing else"
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_TOKEN_BYTES + 1)
-    except OSError as error:
-        raise TokenMissing(f"the token file {path} cannot be read: {error.strerror}", hint=hint) from error
-    text = data.decode("ascii", "replace").strip()
-    if not text or len(data) > _MAX_TOKEN_BYTES or not text.isprintable() or " " in text or "\ufffd" in text:
-        what = "is empty" if not text else "holds something that is no token"
-        raise TokenMissing(f"the token file {path} {what}", hint=hint)
-    return text
 
 
 def read_meta(headers: Mapping[str, str]) -> Meta:

@@ -292,18 +292,20 @@ def _endpoints(
         targets = {
             ports[called].port: number for name, number in one.ports if (called := renamed.get(name, name)) in ports
         }
-        targets = dict(sorted(targets.items()))
         if not targets:
             continue
+        main = ports.get(renamed.get(one.ports[0][0], one.ports[0][0]))
         place = Locality(one.region or locality.region, one.zone or locality.zone)
-        for address in one.addresses:
-            key = (address, tuple(targets.items()))
+        for address, number in one.targets():
+            there = targets if main is None else targets | {main.port: number}
+            there = dict(sorted(there.items()))
+            key = (address, tuple(there.items()))
             made = Endpoint(
                 address=address,
                 ready=one.state <= State.WARNING,
                 terminating=one.state is State.MAINTENANCE,
                 locality=place,
-                ports=targets,
+                ports=there,
                 weight=one.weight,
             )
             known = found.get(key)

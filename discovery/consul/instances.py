@@ -1,15 +1,17 @@
 """Pure: an entry of Consul's health API becomes an Instance, with its faults named.
 
-Where its address is: the tagged address that the settings choose, else the service's, else its node's. How it is: the
-worst of its own checks and its node's. Where it stands: what itself, its node or the meta of either says.
+Where its address is: the tagged address that the settings choose, with the port that it has there, else the service's,
+else its node's. How it is: the worst of its own checks and its node's. Where it stands: what itself, its node or the
+meta of either says.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from discovery.consul.types import Check, Entry, Instance, State
+from discovery.consul.types import Check, Entry, Instance, ServiceAddress, State
 from federation.errors import InvalidInput
 from federation.model.service import MAX_WEIGHT
 from federation.registry.addresses import check_gateway_address
@@ -24,6 +26,7 @@ OUR_META = "isthmus-"
 _OUR_VALUE_BYTES = 4096
 _LABEL_KEY = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?\Z", re.ASCII)
 _LABEL_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?)?\Z", re.ASCII)
+_NOWHERE = ServiceAddress()
 _NODE_MAINTENANCE, _SERVICE_MAINTENANCE = "_node_maintenance", "_service_maintenance"
 
 
@@ -53,19 +56,20 @@ def instance(entry: Entry, reading: Reading) -> Instance:
         service.weights.warning if service.weights else 1,
     )
     fault = ("", "")
-    addresses: tuple[str, ...] = ()
+    found: tuple[ServiceAddress, ...] = ()
     ports: tuple[tuple[str, int], ...] = ()
     try:
         _check_meta(service.meta or {})
-        ports = _ports(entry)
-        addresses = _addresses(entry, reading)
+        chosen = _addresses(entry, reading)
+        ports = _ports(entry, chosen[0].port)
+        found = tuple(ServiceAddress(_address(one.address, reading), one.port) for one in chosen)
     except _Fault as error:
         fault = (error.code, error.detail)
     region, zone = _place(entry)
     return Instance(
         node=node.node,
         id=service.id,
-        addresses=addresses,
+        addresses=tuple(one.address for one in found),
         ports=ports,
         state=state,
         weight=weight,
@@ -75,6 +79,7 @@ def instance(entry: Entry, reading: Reading) -> Instance:
         meta=_kept(service.meta or {}),
         created=service.create_index,
         fault=fault,
+        mains=_mains(found, ports),
     )
 
 
@@ -120,23 +125,29 @@ def _kept(meta: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _ports(entry: Entry) -> tuple[tuple[str, int], ...]:
+def _ports(entry: Entry, tagged: int) -> tuple[tuple[str, int], ...]:
+    """`tagged`: the port beside the address that was chosen; where the service has none of its own it is the port."""
     service = entry.service
-    if service.socket_path and not service.port:
+    if service.socket_path and not service.port and not tagged:
         raise _Fault("consul_socket", "listens on a UNIX socket, which no other machine reaches")
     if service.ports:
         named = sorted(service.ports, key=lambda p: (not p.default, p.name))
         found = [(p.name, p.port) for p in named]
     else:
-        found = [("", service.port)]
+        found = [("", service.port or tagged)]
     for key, text in sorted((service.meta or {}).items()):
         if key.startswith(PORT):
             found.append((key.removeprefix(PORT), _number(text, key)))
-    for name, number in found:
+    for name, number in (*found, *([("of its tagged address", tagged)] if tagged else ())):
         if not 1 <= number <= 65_535:
             what = f"port {name!r}" if name else "port"
             raise _Fault("consul_port", f"its {what} is {number}; a port is 1 to 65535")
     return tuple(dict(reversed(found)).items())[::-1]  # the first of a name counts
+
+
+def _mains(addresses: Sequence[ServiceAddress], ports: Sequence[tuple[str, int]]) -> tuple[int, ...]:
+    mains = tuple(0 if one.port == ports[0][1] else one.port for one in addresses)
+    return mains if any(mains) else ()
 
 
 def _number(text: str, key: str) -> int:
@@ -145,26 +156,29 @@ def _number(text: str, key: str) -> int:
     return int(text)
 
 
-def _addresses(entry: Entry, reading: Reading) -> tuple[str, ...]:
+def _addresses(entry: Entry, reading: Reading) -> tuple[ServiceAddress, ...]:
+    """One, and the IPv6 one where that is wanted, as they were registered. A port of 0 is the service's."""
     node, service = entry.node, entry.service
-    of_service = {tag: a.address for tag, a in (service.tagged_addresses or {}).items()}
+    of_service = service.tagged_addresses or {}
     of_node = node.tagged_addresses or {}
-    main = ""
+    main = _NOWHERE
     if reading.tagged:
         tags = (reading.tagged, f"{reading.tagged}_ipv4")
-        main = next((found for tag in tags if (found := of_service.get(tag))), "")
-        if not main and not service.address:
-            main = next((found for tag in tags if (found := of_node.get(tag))), "")
-    main = main or service.address or node.address
-    if not main:
+        main = next((found for tag in tags if (found := of_service.get(tag)) and found.address), _NOWHERE)
+        if not main.address and not service.address:
+            main = ServiceAddress(next((text for tag in tags if (text := of_node.get(tag))), ""))
+    if not main.address:
+        main = ServiceAddress(service.address or node.address)
+    if not main.address:
         raise _Fault("consul_address", "has no address, and its node has none either")
-    addresses = [_address(main, reading)]
-    if reading.ipv6:
+    if reading.ipv6 and ":" not in main.address:
         tag = f"{reading.tagged or 'lan'}_ipv6"
-        more = of_service.get(tag) or ("" if service.address else of_node.get(tag, ""))
-        if more and ":" not in addresses[0]:
-            addresses.append(_address(more, reading))
-    return tuple(addresses)
+        more = of_service.get(tag, _NOWHERE)
+        if not more.address and not service.address:
+            more = ServiceAddress(of_node.get(tag, ""))
+        if more.address:
+            return main, more
+    return (main,)
 
 
 def _address(text: str, reading: Reading) -> str:

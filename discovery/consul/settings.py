@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from pathlib import Path
 from typing import Literal
@@ -30,7 +31,9 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     datacenters: dict[str, str]
     """Datacenter → the namespace that its services have in the federation, one for each."""
     token_file: str = ""
-    """The ACL token; read again when Consul refuses it. Relative paths start at the settings file. Empty: none."""
+    """The ACL token; read again when the file changes. Relative paths start at the settings file. Empty: none."""
+    plain_token: bool = False
+    """No problem is made of a token that goes to another machine by http://."""
     ca_file: str = ""
     """Whom to trust, PEM; empty: what the system trusts."""
     cert_file: str = ""
@@ -117,6 +120,17 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidSettings(
                 "consul.write.enabled needs consul.lock", hint="two agents that write would undo each other's work"
             )
+
+    @property
+    def sends_plain_token(self) -> bool:
+        """Whether the token goes to another machine unencrypted, and nobody has said that it may."""
+        scheme, host, _ = split_url(self.address)
+        if not self.token_file or self.plain_token or scheme == "https" or host == "localhost":
+            return False
+        try:
+            return not ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return True
 
     @property
     def connections(self) -> int:

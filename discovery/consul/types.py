@@ -14,7 +14,10 @@ from msgspec import Struct, field
 
 
 class ServiceAddress(Struct, rename="pascal", gc=False):
+    """`port` 0: the service's."""
+
     address: str = ""
+    port: int = 0
 
 
 class Place(Struct, rename="pascal", gc=False):
@@ -112,7 +115,8 @@ class Instance(Struct, frozen=True, array_like=True):
     """An instance as far as it matters, whichever way it is exported. Equal ones are no news.
 
     `addresses` are IP addresses, one of each family. `ports`: (name, number), the main one, whose name may be empty,
-    first.
+    first. `mains`: for each address the number by which the main port is reached there, 0 where that is its own; empty
+    where it is so for all of them.
     `fault`: (code, why) it cannot be an endpoint; empty for one that can.
     """
 
@@ -128,10 +132,17 @@ class Instance(Struct, frozen=True, array_like=True):
     meta: dict[str, str]
     created: int
     fault: tuple[str, str] = ("", "")
+    mains: tuple[int, ...] = ()
 
     @property
     def key(self) -> Id:
         return self.node, self.id
+
+    def targets(self) -> list[tuple[str, int]]:
+        """(address, number of the main port there)."""
+        own = self.ports[0][1] if self.ports else 0
+        mains = self.mains or (0,) * len(self.addresses)
+        return [(address, main or own) for address, main in zip(self.addresses, mains, strict=True)]
 
 
 _entries = msgspec.json.Decoder(list[Entry])

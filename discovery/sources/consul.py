@@ -113,6 +113,7 @@ class ConsulSource:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._saver.run(), name="consul-cache")
                 tasks.create_task(self._build(), name="consul-build")
+                tasks.create_task(self.client.follow_token(self._wake.set), name="consul-token")
                 if self._rules is not None:
                     tasks.create_task(self._rules.run(), name="consul-rules")
                 for name, datacenter in self._datacenters.items():
@@ -308,6 +309,7 @@ class ConsulSource:
             if away:
                 detail = "not read since the agent started; what was known before counts"
                 found.append(Problem("consul_from_disk", f"Consul {', '.join(away)}", detail))
+        found += self.client.problems()
         if self._rules is not None and self._rules.problem is not None:
             found.append(self._rules.problem)
         if self._saver.problem is not None:

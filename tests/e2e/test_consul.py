@@ -25,7 +25,7 @@ from clusters.names import lookup
 from clusters.namespace import NetworkNamespace
 from clusters.processes import HTTP_PORT, NAMESPACE, Place, ProcessFederation
 from clusters.topology import ClusterSpec, Topology
-from clusters.waiting import ANSWER, until
+from clusters.waiting import ANSWER, START, until
 from federation.cli.clients import agent
 from federation.cli.status import Finding, assess, look
 from federation.errors import TimedOut, Unavailable
@@ -56,7 +56,7 @@ def space() -> Iterator[NetworkNamespace]:
 def ground(
     kube_ground: ApiServers, space: NetworkNamespace, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[GuardedDatacenter]:
-    ground = GuardedDatacenter(kube_ground, tmp_path_factory.mktemp("c"), space)
+    ground = GuardedDatacenter(kube_ground, tmp_path_factory.mktemp("c"), space, servers=3)
     with ground.network:
         yield ground
 
@@ -168,7 +168,7 @@ def resolves(fedctl: Any) -> Resolves:
             return bool(told == expected)
 
         try:
-            await until(lambda: asyncio.to_thread(same))
+            await until(lambda: asyncio.to_thread(same), seconds=START)
         except TimedOut as error:
             raise TimedOut(f"{seen_from} was told {told} and not {expected}") from error
 
@@ -190,7 +190,7 @@ def complains(running: ProcessFederation) -> Complains:
             return {one.code for one in found} == set(expected)
 
         try:
-            await until(same)
+            await until(same, seconds=START)
         except TimedOut as error:
             raise TimedOut(f"fedctl status tells {found} and not {expected}") from error
 
@@ -382,6 +382,40 @@ async def test_09_the_cable_of_the_node_is_pulled(
     await complains()
 
 
-def test_10_nobody_has_written_a_traceback(running: ProcessFederation) -> None:
+async def test_10_servers_lose_their_leader_and_are_restored_from_an_old_snapshot(
+    vm: ConsulVm, pods: Pods, ground: GuardedDatacenter, client: Client, resolves: Resolves, complains: Complains
+) -> None:
+    """1. kill -9 of the server that leads: the others go on, and so do the calls  2. a snapshot of before is restored:
+    the copy that it lacks is gone, the other one is called on  3. the server is back: Consul on the VM tells it again
+    what runs there."""
+    datacenter = ground.datacenter
+    await pods.ready(0)
+    await resolves("east", east=(0, 0.0), dc1=(1, 100.0))
+    async with datacenter.connect() as consul:
+        snapshot = await consul.save_snapshot()
+    await vm.register(2)
+    await resolves("east", east=(0, 0.0), dc1=(2, 100.0))
+    with client.calling() as calls:
+        await calls.answered_by("vm")
+        first = await datacenter.leader()
+        left = next(site.name for site in datacenter.servers if site.name != first)
+        datacenter.kill(first)
+        ground.lead_to(left)
+        await datacenter.wait_leader(other_than=first, timeout=START)
+        await calls.answered_by("vm", 60)
+        await resolves("east", east=(0, 0.0), dc1=(2, 100.0))
+
+        async with datacenter.connect(left) as consul:
+            await consul.restore_snapshot(snapshot)
+        await resolves("east", east=(0, 0.0), dc1=(1, 100.0))
+        await calls.answered_by("vm", 60)
+
+        await vm.misses(first)
+        await datacenter.restart(first)
+        await resolves("east", east=(0, 0.0), dc1=(2, 100.0))
+        await complains()
+
+
+def test_11_nobody_has_written_a_traceback(running: ProcessFederation) -> None:
     for one in running.running.values():
         assert "Traceback" not in one.log.read_text(errors="replace"), one.log

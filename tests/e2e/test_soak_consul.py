@@ -33,6 +33,6 @@ async def test_an_agent_misses_nothing_of_a_large_catalog(tmp_path: Path, reques
         assert await one.seen() == churn.expected()
         for log in (one.federation.directory / "logs").iterdir():
             assert "Traceback" not in log.read_text(errors="replace"), log
-    assert endured.changes > seconds
+    assert endured.changes >= 0.95 * RATE * seconds
     assert endured.after < 1.1 * endured.before
     assert endured.peak < MOST

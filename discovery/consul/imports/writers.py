@@ -145,6 +145,7 @@ class Writers:
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._wait_for_source(), name="consul-writers-source")
+                tasks.create_task(self._client.follow_token(), name="consul-writers-token")
                 for name, place in self._places.items():
                     tasks.create_task(place.lock.run(), name=f"consul-lock-{name}")
                     if self._settings.enabled:

@@ -16,6 +16,7 @@ from discovery.consul.settings import ConsulSettings
 from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
+from federation.errors import Unavailable
 from federation.model.cluster import Problem
 
 from .conftest import Follow, ready
@@ -28,8 +29,9 @@ READER = 'node_prefix "" { policy = "read" }\nservice_prefix "" { policy = "read
 
 
 async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """1. no rights: nothing is believed  2. the right token is written to the file  3. it is narrowed, then revoked:
-    all that was known stays  4. another one: all goes on  5. no token is ever shown"""
+    """1. no rights: nothing is believed  2. the right token is written to the file  3. it is narrowed: all that was
+    known stays  4. a wider one is written while the narrow one is still good  5. that is revoked, and another one
+    written: all goes on  6. no token is ever shown"""
     (dc1,) = await start_consul("dc1", acl=True)
     file = tmp_path / "token"
     file.write_text("11111111-2222-3333-4444-555555555555")
@@ -53,7 +55,13 @@ async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsy
         await running.exported("web", lambda s: ready(s) == ["10.0.0.2"])
         assert ready(running.claim("db")) == ["10.0.0.1"]
 
-        await consul.revoke(reader["AccessorID"])
+        await consul.register("db", port=80, Address="10.0.0.8", Meta=EXPORT)
+        wider = await consul.token(READER, name="wider")
+        file.write_text(wider["SecretID"])
+        await running.untold("consul_filtered")
+        await running.exported("db", lambda s: ready(s) == ["10.0.0.8"])
+
+        await consul.revoke(wider["AccessorID"])
         await running.told("consul_forbidden")
         assert running.claim("web") is not None
         assert running.claim("db") is not None
@@ -64,7 +72,7 @@ async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsy
         await running.exported("web", lambda s: ready(s) == ["10.0.0.3"])
     said = "".join(capsys.readouterr())
     assert "reading Consul" in said
-    for secret in (reader["SecretID"], again["SecretID"]):
+    for secret in (reader["SecretID"], wider["SecretID"], again["SecretID"]):
         assert secret not in said
 
 
@@ -86,6 +94,45 @@ async def test_tls(start_consul: Start, follow: Follow) -> None:
     async with follow(dc1, live=False, ca_file="", cert_file=str(good), key_file=str(good_key)) as running:
         assert "not trusted" in (await running.told("consul_untrusted")).detail
         assert running.claim("web") is not None
+
+
+async def test_acls_and_tls_together(start_consul: Start, follow: Follow, tmp_path: Path) -> None:
+    """1. a token and certificates, by the name that the servers have  2. another name: nothing is lost  3. the server's
+    certificate has expired: the same  4. it has a new one: all goes on"""
+    (dc1,) = await start_consul("dc1", acl=True, tls=True)
+    token = tmp_path / "token"
+    async with dc1.connect() as consul:
+        token.write_text((await consul.token(READER, name="reader"))["SecretID"])
+        await consul.register("web", port=80, Address="10.0.0.1", Meta=EXPORT)
+    given = {"token_file": str(token), "wait": 1.0}
+    async with follow(dc1, server_name="server.dc1.consul", **given) as running:
+        assert ready(await running.exported("web")) == ["10.0.0.1"]
+        assert not running.state.problems
+    async with follow(dc1, live=False, server_name="server.dc2.consul", **given) as running:
+        problem = await running.told("consul_untrusted")
+        assert "Hostname mismatch" in problem.detail
+        assert "server.dc2.consul" in problem.detail
+        assert "check consul.ca_file and consul.server_name" in problem.detail
+        assert ready(running.claim("web")) == ["10.0.0.1"]
+
+    dc1.renew(now=dt.datetime.now(dt.UTC) - dt.timedelta(days=800))
+
+    async def shown() -> bool:
+        try:
+            async with dc1.connect() as consul:
+                await consul.get("/v1/status/leader")
+        except Unavailable as error:
+            return "expired" in error.message
+        return False
+
+    await until(shown, what="a certificate that has expired")
+    async with follow(dc1, live=False, server_name="server.dc1.consul", **given) as running:
+        problem = await running.told("consul_untrusted")
+        assert "certificate has expired" in problem.detail
+        assert "\n" not in problem.detail
+        assert ready(running.claim("web")) == ["10.0.0.1"]
+        dc1.renew()
+        await until(lambda: running.source.live.value and not running.state.problems)
 
 
 class Holder:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from discovery.consul.client import ConsulClient, Meta, read_meta, read_token
-from discovery.consul.errors import Forbidden, ServerFailed, TokenMissing, TooLarge, Unreachable
+from clusters.waiting import until
+from discovery.consul.client import ConsulClient, Meta, read_meta
+from discovery.consul.errors import Forbidden, ServerFailed, TooLarge, Unreachable
 from federation.errors import InvalidSettings, Unavailable
 
 from .conftest import Server
@@ -84,23 +85,49 @@ async def test_a_token_is_sent_in_its_header_and_read_again_when_it_is_refused(
     assert all("new" not in str(r.url) for r in server.seen)
 
 
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (None, "No such file"),
-        ("", "is empty"),
-        (" \n", "is empty"),
-        ("two words", "no token"),
-        ("x" * 5000, "no token"),
-    ],
-)
-def test_token_files_that_hold_none(tmp_path: Path, content: str | None, says: str) -> None:
+async def test_with_another_token_in_the_file_queries_that_wait_are_asked_anew_at_once(
+    server: Server, connect: Connect, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A token that sees too little is not refused: nothing but the file tells that there is a better one."""
+    monkeypatch.setattr("discovery.consul.client._CREDENTIALS_SECONDS", 0.01)
     file = tmp_path / "token"
-    if content is not None:
-        file.write_text(content)
-    with pytest.raises(TokenMissing, match=says) as caught:
-        read_token(file)
-    assert caught.value.error_code == "consul_token"
+    file.write_text("narrow")
+    forever = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        if "index" in request.query:
+            await forever.wait()
+        return web.Response(text=request.headers["X-Consul-Token"], headers={"X-Consul-Index": "7"})
+
+    server.answer = answer
+    client = connect(token_file=str(file))
+    assert (await client.health("dc1", "web")).body == b"narrow"
+    problems = asyncio.Event()
+    async with asyncio.TaskGroup() as tasks:
+        following = tasks.create_task(client.follow_token(problems.set))
+        waiting = [tasks.create_task(client.health("dc1", name, index=7, wait=600.0)) for name in ("web", "db")]
+        await until(lambda: len(server.seen) == 3)
+        file.write_text("")  # as an editor leaves it for a moment
+        await problems.wait()
+        (problem,) = client.problems()
+        assert (problem.code, problem.subject) == ("consul_token", str(file))
+        assert "is empty" in problem.detail
+        assert not any(task.done() for task in waiting)
+        file.write_text("wide")
+        assert [(await task).body for task in waiting] == [b"wide", b"wide"]
+        await until(lambda: not client.problems())
+        following.cancel()
+    assert [dict(r.query) for r in server.seen[3:]] == [{"dc": "dc1"}] * 2
+
+
+async def test_without_a_token_file_there_is_nothing_to_follow(connect: Connect) -> None:
+    await connect().follow_token()
+
+
+def test_a_token_on_its_way_to_another_machine_is_a_problem_without_tls(connect: Connect) -> None:
+    (problem,) = connect(address="http://192.0.2.1:8500", token_file="t").problems()
+    assert (problem.code, problem.subject) == ("consul_plain_token", "Consul at 192.0.2.1:8500")
+    assert "https://" in problem.detail
 
 
 @pytest.mark.parametrize("chunked", [False, True])

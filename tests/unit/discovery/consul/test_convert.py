@@ -68,6 +68,17 @@ def test_the_same_id_on_two_nodes_is_two_instances() -> None:
     assert service.readiness == (Readiness(HOME, 2),)
 
 
+def test_the_main_port_may_be_another_one_at_each_address() -> None:
+    given = {"ports": (("http", 80), ("admin", 9)), "addresses": ("192.0.2.1", "2001:db8::1")}
+    found = made(one(1, **given, mains=(30443, 0)), one(2, ports=(("", 80),), mains=(30444,)))
+    assert [(p.name, p.port) for p in found.ports] == [("admin", 9), ("http", 80)]
+    assert [(e.address, e.ports) for e in found.endpoints] == [
+        ("10.0.0.2", {80: 30444}),
+        ("192.0.2.1", {9: 9, 80: 30443}),
+        ("2001:db8::1", {9: 9, 80: 80}),
+    ]
+
+
 def test_states_become_conditions() -> None:
     service = made(one(1), one(2, state=State.WARNING), one(3, state=State.CRITICAL), one(4, state=State.MAINTENANCE))
     assert [(e.ready, e.terminating) for e in service.endpoints] == [

@@ -67,6 +67,62 @@ def test_addresses(reading: Reading, given: dict[str, Any], addresses: tuple[str
     assert (found.addresses, found.fault) == (addresses, ("", ""))
 
 
+MOVED = {
+    "lan": {"Address": "10.0.0.2"},
+    "wan": {"Address": "192.0.2.2", "Port": 30443},
+    "lan_ipv6": {"Address": "2001:db8::2", "Port": 8081},
+    "wan_ipv6": {"Address": "2001:db8::3", "Port": 80},
+}
+
+
+@pytest.mark.parametrize(
+    ("reading", "given", "targets"),
+    [
+        (Reading(), {}, [("10.0.0.1", 80)]),
+        (Reading(tagged="wan"), {}, [("192.0.2.2", 30443)]),
+        (Reading(tagged="lan"), {}, [("10.0.0.2", 80)]),  # a port of 0 is the service's
+        (Reading(ipv6=True), {}, [("10.0.0.1", 80), ("2001:db8::2", 8081)]),
+        (Reading(tagged="lan", ipv6=True), {}, [("10.0.0.2", 80), ("2001:db8::2", 8081)]),
+        (Reading(tagged="wan", ipv6=True), {}, [("192.0.2.2", 30443), ("2001:db8::3", 80)]),
+        (
+            Reading(tagged="wan"),
+            {"TaggedAddresses": {"wan_ipv4": {"Address": "192.0.2.4", "Port": 444}}},
+            [("192.0.2.4", 444)],
+        ),
+        (
+            Reading(tagged="wan", ipv6=True),
+            {
+                "Address": "",
+                "TaggedAddresses": {},
+                "node": {"TaggedAddresses": {"wan": "192.0.2.9", "wan_ipv6": "2001:db8::9"}},
+            },
+            [("192.0.2.9", 80), ("2001:db8::9", 80)],
+        ),
+        (
+            Reading(tagged="wan"),
+            {"Port": 0, "Ports": [{"Name": "http", "Port": 80, "Default": True}, {"Name": "admin", "Port": 9}]},
+            [("192.0.2.2", 30443)],
+        ),
+    ],
+)
+def test_a_tagged_address_has_a_port_of_its_own(reading: Reading, given: dict[str, Any], targets: Any) -> None:
+    found = read(reading, **{"TaggedAddresses": MOVED, **given})
+    assert found.fault == ("", "")
+    assert found.ports[0][1] == 80  # what the service is called by stays
+    assert found.targets() == targets
+
+
+@pytest.mark.parametrize("port", [-1, 70_000])
+def test_a_tagged_port_that_is_none(port: int) -> None:
+    found = read(Reading(tagged="wan"), TaggedAddresses={"wan": {"Address": "192.0.2.2", "Port": port}})
+    assert found.fault == ("consul_port", f"its port 'of its tagged address' is {port}; a port is 1 to 65535")
+
+
+def test_a_service_without_a_port_has_that_of_its_tagged_address() -> None:
+    found = read(Reading(tagged="wan"), Port=0, TaggedAddresses=MOVED)
+    assert (found.ports, found.targets(), found.fault) == ((("", 30443),), [("192.0.2.2", 30443)], ("", ""))
+
+
 @pytest.mark.parametrize(
     ("given", "ports"),
     [

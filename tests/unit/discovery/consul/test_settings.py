@@ -53,6 +53,24 @@ def test_the_defaults_fit_into_what_consul_allows_one_address() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "plain"),
+    [
+        ({"address": "http://192.0.2.1:8500"}, True),
+        ({"address": "http://consul.example.com:8500"}, True),
+        ({"address": "http://[2001:db8::1]:8500"}, True),
+        ({"address": "http://192.0.2.1:8500", "plain_token": True}, False),
+        ({"address": "http://192.0.2.1:8500", "token_file": ""}, False),
+        ({"address": "https://192.0.2.1:8501"}, False),
+        ({"address": "http://127.0.0.7:8500"}, False),
+        ({"address": "http://[::1]:8500"}, False),
+        ({"address": "http://localhost:8500"}, False),
+    ],
+)
+def test_whether_others_can_read_the_token(given: dict[str, Any], plain: bool) -> None:
+    assert made(**{"token_file": "token", **given}).sends_plain_token is plain
+
+
+@pytest.mark.parametrize(
     ("given", "says"),
     [
         ({"datacenters": {}}, "consul.datacenters is empty"),

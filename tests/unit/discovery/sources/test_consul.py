@@ -22,6 +22,7 @@ from federation import log
 from federation.aio.clock import SystemClock
 from federation.aio.tasks import cancel
 from federation.errors import Conflict, NotFound, Unavailable
+from federation.model.cluster import Problem
 from federation.model.ids import ServiceName
 from federation.model.service import Grant, Locality, Service
 
@@ -46,6 +47,7 @@ class Catalog:
         self.asked: list[str] = []
         self.censuses = 0
         self.no_census: Exception | None = None
+        self.problems: tuple[Problem, ...] = ()
         self.changed: dict[str, int] = {}
         """ID → the index at which its registration changed."""
 
@@ -143,6 +145,12 @@ class _Client:
         self.host = catalog.host
         self.health, self.checks, self.close = catalog.health, catalog.checks, catalog.close
         self.nodes = catalog.nodes
+
+    async def follow_token(self, on_problem: Callable[[], None]) -> None:
+        pass
+
+    def problems(self) -> tuple[Problem, ...]:
+        return self._catalog.problems
 
     async def services(
         self, dc: str, *, filter: str = "", index: int = 0, wait: float = 0.0, stale: bool = False
@@ -384,6 +392,16 @@ async def test_an_error_that_lasts_is_told_and_changes_nothing(catalog: Catalog,
         await catalog.move()
         await until(lambda: "consul_forbidden" in running.codes())
         assert running.codes().count("consul_forbidden") == 1
+        assert running.claim() is not None
+
+
+async def test_what_is_wrong_with_the_token_itself_is_told_beside_what_is_read(
+    catalog: Catalog, follow: Follow
+) -> None:
+    catalog.problems = (Problem("consul_plain_token", "Consul at consul.test:8500", "unencrypted"),)
+    await catalog.put("web")
+    async with follow() as running:
+        await until(lambda: running.codes() == ["consul_plain_token"])
         assert running.claim() is not None
 
 

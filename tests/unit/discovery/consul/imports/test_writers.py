@@ -41,6 +41,9 @@ class Client:
     async def close(self) -> None:
         self.closed = True
 
+    async def follow_token(self) -> None:
+        """It has none."""
+
     async def send(
         self,
         method: str,
