@@ -28,7 +28,7 @@ ADDRESS_SECONDS, NO_ADDRESS_SECONDS = 5.0, 0.5
 """Between two looks at the address by which this machine reaches its agent; and as long as there is none."""
 LISTENING_SECONDS = 0.2
 """Between two looks at whether Envoy listens."""
-CHECK_FAILED, NO_ADDRESS = "check_failed", "no_address"
+CHECK_FAILED, CHECK_LATE, NO_ADDRESS = "check_failed", "check_late", "no_address"
 
 
 class Registrar:
@@ -147,6 +147,7 @@ class Registrar:
 
     def _tell(self) -> None:
         self._problems.replace(CHECK_FAILED, self.checker.problems())
+        self._problems.replace(CHECK_LATE, self.checker.late())
 
     async def _follow_listening(self) -> None:
         """As long as nobody takes calls, nothing is ready, whatever checks find."""

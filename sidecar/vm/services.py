@@ -25,7 +25,9 @@ MAX_BYTES = 256 * 1024
 MAX_SERVICES, MAX_PORTS, MAX_CHECKS, MAX_ARGUMENTS = 64, 32, 16, 64
 MAX_LABELS_BYTES = 16 * 1024
 _MAX_DEPTH = 20
-_SHORTEST, _LONGEST = 0.1, 86_400.0
+_SHORTEST = 0.1
+_LONGEST = {"interval": 86_400.0, "timeout": 60.0}
+"""Seconds. Whoever has not answered for a minute is not ready: a longer timeout would only tell so later."""
 _MOST = 100
 
 _DECLARED = {"tcp": "", "http": "http", "h2c": "kubernetes.io/h2c", "grpc": "grpc"}
@@ -265,10 +267,10 @@ def _check(given: _Check, host: str, path: tuple[Step, ...]) -> Check:
     probes = [p for p in (given.tcp, given.http, given.grpc, given.script) if p is not None]
     if len(probes) != 1:
         raise _Wrong(path, "a check is exactly one of tcp, http, grpc and script")
-    for key in ("interval", "timeout"):
+    for key, longest in _LONGEST.items():
         value = getattr(given, key)
-        if not _SHORTEST <= value <= _LONGEST:
-            raise _Wrong((*path, key), f"{key} {value:g} is not {_SHORTEST:g} to {_LONGEST:g} seconds")
+        if not _SHORTEST <= value <= longest:
+            raise _Wrong((*path, key), f"{key} {value:g} is not {_SHORTEST:g} to {longest:g} seconds")
     for key in ("successes", "failures"):
         value = getattr(given, key)
         if not 1 <= value <= _MOST:

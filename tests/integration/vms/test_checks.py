@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -206,20 +208,20 @@ def test_exit_statuses(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, outcome: Outcome, detail: str
 ) -> None:
     monkeypatch.setenv("SECRET_OF_THE_SIDECAR", "x")
-    assert run(script.run(program(tmp_path, text))) == Result(outcome, detail)
+    assert run(script.Scripts().run(program(tmp_path, text))) == Result(outcome, detail)
 
 
 def test_a_program_that_cannot_be_started(run: Any, tmp_path: Path) -> None:
-    missing = run(script.run(Script((str(tmp_path / "missing"),))))
+    missing = run(script.Scripts().run(Script((str(tmp_path / "missing"),))))
     assert (missing.outcome, "No such file" in missing.detail) == (Outcome.CRITICAL, True)
     path = tmp_path / "data"
     path.write_text("no program")
-    denied = run(script.run(Script((str(path),))))
+    denied = run(script.Scripts().run(Script((str(path),))))
     assert (denied.outcome, "denied" in denied.detail) == (Outcome.CRITICAL, True)
 
 
 def test_output_without_end_is_cut_and_does_not_hold_the_program_up(run: Any, tmp_path: Path) -> None:
-    result = run(script.run(program(tmp_path, "head -c 3000000 /dev/zero | tr '\\0' x; exit 2")))
+    result = run(script.Scripts().run(program(tmp_path, "head -c 3000000 /dev/zero | tr '\\0' x; exit 2")))
     assert result.detail.startswith("exit status 2: xxx")
     assert len(result.detail) <= 200
 
@@ -229,7 +231,7 @@ def test_who_takes_too_long_is_killed_with_all_that_it_started(run: Any, tmp_pat
     check = program(tmp_path, f"trap '' TERM; sleep 600 & echo $$ $! > {pids}.new; mv {pids}.new {pids}; wait")
 
     async def bounded() -> None:
-        running = asyncio.ensure_future(script.run(check))
+        running = asyncio.ensure_future(script.Scripts().run(check))
         await until(pids.exists)
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -240,12 +242,74 @@ def test_who_takes_too_long_is_killed_with_all_that_it_started(run: Any, tmp_pat
         until_now(lambda pid=pid: not alive(pid), what=f"the end of {pid}")
 
 
+HELD = """
+import ctypes, os, sys, time
+libc, parent, told = ctypes.CDLL(None), os.getpid(), sys.argv[1]
+ready, begin = os.pipe()
+if os.fork():
+    libc.prctl(0x59616D61, ctypes.c_ulong(-1), 0, 0, 0)  # PR_SET_PTRACER_ANY
+    os.write(begin, b".")
+    time.sleep(600)
+os.setsid()  # out of the group that is killed
+os.read(ready, 1)
+if libc.ptrace(0x4206, parent, 0, 0):  # PTRACE_SEIZE
+    sys.exit(1)
+open(told + ".new", "w").write(str(os.getpid()))
+os.rename(told + ".new", told)
+until = time.monotonic() + 600
+while os.path.exists(told) and time.monotonic() < until:
+    time.sleep(0.02)
+"""
+"""A process whose end is held up by its debugger: as by a disk or a server that is gone, SIGKILL does not end it."""
+
+
+def test_who_does_not_end_when_killed_is_not_waited_for_nor_started_again(tmp_path: Path) -> None:
+    """1. it hangs: critical after its time  2. not started again as long as it is there  3. it ends, and is reaped."""
+    told = tmp_path / "told"
+    check = Script((sys.executable, "-c", HELD, str(told)))
+    scripts = script.Scripts()
+
+    async def story() -> None:
+        running = asyncio.ensure_future(scripts.run(check))
+        await until(told.exists)
+        begun = time.monotonic()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+        assert time.monotonic() - begun < 50, "it would be 10 minutes"
+        result = await scripts.run(check)
+        assert (result.outcome, "does not end" in result.detail) == (Outcome.CRITICAL, True)
+        other = await scripts.run(program(tmp_path, "exit 0"))
+        assert other.outcome is Outcome.PASSING, "others are run"
+        pid = int(result.detail.split()[1])
+        told.unlink()
+        await until(lambda: not Path(f"/proc/{pid}").exists())
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:  # asyncio's own would wait for it in waitpid()
+        runner.run(story())
+
+
+def test_without_files_left_a_script_is_critical(run: Any, tmp_path: Path) -> None:
+    async def starved() -> Result:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        await asyncio.sleep(0)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            return await script.Scripts().run(check)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    check = program(tmp_path, "exit 0")
+    result = run(starved())
+    assert (result.outcome, result.detail) == (Outcome.CRITICAL, "cannot be started: Too many open files")
+
+
 def test_a_child_that_is_left_behind_holds_nothing_up(run: Any, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     check = program(tmp_path, f"sleep 60 & echo $! > {pid}; exit 1")
     begun = time.monotonic()
     try:
-        assert run(script.run(check)).outcome is Outcome.WARNING
+        assert run(script.Scripts().run(check)).outcome is Outcome.WARNING
         assert time.monotonic() - begun < 50, "a minute is what the child takes"
     finally:
         os.kill(int(pid.read_text()), 9)

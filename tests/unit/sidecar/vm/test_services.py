@@ -123,6 +123,7 @@ def changed(old: str, new: str) -> bytes:
         (changed("  - tcp: {port: 15432}\n    interval", "  - interval"), 14, "exactly one"),
         (changed("- grpc: ", "- tcp: {port: 1}\n    grpc: "), 20, "exactly one"),
         (changed("interval: 2", "interval: 0"), 15, "interval 0 is not 0.1 to 86400"),
+        (changed("timeout: 0.5", "timeout: 61"), 16, "timeout 61 is not 0.1 to 60 seconds"),
         (changed("timeout: 0.5", "timeout: .nan"), 16, "timeout"),
         (changed("successes: 2", "successes: 0"), 17, "successes"),
         (changed("failures: 4", "failures: 1000"), 18, "failures"),

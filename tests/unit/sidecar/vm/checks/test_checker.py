@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 from collections.abc import AsyncIterator
 
@@ -12,7 +13,7 @@ from clusters.waiting import until
 from federation import log
 from federation.aio.clock import FakeClock
 from federation.model.ids import ServiceName
-from sidecar.vm.checks.checker import AT_ONCE, AT_ONCE_SCRIPTS, Checker, Key
+from sidecar.vm.checks.checker import AT_ONCE_SCRIPTS, Checker, Key
 from sidecar.vm.checks.machine import Outcome, Policy, State
 from sidecar.vm.checks.result import Result, critical, passing
 from sidecar.vm.definition import Check, Script, Tcp
@@ -22,6 +23,10 @@ DB, WEB = ServiceName("shop", "db"), ServiceName("shop", "web")
 
 def tcp(service: ServiceName, port: int, **policy: float) -> Key:
     return Key(service, Check(Tcp("127.0.0.1", port), Policy(**{"failures": 1, **policy})))  # type: ignore[arg-type]
+
+
+def script(service: ServiceName, number: int) -> Key:
+    return Key(service, Check(Script((f"/{number}",)), Policy()))
 
 
 class World:
@@ -137,16 +142,51 @@ async def test_a_result_of_what_is_not_wanted_any_more_is_none(world: World) -> 
     assert world.changes == 0
 
 
-async def test_only_a_few_run_at_once_and_fewer_scripts(world: World) -> None:
+async def test_a_service_that_hangs_holds_up_no_other(world: World) -> None:
+    """1. many of one service, and scripts of it, hang  2. those of another are run all the same."""
     world.held = asyncio.Event()
-    world.checker.set([tcp(DB, n) for n in range(1, 50)])
+    slow = [tcp(DB, n) for n in range(1, 50)] + [script(DB, n) for n in range(9)]
+    world.checker.set(slow)
     await world.turn()
-    assert world.most == AT_ONCE
-    world.checker.set([Key(DB, Check(Script((f"/{n}",)), Policy())) for n in range(9)])
+    assert (world.running, world.checker.late()) == (49 + AT_ONCE_SCRIPTS, {})
+    held, world.held = world.held, None
+    world.checker.set([*slow, tcp(WEB, 1), script(WEB, 1)])
     await world.turn()
-    assert world.running == AT_ONCE_SCRIPTS
-    world.held.set()
+    assert world.checker.ready(WEB)
+    held.set()
     await until(lambda: not world.running)
+
+
+async def test_a_script_that_has_to_wait_for_longer_than_its_interval_is_told(world: World) -> None:
+    world.held = asyncio.Event()
+    world.checker.set([script(DB, 1), script(DB, 2), script(DB, 3)])
+    await world.turn()
+    for _ in range(9):
+        await world.turn(1.0)
+    assert (world.checker.late(), world.changes) == ({}, 0)
+    await world.turn(1.5)
+    await world.turn(1.5)
+    waiting = {str(Key(DB, check)) for key in (1, 2, 3) if (check := script(DB, key).check) not in world.runs}
+    assert set(world.checker.late()) == waiting
+    assert len(waiting) == 1
+    assert world.changes == 1
+    world.held.set()
+    await world.turn()
+    await world.turn(1.5)
+    assert world.checker.late() == {}
+
+
+async def test_what_this_process_lacks_is_a_bad_result_and_no_end() -> None:
+    async def starved(check: Check) -> Result:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    checker = Checker(on_change=lambda: None, clock=FakeClock(), log=log.get("test"), run=starved)
+    task = asyncio.create_task(checker.run(), name="checker")
+    checker.set([tcp(DB, 1)])
+    await until(checker.problems)
+    assert checker.problems() == {"shop/db tcp 1": "could not be run: Too many open files"}
+    task.cancel()
+    await asyncio.wait({task})
 
 
 async def test_one_that_flaps_is_a_problem_of_its_own(world: World) -> None:
