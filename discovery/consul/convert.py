@@ -112,9 +112,9 @@ def convert(
     able = [i for i in chosen if not i.fault[0]]
     ports, names = _ports([i for i in chosen if i.ports], how.rule, before.ports or {}, faults)
     if not ports:
-        return Claim(
-            exported=True, faults=(*faults, Fault(code="consul_port", detail="none of its instances has a port"))
-        )
+        if not any(fault.instance for fault in faults):  # which say why
+            faults.append(Fault(code="consul_port", detail="none of its instances has a port"))
+        return Claim(exported=True, faults=tuple(faults))
     endpoints = _endpoints(able, ports, names, how.locality, held or {})
     families = sorted({"IPv6" if ":" in a else "IPv4" for i in able for a in i.addresses}) or ["IPv4"]
     service = Service(

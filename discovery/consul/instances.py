@@ -61,7 +61,9 @@ def instance(entry: Entry, reading: Reading) -> Instance:
     try:
         _check_meta(service.meta or {})
         chosen = _addresses(entry, reading)
-        ports = _ports(entry, chosen[0].port)
+        ports = _ports(entry, chosen[0].port if chosen else 0)
+        if not chosen:
+            raise _Fault("consul_address", "has no address, and its node has none either")
         found = tuple(ServiceAddress(_address(one.address, reading), one.port) for one in chosen)
     except _Fault as error:
         fault = (error.code, error.detail)
@@ -157,7 +159,8 @@ def _number(text: str, key: str) -> int:
 
 
 def _addresses(entry: Entry, reading: Reading) -> tuple[ServiceAddress, ...]:
-    """One, and the IPv6 one where that is wanted, as they were registered. A port of 0 is the service's."""
+    """One, and the IPv6 one where that is wanted, as they were registered; none where there is none. A port of 0 is the
+    service's."""
     node, service = entry.node, entry.service
     of_service = service.tagged_addresses or {}
     of_node = node.tagged_addresses or {}
@@ -170,7 +173,7 @@ def _addresses(entry: Entry, reading: Reading) -> tuple[ServiceAddress, ...]:
     if not main.address:
         main = ServiceAddress(service.address or node.address)
     if not main.address:
-        raise _Fault("consul_address", "has no address, and its node has none either")
+        return ()
     if reading.ipv6 and ":" not in main.address:
         tag = f"{reading.tagged or 'lan'}_ipv6"
         more = of_service.get(tag, _NOWHERE)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -319,3 +321,38 @@ async def test_the_documented_policy_is_enough_and_a_missing_rule_is_named(start
         assert await one.retire() == []
     async with dc1.connect() as client:
         assert NODE not in {n["Node"] for n in await client.get("/v1/catalog/nodes")}
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("jq")), reason="the command needs curl and jq")
+async def test_the_documented_command_removes_what_a_lost_cluster_left(start_consul: Any, tmp_path: Path) -> None:
+    """1. a cluster writes, and its agent is gone for ever  2. the command of docs/consul-imports.md for another one
+    changes nothing  3. for this one it removes the node with all that is under it, and nothing else"""
+    (dc1,) = await start_consul("dc1", acl=True)
+    token = tmp_path / "token"
+    token.write_text(dc1.guard.management)
+    page = (Path(__file__).parents[3] / "docs" / "consul-imports.md").read_text()
+    command = page.partition("```sh\n")[2].partition("```")[0]
+    async with dc1.connect() as consul, agent(dc1, token_file=token) as gone:
+        await consul.register("web", port=80)
+        await gone.start()
+        gone.put(imported())
+
+        async def services() -> set[str]:
+            return set(await consul.get("/v1/catalog/services")) - {"consul"}
+
+        await until(lambda: same(services, {"web", "db"}), what="what is written")
+        await cancel(gone.task)
+        for cluster, left, nodes in (("dc9", {"web", "db"}, ["isthmus-dc1", "s1"]), ("dc1", {"web"}, ["s1"])):
+            process = await asyncio.create_subprocess_exec(
+                "sh",
+                "-ec",
+                command.replace("dc9", cluster),
+                env={**os.environ, "CONSUL_HTTP_ADDR": dc1.url(), "CONSUL_HTTP_TOKEN": dc1.guard.management},
+            )
+            assert await process.wait() == 0
+            assert await services() == left
+            assert sorted(one["Node"] for one in await consul.get("/v1/catalog/nodes")) == nodes
+
+
+async def same(ask: Callable[[], Awaitable[set[str]]], expected: set[str]) -> bool:
+    return await ask() == expected

@@ -79,6 +79,10 @@ def test_the_main_port_may_be_another_one_at_each_address() -> None:
     ]
 
 
+def test_why_there_is_no_port_is_told_once() -> None:
+    assert codes(claim(one(ports=(), fault=("consul_port", "its port is 0")))) == ["consul_port"]
+
+
 def test_states_become_conditions() -> None:
     service = made(one(1), one(2, state=State.WARNING), one(3, state=State.CRITICAL), one(4, state=State.MAINTENANCE))
     assert [(e.ready, e.terminating) for e in service.endpoints] == [

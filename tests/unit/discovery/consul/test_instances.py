@@ -112,6 +112,11 @@ def test_a_tagged_address_has_a_port_of_its_own(reading: Reading, given: dict[st
     assert found.targets() == targets
 
 
+def test_without_an_address_it_has_its_port_all_the_same() -> None:
+    found = read(Address="", node={"Address": ""})
+    assert (found.fault[0], found.ports, found.addresses) == ("consul_address", (("", 80),), ())
+
+
 @pytest.mark.parametrize("port", [-1, 70_000])
 def test_a_tagged_port_that_is_none(port: int) -> None:
     found = read(Reading(tagged="wan"), TaggedAddresses={"wan": {"Address": "192.0.2.2", "Port": port}})
