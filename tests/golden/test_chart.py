@@ -23,6 +23,7 @@ LABELS = "labels: {app.kubernetes.io/managed-by: isthmus}"
 SHARED = 'labels:\n    {{- include "isthmus.labels" (dict "root" $ "component" "agent") | nindent 4 }}'
 RIGHTS = {
     "agent": ".Values.agent.enabled",
+    "limits": "and .Values.agent.enabled .Values.agent.admissionPolicy",
     "namespaces": "and .Values.agent.enabled .Values.agent.createNamespaces",
     "joining": ".Values.agent.enabled",
 }
@@ -42,7 +43,9 @@ def template_of(name: str) -> str:
     text = (files("discovery.kube.rbac") / f"{name}.yaml").read_text()
     kept = [part for part in text.split("\n---\n") if "kind: Namespace\n" not in part]
     head = text.partition("\n")[0]
-    body = "\n---\n".join(kept).replace(LABELS, SHARED).replace(SYSTEM_NAMESPACE, "{{ .Release.Namespace | quote }}")
+    body = "\n---\n".join(kept).replace(LABELS, SHARED)
+    for text in (f'"{SYSTEM_NAMESPACE}"', SYSTEM_NAMESPACE):  # in an expression it is quoted already
+        body = body.replace(text, "{{ .Release.Namespace | quote }}")
     comment = "" if body.startswith(head) else f"{head}\n"
     return f"{{{{- if {RIGHTS[name]} }}}}\n{comment}{body.rstrip()}\n{{{{- end }}}}\n"
 

@@ -1,4 +1,5 @@
-"""What the agent may do in its cluster: each rule with its reason, nothing by wildcard, no Secret but its own.
+"""What the agent may do in its cluster: each rule with its reason, nothing by wildcard, no Secret but its own; and an
+admission policy for what rules cannot say, which Services and EndpointSlices it may write.
 
 `fedctl install rbac` applies it, and the tests run the agent with exactly it.
 """
@@ -19,5 +20,5 @@ def manifests(
     """YAML files with one or more documents; `create_namespaces` as in the agent's settings, `in_pod`: it joins by
     itself."""
     folder = files("discovery.kube.rbac")
-    names = ("agent", *(["namespaces"] if create_namespaces else ()), *(["joining"] if in_pod else ()))
+    names = ("agent", "limits", *(["namespaces"] if create_namespaces else ()), *(["joining"] if in_pod else ()))
     return tuple((folder / f"{name}.yaml").read_text().replace(SYSTEM_NAMESPACE, namespace) for name in names)

@@ -15,7 +15,7 @@ import yaml
 from discovery.kube import crds
 from discovery.kube.client import KubeClient
 from discovery.kube.errors import NotFound
-from discovery.kube.objects import MANAGER
+from discovery.kube.objects import MANAGER, POLICIES, POLICY_BINDINGS
 from discovery.kube.resources import (
     ABOUT,
     ABOUT_VERSIONS,
@@ -69,6 +69,8 @@ INSTALLED: tuple[tuple[Resource, str], ...] = (
     (Resource(_RBAC, "v1", "clusterrolebindings", "ClusterRoleBinding", namespaced=False), "what the agent may do"),
     (Resource(_RBAC, "v1", "roles", "Role"), "what the agent may do in its namespace"),
     (Resource(_RBAC, "v1", "rolebindings", "RoleBinding"), "what the agent may do in its namespace"),
+    (POLICIES, "which Services the agent may write"),
+    (POLICY_BINDINGS, "which Services the agent may write"),
     (_DEPLOYMENTS, "agent, gateway and injector"),
     (_STATEFUL, "the registry"),
     (SERVICES, "where the components are reached"),

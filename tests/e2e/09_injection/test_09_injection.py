@@ -22,6 +22,27 @@ SIDECAR = "isthmus-sidecar"
 _STOP = """
 crictl ps --quiet --name "^$1$" --label io.kubernetes.pod.namespace="$2" | xargs -r crictl stop --timeout 0
 """
+_STOP_ALL = """
+crictl ps --quiet --label io.kubernetes.pod.namespace="$1" --label io.kubernetes.pod.name="$2" |
+xargs -r crictl stop --timeout 0
+"""
+_KEEP_DOWN = """
+rm -f "/tmp/$2.up"
+( for _ in $(seq 1200); do
+    [ ! -e "/tmp/$2.up" ] || exit
+    crictl ps --quiet --name "^$1$" --label io.kubernetes.pod.namespace="$2" | xargs -r crictl stop --timeout 0
+    sleep 0.2
+done ) >/dev/null 2>&1 &
+"""
+"""For four minutes, or until /tmp/NAMESPACE.up is there."""
+STRICT = {
+    "allowPrivilegeEscalation": False,
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+"""What Pod Security `restricted` asks of a container."""
 _BOTH = """
 import os, subprocess, sys
 serve, call = (["python3", *words.split()] for words in sys.argv[1:])
@@ -31,7 +52,10 @@ os.execvp(call[0], call)
 
 
 def pod(shop: Shop, way: Way) -> Object:
-    """One container that listens at the port of the service that it calls; its namespace says that it is injected."""
+    """One container that listens at the port of the service that it calls; its namespace says that it is injected.
+
+    The loopback way is that of a namespace that lets it have no other: nothing is said of it.
+    """
     serve = f"-m clusters.workloads http --cluster own --address 0.0.0.0 --port {PORT}"
     call = f"-m clusters.caller {shop.name('echo')} --port {PORT} --timeout 30"
     container = {
@@ -39,7 +63,11 @@ def pod(shop: Shop, way: Way) -> Object:
         "ports": [{"containerPort": PORT}],
         "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1, "timeoutSeconds": 10},
     }
-    metadata = {"name": CALLER, "namespace": shop.namespace, "annotations": {"isthmus.io/way": way}}
+    metadata: Object = {"name": CALLER, "namespace": shop.namespace}
+    if way == "loopback":
+        container["securityContext"] = STRICT
+    else:
+        metadata["annotations"] = {"isthmus.io/way": way}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": pod_spec(container)}
 
 
@@ -53,7 +81,8 @@ async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
     wanted = pod(shop, way)
     node = f"{(await clusters.harness.wanted())[EAST].name}-control-plane"
     async with shop.connect(EAST) as client:
-        merge = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
+        level = "restricted" if way == "loopback" else "privileged"
+        merge = {"metadata": {"labels": {"isthmus.io/inject": "enabled", "pod-security.kubernetes.io/enforce": level}}}
         await client.patch("v1", "Namespace", shop.namespace, merge=merge)
         await client.until(lambda: client.apply(wanted), what="the pod")
 
@@ -80,7 +109,7 @@ async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
         # 1. it is injected, listens, and west answers what it calls
         await settles(dict.fromkeys(containers, 0), "the pod with its sidecar")
         injected = {one["name"] for one in (await seen())["spec"].get("initContainers", ())}
-        assert (SIDECAR in injected) == (way != "gateway")
+        assert injected == {"redirect": {"isthmus-redirect", SIDECAR}, "loopback": {SIDECAR}, "gateway": set()}[way]
         await calls.answered_by(WEST)
         # 2. each of its containers restarts, in either order
         for order in (containers, containers[::-1])[: len(containers)]:
@@ -90,7 +119,19 @@ async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
                 await settles({one: before[one] + 1}, f"{one} after its restart")
             await settles(dict.fromkeys(containers, 0), "all of the pod")
             await calls.answered_by(WEST)
-        # 3. its own port is its own: who asks it there hears it, not the service
+        # 3. both at once, and the workload listens everywhere before its sidecar is back
+        if way != "gateway":
+            before = {one: await restarts_of(seen, one) for one in containers}
+            await engine.execute(node, "sh", "-c", _STOP_ALL, "stop", shop.namespace, CALLER)
+            await engine.execute(node, "sh", "-c", _KEEP_DOWN, "keep-down", SIDECAR, shop.namespace)
+            try:
+                await settles({CALLER: before[CALLER] + 1}, "the workload, while its sidecar is kept down")
+            finally:
+                await engine.execute(node, "sh", "-c", 'touch "/tmp/$1.up"', "let", shop.namespace)
+            await settles({one: number + 1 for one, number in before.items()}, "all of the pod")
+            assert await began(seen, CALLER) <= await began(seen, SIDECAR)
+            await calls.answered_by(WEST)
+        # 4. its own port is its own: who asks it there hears it, not the service
         ip = (await seen())["status"]["podIP"]
         said = await engine.execute(node, "curl", "-s", "--max-time", "10", f"http://{ip}:{PORT}/")
         assert "own" in said
@@ -98,8 +139,18 @@ async def test_the_very_port_of_a_remote_service_is_free_for_the_workload(
         await client.gone("v1", "Pod", CALLER, shop.namespace)
 
 
-async def restarts_of(seen: Any, container: str) -> int:
-    """How often it was started again."""
+async def state_of(seen: Any, container: str) -> Object:
     status = (await seen())["status"]
     states = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
-    return next(int(state["restartCount"]) for state in states if state["name"] == container)
+    found: Object = next(state for state in states if state["name"] == container)
+    return found
+
+
+async def restarts_of(seen: Any, container: str) -> int:
+    """How often it was started again."""
+    return int((await state_of(seen, container))["restartCount"])
+
+
+async def began(seen: Any, container: str) -> str:
+    """When it was started last, as texts that are in order."""
+    return str((await state_of(seen, container))["state"]["running"]["startedAt"])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import pytest
 
+from clusters.waiting import until
 from discovery.kube.client import KubeClient
 from discovery.kube.crds import manifests as crds
 from discovery.kube.install import install
@@ -16,7 +18,7 @@ from discovery.kube.tokens import TokenReviews
 from discovery.vms.plans import Invitation, Invited
 from federation import log
 from federation.aio.clock import SystemClock
-from federation.errors import Denied
+from federation.errors import Denied, InvalidInput
 from federation.model.ids import ServiceName
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.proto.v1 import records_pb2
@@ -26,6 +28,8 @@ pytestmark = pytest.mark.integration
 Until = Callable[..., Awaitable[Any]]
 MCS = "multicluster.x-k8s.io/v1beta1"
 RBAC = "rbac.authorization.k8s.io/v1"
+ADMISSION = "admissionregistration.k8s.io/v1"
+MANAGED_BY, SERVICE_NAME = "app.kubernetes.io/managed-by", "multicluster.kubernetes.io/service-name"
 
 
 async def apply(kubeconfig: Any, texts: tuple[str, ...]) -> dict[str, str]:
@@ -46,8 +50,13 @@ async def east(kube_clusters: Any, kube_namespace: str) -> AsyncIterator[Any]:
     yield cluster
     await cluster.heal()
     async with cluster.connect() as client:
-        for kind in ("ClusterRoleBinding", "ClusterRole"):
-            await client.delete(RBAC, kind, "isthmus-agent")
+        for version, kind in (
+            (ADMISSION, "ValidatingAdmissionPolicyBinding"),
+            (ADMISSION, "ValidatingAdmissionPolicy"),
+            (RBAC, "ClusterRoleBinding"),
+            (RBAC, "ClusterRole"),
+        ):
+            await client.delete(version, kind, "isthmus-agent")
 
 
 def presence(address: str) -> pb.Presence:
@@ -159,6 +168,60 @@ async def test_the_account_reads_no_secret_and_writes_nothing_else(east: Any, ku
                 await client.list("v1", kind, "default")
         with pytest.raises(Denied):
             await client.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "made"}})
+
+
+async def test_the_account_writes_no_service_but_those_of_imports(east: Any, kube_namespace: str) -> None:
+    """Rules of RBAC let it write all of them; the admission policy does not."""
+    mine = {MANAGED_BY: "isthmus", SERVICE_NAME: "echo"}
+
+    def service(name: str, labels: dict[str, str], namespace: str = kube_namespace) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": namespace, "labels": labels}
+        return {"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": {"ports": [{"port": 80}]}}
+
+    def endpoints(name: str, labels: dict[str, str], namespace: str = kube_namespace) -> dict[str, Any]:
+        metadata = {"name": name, "namespace": namespace, "labels": labels}
+        version = "discovery.k8s.io/v1"
+        return {
+            "apiVersion": version,
+            "kind": "EndpointSlice",
+            "metadata": metadata,
+            "addressType": "IPv4",
+            "endpoints": [],
+        }
+
+    account = await east.kubeconfig_for_account(kube_namespace, ACCOUNT)
+    async with east.connect() as admin, east.connect(account) as agent:
+        await admin.create(
+            service("db", {}), endpoints("db-1", {}), service("isthmus-registry", {MANAGED_BY: "isthmus"})
+        )
+
+        async def refused() -> bool:
+            try:
+                await agent.create(service(f"x-{uuid.uuid4().hex[:8]}", {}))
+            except (Denied, InvalidInput):
+                return True
+            return False
+
+        await until(refused, what="the API server's hearing of the policy")
+        takes = {"metadata": {"labels": mine}, "spec": {"externalName": "elsewhere.example", "type": "ExternalName"}}
+        for attempt in (
+            lambda: agent.create(service("new", {MANAGED_BY: "isthmus"})),
+            lambda: agent.create(endpoints("new", {})),
+            lambda: agent.patch("v1", "Service", "db", kube_namespace, merge=takes),
+            lambda: agent.patch("v1", "Service", "isthmus-registry", kube_namespace, merge=takes),
+            lambda: agent.delete("v1", "Service", "db", kube_namespace),
+            lambda: agent.delete("discovery.k8s.io/v1", "EndpointSlice", "db-1", kube_namespace),
+        ):
+            with pytest.raises((Denied, InvalidInput), match="only what it has made itself"):
+                await attempt()
+        for made in (service("new", mine, "kube-system"), endpoints("new", mine, "kube-system")):
+            with pytest.raises((Denied, InvalidInput), match="nothing in kube-system"):
+                await agent.create(made)
+        await agent.create(service("isthmus-echo", mine), endpoints("isthmus-echo-1", mine))
+        unlabelled = {"metadata": {"labels": {MANAGED_BY: None}}}
+        with pytest.raises((Denied, InvalidInput), match="only what it has made itself"):  # nor can it let go of one
+            await agent.patch("v1", "Service", "isthmus-echo", kube_namespace, merge=unlabelled)
+        await agent.delete("v1", "Service", "isthmus-echo", kube_namespace)
 
 
 async def test_a_rule_that_is_missing_is_named(

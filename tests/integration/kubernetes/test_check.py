@@ -71,7 +71,7 @@ async def test_who_may_nothing_is_told_what_is_missing(check: Check, kube_cluste
     found = await check("--pre", kubeconfig=kube_clusters[0].kubeconfig_for("nobody"), status=6)
     by_code = {code: f for (code, _), f in found.items()}
     assert by_code["rights"]["level"] == "error"
-    assert "49 of 49 rights are missing" in by_code["rights"]["detail"]
+    assert "55 of 55 rights are missing" in by_code["rights"]["detail"]
     assert by_code["api-server"]["level"] == "ok"
     assert {by_code[code]["level"] for code in ("crds", "coredns", "native-sidecars")} == {"warning"}
 
@@ -124,22 +124,34 @@ async def test_what_runs_there_and_a_webhook_whose_certificate_has_expired(
             assert "pods start without a sidecar" in found["webhook", hook["name"]]["detail"]
             told = found["deployments", kube_namespace]
             assert (told["level"], told["detail"].startswith("0 of 2 are ready")) == ("error", True)
-            # No injector has ever run here, and two pods asked for a sidecar.
-            opted = {"metadata": {"labels": {"isthmus.io/inject": "enabled"}}}
-            spec = {"containers": [{"name": "c", "image": "none"}]}
-            for name, wish in (("lonely", {}), ("opted-out", {"isthmus.io/inject": "disabled"})):
-                metadata = {"name": name, "namespace": kube_namespace, "labels": wish}
-                await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
-            own = {**metadata, "name": "own-wish", "labels": opted["metadata"]["labels"]}
-            await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": own, "spec": spec})
-            (told,) = [f for (code, _), f in (await check(status=6)).items() if code == "injection"]
-            assert told["level"] == "warning"
-            assert f"{kube_namespace}/own-wish" in told["detail"]
-            assert f"{kube_namespace}/lonely" not in told["detail"]
-            await client.patch("v1", "Namespace", kube_namespace, merge=opted)
-            (told,) = [f for (code, _), f in (await check(status=6)).items() if code == "injection"]
-            assert f"{kube_namespace}/lonely" in told["detail"]
-            assert "opted-out" not in told["detail"]
         finally:
             for version, kind, _, namespace in kinds:
                 await client.delete(version, kind, kube_namespace, *([namespace] if namespace else []))
+
+
+async def test_pods_that_asked_for_a_sidecar_and_got_none(
+    check: Check, kube_clusters: Any, kube_namespace: str
+) -> None:
+    """No injector has ever run here, that could tell."""
+    shop, label = f"{kube_namespace}-shop", "isthmus.io/inject"
+
+    async def told() -> dict[str, str]:
+        (found,) = [one for (code, _), one in (await check()).items() if code == "injection"]
+        return found
+
+    async with kube_clusters[0].connect() as client:
+        await client.create_namespace(shop)
+        try:
+            await client.until(lambda: client.get("v1", "ServiceAccount", "default", shop))
+            for name, wish in (("lonely", {}), ("own-wish", {label: "enabled"}), ("opted-out", {label: "disabled"})):
+                metadata = {"name": name, "namespace": shop, "labels": wish}
+                spec = {"containers": [{"name": "c", "image": "none"}]}
+                await client.create({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+            found = await told()
+            assert found["level"] == "warning"
+            assert f"{shop}/own-wish" in found["detail"]
+            assert f"{shop}/lonely" not in found["detail"]
+            await client.patch("v1", "Namespace", shop, merge={"metadata": {"labels": {label: "enabled"}}})
+            assert f"{shop}/lonely, {shop}/own-wish" in (await told())["detail"]
+        finally:
+            await client.remove_namespace(shop, kinds=[("v1", "Pod")])

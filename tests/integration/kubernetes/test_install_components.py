@@ -44,6 +44,8 @@ CLUSTER_WIDE = (
     (RBAC, "ClusterRole"),
     (RBAC, "ClusterRoleBinding"),
     ("admissionregistration.k8s.io/v1", "MutatingWebhookConfiguration"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding"),
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"),
 )
 
 
@@ -542,7 +544,8 @@ async def test_waiting_for_the_webhook_lasts_until_api_servers_can_call_it(place
     await place.client.patch(*where, merge=rollout, subresource="status")
     code, _, err = await place.fedctl("install", "webhook", "--wait", "--timeout", "1.5")
     assert code == 11
-    assert "webhook: no certificates yet for namespace.inject.isthmus.io, pod.inject.isthmus.io: pods get" in err
+    four = [f"{who}{level}.inject.isthmus.io" for who in ("namespace", "pod") for level in ("", ".unprivileged")]
+    assert f"webhook: no certificates yet for {', '.join(four)}: pods get" in err
     assert "error: webhook is not registered after 1.5 s" in err
     waiter = asyncio.create_task(place.fedctl("install", "webhook", "--wait", "--timeout", "60"))
     await place.register()
