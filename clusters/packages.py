@@ -12,7 +12,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from federation.errors import Unavailable
+from clusters import disk
+from federation.errors import StorageFailed, Unavailable
 
 _SECONDS = 180.0
 
@@ -25,7 +26,7 @@ def unpacked(package: str) -> Path:
 def all_unpacked(*packages: str) -> dict[str, Path]:
     """The folders with the files of Debian packages of this system's release, from a cache or from its archive.
 
-    Raises Unavailable where there is no apt, or no archive.
+    Raises Unavailable where there is no apt, or no archive, and StorageFailed (`no_disk`).
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "isthmus" / "packages"
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -60,5 +61,8 @@ def _run(command: list[str], folder: str) -> str:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"status {done.returncode}"]
+        if disk.is_full(done.stderr):
+            said = f"{' '.join(command[:2])}: no space left on device"
+            raise StorageFailed(said, hint="make room where XDG_CACHE_HOME (~/.cache) is", code=disk.CODE)
         raise Unavailable(f"{' '.join(command)}: {lines[-1]}", hint="the machines of the tests need the package")
     return done.stdout

@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from clusters import disk
 from clusters.images import archive, debian, layers, recipe
 from clusters.images.archive import Image
 from clusters.images.debian import Package
@@ -40,6 +41,8 @@ SOURCE = Path(__file__).parents[2]
 
 _KEPT_SECONDS = 14 * 24 * 3600.0
 """Layers that no build has used for so long are removed from the cache."""
+
+_ROOM = "make room there, or set XDG_CACHE_HOME to a folder that has it"
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
@@ -91,7 +94,7 @@ class Builder:
         """The image of a variant, from the cache as far as that has it.
 
         Raises as `check`, NotFound for a name that is none and for packages that apt does not know, Unavailable without
-        apt or network, ImageFailed when a step refuses, StorageFailed.
+        apt or network, ImageFailed when a step refuses, StorageFailed (`no_disk`).
         """
         variant = recipe.VARIANTS.get(name)
         if variant is None:
@@ -100,7 +103,11 @@ class Builder:
         try:
             return self._image(variant)
         except OSError as error:
-            raise StorageFailed(f"cannot write to {self.cache}: {error.strerror or error}") from error
+            raise disk.refusal(self.cache, error, hint=_ROOM) from error
+        except StorageFailed as error:
+            if isinstance(error.__cause__, OSError):
+                raise disk.refusal(self.cache, error.__cause__, hint=_ROOM) from error
+            raise
 
     def trees(self, into: Path) -> None:
         """Write the layers of the `isthmus` image as folders, for a Dockerfile: base, dependencies, code.
@@ -116,7 +123,7 @@ class Builder:
             state.rmdir()  # COPY gives an owner to what it makes, not to what is there
             (into / "owned" / state.name).mkdir(parents=True)
         except OSError as error:
-            raise StorageFailed(f"cannot write to {into}: {error.strerror or error}") from error
+            raise disk.refusal(into, error, hint="make room there") from error
 
     def _image(self, variant: Variant) -> Image:
         settings: dict[str, object] = {
@@ -409,6 +416,8 @@ def _run(command: Sequence[str], doing: str, environ: Mapping[str, str] | None =
     if done.returncode:
         lines = (done.stderr + done.stdout).strip().splitlines() or [f"status {done.returncode}"]
         told = next((line for line in lines if line.startswith("ERROR")), lines[-1])
+        if full := next((line for line in lines if disk.is_full(line)), ""):
+            raise StorageFailed(f"{doing} failed: {full}", hint=_ROOM, code=disk.CODE)
         raise ImageFailed(f"{doing} failed: {told.removeprefix('ERROR: ')}")
 
 

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from clusters import disk
 from clusters.images.archive import Image, full_name, write
 from clusters.images.builder import Builder
 from clusters.progress import silent
@@ -84,7 +85,7 @@ def _node_has(node: str, image: Image) -> bool:
 
 
 def _feed(images: Sequence[Image], command: Sequence[str]) -> None:
-    """Stream an archive to a command's input; raises LoadFailed with what it said."""
+    """Stream an archive to a command's input; raises LoadFailed with what it said, StorageFailed (`no_disk`)."""
     with tempfile.TemporaryFile() as said:
         try:
             process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=said, stderr=said)
@@ -104,6 +105,9 @@ def _feed(images: Sequence[Image], command: Sequence[str]) -> None:
         if status:
             said.seek(0)
             lines = said.read().decode(errors="replace").strip().splitlines() or [f"status {status}"]
+            if disk.is_full(lines[-1]):
+                hint = "make room (`docker system df` shows what Docker holds) and run the same command again"
+                raise StorageFailed(f"{' '.join(command[:2])}: {lines[-1]}", hint=hint, code=disk.CODE)
             raise LoadFailed(f"{' '.join(command[:2])} did not take {images[0].reference}: {lines[-1]}")
 
 

@@ -16,6 +16,7 @@ from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any, Literal
 
+from clusters import disk
 from clusters.command import Done, attempt
 from clusters.kind.config import MARKS
 from clusters.waiting import START
@@ -44,11 +45,11 @@ _REFUSALS: tuple[tuple[str, type[IsthmusError], str, str, str], ...] = (
         "run it as root or as a member of the group docker",
     ),
     (
-        r"no space left on device|disk quota exceeded",
+        disk.SAID,
         StorageFailed,
-        "no_disk",
-        "the disk of Docker is full",
-        "make room (`docker system df` shows what it holds) and run the same command again",
+        disk.CODE,
+        "the disk is full",
+        "make room (where the line says; `docker system df` shows what Docker holds) and run the same command again",
     ),
     (
         r"failed to pull image|no such image|pull access denied|manifest (for \S+ )?(unknown|not found)"

@@ -11,13 +11,17 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import IO
 
 import msgspec
 
+from clusters import disk
 from clusters.kind.config import PREFIX
 from clusters.topology import Topology
 from federation.aio.files import read_state, write_state
 from federation.errors import Conflict, CorruptState, StorageFailed
+
+_ROOM = "make room there and run the same command again, or keep the files elsewhere by --state"
 
 
 def base(environ: Mapping[str, str] = os.environ) -> Path:
@@ -47,15 +51,21 @@ class Folder:
         return self.path / f"{cluster}.kubeconfig"
 
     def make(self) -> None:
-        """Raises StorageFailed."""
+        """Raises StorageFailed (`no_disk`)."""
         try:
             self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
-            raise StorageFailed(f"cannot make {self.path}: {error.strerror}", hint="free or repair the disk") from error
+            raise disk.refusal(self.path, error, hint=_ROOM) from error
 
     def save(self, topology: Topology) -> None:
-        """Raises StorageFailed."""
-        write_state(self.path / "topology", msgspec.json.encode(topology))
+        """Raises StorageFailed (`no_disk`)."""
+        path = self.path / "topology"
+        try:
+            write_state(path, msgspec.json.encode(topology))
+        except StorageFailed as error:
+            if isinstance(error.__cause__, OSError):
+                raise disk.refusal(path, error.__cause__, hint=_ROOM) from error
+            raise
 
     def load(self) -> Topology | None:
         """The topology that was saved; None where there is none that can be read."""
@@ -74,17 +84,31 @@ class Folder:
         return ""
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """One command at a time changes the topology; raises Conflict (`busy`) while another one does."""
-        self.make()
-        with (self.path / "lock").open("w") as file:
+    def locked(self, *, anyhow: bool = False) -> Iterator[None]:
+        """One command at a time changes the topology; raises Conflict (`busy`) while another one does, StorageFailed.
+
+        `anyhow`: without a lock where the disk takes none. What removes must not want room for it.
+        """
+        with contextlib.ExitStack() as held:
             try:
+                file = held.enter_context(self._lock())
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise Conflict(
                     f"another command is at work on {self.path.name}", hint="wait until it has ended", code="busy"
                 ) from None
+            except StorageFailed:
+                if not anyhow:
+                    raise
             yield
+
+    def _lock(self) -> IO[str]:
+        self.make()
+        path = self.path / "lock"
+        try:
+            return path.open("w")
+        except OSError as error:
+            raise disk.refusal(path, error, hint=_ROOM) from error
 
     def remove(self) -> None:
         """Forget everything."""

@@ -147,9 +147,16 @@ class KindHarness:
 
         Raises InvalidInput, NotFound (`kind_missing`, `docker_missing`, `kind_image_missing`), Unavailable
         (`docker_down`), StorageFailed (`no_disk`), AlreadyExists, Conflict and TimedOut. Other clusters are finished
-        before the error of one is raised.
+        before the error of one is raised. An engine that has gone meanwhile is the reason, whatever failed for it.
         """
         await self.check()
+        try:
+            return await self._up(installed)
+        except IsthmusError:
+            await engine.check()
+            raise
+
+    async def _up(self, installed: bool) -> dict[str, list[Step]]:
         wants = await self.wanted()
         with self.folder.locked():
             self.folder.save(self.topology)
@@ -330,7 +337,7 @@ class KindHarness:
         Raises Unavailable (`docker_down`): then nothing was removed and nothing is forgotten.
         """
         await engine.check()
-        with self.folder.locked():
+        with self.folder.locked(anyhow=True):
             gone = await remove_marked(self.mark, say=self.say)
             self.folder.remove()
         if not gone:

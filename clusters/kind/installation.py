@@ -133,6 +133,7 @@ class Installation:
         """Build the image, or take it from the cache, and bring it to every node that does not have it."""
         moment = time.monotonic()
         image = await asyncio.to_thread(self._build)
+        self._say(f"{image.reference}: bringing it to every node …")
         from clusters.images import delivery
 
         await asyncio.gather(
@@ -157,9 +158,10 @@ class Installation:
         await finish_together({**works, "links": linked()})
 
     async def _timed(self, step: Step) -> None:
-        moment = time.monotonic()
+        moment, who = time.monotonic(), " and ".join(step.clusters)
+        self._say(f"{who}: {_DOING[step.verb]} …")
         await self._do(step)
-        self._say(f"{' and '.join(step.clusters)}: {_DONE[step.verb]} ({time.monotonic() - moment:.1f} s)")
+        self._say(f"{who}: {_DONE[step.verb]} ({time.monotonic() - moment:.1f} s)")
 
     async def _do(self, step: Step) -> None:
         name = step.clusters[0]
@@ -225,9 +227,9 @@ class Installation:
         )
 
     async def _fedctl(self, *words: str, text: bytes = b"") -> Done:
-        """Raises the error that fedctl printed."""
-        program = Path(sys.executable).with_name("fedctl")
-        done = await attempt(program, "--home", self._folder.home, *words, "-o", "json", text=text, seconds=_SECONDS)
+        """Raises the error that fedctl printed. It ends with us: the next `up` would meet it at work."""
+        fedctl = (Path(sys.executable).with_name("fedctl"), "--home", self._folder.home)
+        done = await attempt(*fedctl, *words, "-o", "json", text=text, seconds=_SECONDS, long=True)
         if done.status:
             raise refusal(done)
         return done
@@ -236,6 +238,15 @@ class Installation:
         return json.loads((await self._fedctl(*words)).out)
 
 
+_DOING: Mapping[Verb, str] = {
+    "registry": "installing the registry",
+    "agent": "installing the agent, which joins by a token",
+    "gateway": "installing the gateway",
+    "webhook": "installing the webhook",
+    "operator": "letting fedctl know its registry",
+    "context": "letting fedctl know it",
+    "link": "linking",
+}
 _DONE: Mapping[Verb, str] = {
     "registry": "registry installed",
     "agent": "agent installed, and joined",

@@ -1,15 +1,11 @@
-"""The harness on real kind clusters: what is there is not touched, what is broken is repaired, and all of it goes."""
+"""The harness on real kind clusters: what is there is not touched, and what is broken is repaired."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,15 +14,13 @@ import pytest
 from clusters.command import attempt
 from clusters.faults import NotSupported
 from clusters.kind import dump, engine
-from clusters.kind.config import MADE
 from clusters.kind.faults import FAULTS, STATE
-from clusters.kind.harness import IMAGE, KindHarness
+from clusters.kind.harness import KindHarness
 from clusters.kind.installation import LABEL
 from clusters.kind.plan import Step
 from clusters.pytest_plugin import Clusters
-from clusters.topology import EAST, Topology
 from clusters.waiting import START, until
-from federation.errors import AlreadyExists, NotFound
+from federation.errors import NotFound
 from federation.model.ids import SYSTEM_NAMESPACE
 
 pytestmark = pytest.mark.integration
@@ -333,98 +327,3 @@ async def _dns_url(clusters: Clusters, cluster: str) -> str:
     async with clusters.connect(cluster) as client:
         pods = await client.list("v1", "Pod", "kube-system", labelSelector="k8s-app=kube-dns")
     return f"http://{pods[0]['status']['podIP']}:8181/ready"
-
-
-# --- life and death --------------------------------------------------------------------------------------------------
-
-ONE = Topology.full_mesh("test.isthmus", EAST, name="one")
-
-
-@pytest.fixture
-def harness(clusters: Clusters, tmp_path: Path) -> Iterator[KindHarness]:
-    """One cluster of the test's own, of which nothing is there; the mark says that clusters can be had."""
-    own = KindHarness(ONE, image=os.environ.get(IMAGE, ""), prefix=clusters.harness.prefix, where=tmp_path)
-    yield own
-    asyncio.run(own.down())
-
-
-@pytest.mark.clusters("nat-kind")
-async def test_an_interrupted_up_goes_on_and_down_forgets_nothing(harness: KindHarness, tmp_path: Path) -> None:
-    """The command is killed with -9 in the midst; the next `up` finishes, and `down` needs no file of ours."""
-    topology = tmp_path / "one.yaml"
-    topology.write_text("name: one\nfederation: test.isthmus\nclusters: [{name: east, region: eu, zone: eu-1}]")
-    words = ["--topology", str(topology), "--prefix", harness.prefix, "--state", str(tmp_path)]
-    command = [sys.executable, "-m", "clusters"]
-    want = (await harness.wanted())["east"]
-    up = await asyncio.create_subprocess_exec(*command, "up", "--bare", *words, "--image", harness.image)
-
-    async def begun() -> bool:
-        return any(node.cluster == want.name for node in await engine.nodes())
-
-    await until(begun, seconds=START, what="the node's container")
-    up.kill()
-    await up.wait()
-    (seen,) = await harness.status()
-    assert seen.state == "incomplete"
-    done = await harness.up()
-    assert [step.verb for step in done["east"]] == ["delete", "create", "wait"]
-    assert await engine.read(want.control_plane, MADE) == want.digest.encode()
-    # Its files are lost; what stands is known by its marks.
-    harness.folder.remove()
-    status = await _clusters("status", *words, "-o", "json")
-    (row,) = json.loads(status.stdout)
-    assert (row["cluster"], row["state"], row["next"]) == ("east", "not ready", ["export", "wait"])
-    gone = await _clusters("down", "--topology", "one", *words[2:])
-    assert gone.returncode == 0, gone.stderr
-    assert not await begun()
-    assert not harness.folder.path.exists()
-    again = await _clusters("down", "--topology", "one", *words[2:])
-    assert (again.returncode, "there is nothing of one" in again.stderr) == (0, True)
-
-
-@pytest.mark.clusters("nat-kind")
-async def test_docker_stopped(harness: KindHarness) -> None:
-    """`up`, `status` and `down` say what is wrong and what to do, and forget nothing."""
-    harness.folder.make()
-    for command in ("up", "status", "down"):
-        words = [command, "--topology", "two-kind", "--prefix", harness.prefix, "-o", "json"]
-        done = await _clusters(*words, DOCKER_HOST="unix:///nowhere/docker.sock")
-        error = json.loads(done.stderr.splitlines()[-1])["error"]
-        assert (done.returncode, error["code"]) == (6, "docker_down"), command
-        assert "start it" in error["hint"]
-
-
-@pytest.mark.clusters("nat-kind")
-async def test_an_image_that_is_not_there(harness: KindHarness) -> None:
-    own = KindHarness(ONE, image="isthmus.invalid/node:none", prefix=harness.prefix, where=harness.folder.path.parent)
-    with pytest.raises(NotFound) as caught:
-        await own.up()
-    assert caught.value.error_code == "kind_image_missing"
-    assert "isthmus.invalid/node:none" in caught.value.message
-    assert "--image or ISTHMUS_KIND_IMAGE" in caught.value.hint
-
-
-@pytest.mark.clusters("nat-kind")
-async def test_what_is_not_ours_is_left_alone(clusters: Clusters, tmp_path: Path) -> None:
-    """Another topology whose cluster would have the name of one that stands."""
-    prefix, name = clusters.harness.prefix, clusters.topology.name
-    one, two = name.split("-", 1)
-    other = Topology.full_mesh("test.isthmus", replace(EAST, name=f"{two}-east"), name=one)
-    harness = KindHarness(other, image=clusters.harness.image, prefix=prefix, where=tmp_path)
-    before = await engine.nodes()
-    with pytest.raises(AlreadyExists, match="not of this topology"):
-        await harness.up()
-    assert await harness.down() == []
-    assert await engine.nodes() == before
-
-
-async def _clusters(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    return await asyncio.to_thread(
-        subprocess.run,
-        [sys.executable, "-m", "clusters", *words],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=START,
-        check=False,
-    )

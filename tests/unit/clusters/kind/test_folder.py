@@ -8,7 +8,7 @@ import pytest
 
 from clusters.kind.folder import Folder, base
 from clusters.topologyfile import NAMED
-from federation.errors import Conflict
+from federation.errors import Conflict, StorageFailed
 
 
 def test_where(tmp_path: Path) -> None:
@@ -52,4 +52,25 @@ def test_one_at_a_time(tmp_path: Path) -> None:
         with Folder("other", where=tmp_path).locked():
             pass
     with Folder("t", where=tmp_path).locked():
+        pass
+
+
+def test_where_the_disk_takes_no_lock(tmp_path: Path) -> None:
+    """Whoever removes goes on without one."""
+    (tmp_path / "file").write_bytes(b"")
+    folder = Folder("t", where=tmp_path / "file")
+    with pytest.raises(StorageFailed, match=r"cannot write to .*/isthmus\.t: Not a directory"), folder.locked():
+        pass
+    went_on = False
+    with folder.locked(anyhow=True):
+        went_on = True
+    assert went_on
+
+
+def test_who_removes_waits_for_others_where_there_is_a_lock(tmp_path: Path) -> None:
+    with (
+        Folder("t", where=tmp_path).locked(),
+        pytest.raises(Conflict, match="another command"),
+        Folder("t", where=tmp_path).locked(anyhow=True),
+    ):
         pass

@@ -11,7 +11,7 @@ import pytest
 from clusters.kind import engine, harness
 from clusters.kind.harness import KindHarness
 from clusters.topologyfile import NAMED
-from federation.errors import IsthmusError, NotFound, StorageFailed
+from federation.errors import IsthmusError, NotFound, StorageFailed, Unavailable
 
 
 @pytest.fixture
@@ -69,6 +69,22 @@ async def test_no_image(docker: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="no image"):
         await KindHarness(NAMED["two-kind"], image="node:1", where=tmp_path).up()
     assert "create" not in docker["asked"]
+
+
+@pytest.mark.parametrize(("gone", "code"), [(False, "kind_failed"), (True, "docker_down")])
+async def test_an_engine_that_goes_is_the_reason(
+    docker: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: bool, code: str
+) -> None:
+    """Whatever kind has made of it."""
+
+    async def create(*_: object, **__: object) -> None:
+        docker["check"] = Unavailable("its engine does not answer", code="docker_down") if gone else None
+        raise Unavailable("kind create: unexpected EOF", code="kind_failed")
+
+    monkeypatch.setattr(KindHarness, "_create", create)
+    with pytest.raises(Unavailable) as caught:
+        await KindHarness(NAMED["two-kind"], where=tmp_path).up()
+    assert caught.value.error_code == code
 
 
 async def test_down_with_nothing_there(docker: dict[str, Any], tmp_path: Path) -> None:
