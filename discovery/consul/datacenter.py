@@ -159,7 +159,13 @@ class Datacenter:
 
     # --- what answers say --------------------------------------------------------------------------------------------
 
-    def _watch(self, what: str, read: Callable[..., object], take: Callable[[Answer], bool]) -> Watch:
+    def _watch(
+        self,
+        what: str,
+        read: Callable[..., object],
+        take: Callable[[Answer], bool],
+        tell: Callable[[IsthmusError | Doubt | None], None] | None = None,
+    ) -> Watch:
         return Watch(
             read,  # type: ignore[arg-type]
             take,
@@ -167,7 +173,7 @@ class Datacenter:
             wait=self._settings.wait,
             stale=self._stale,
             max_stale=self._settings.max_stale,
-            tell=partial(self._tell, what),
+            tell=tell or partial(self._tell, what),
             clock=self._clock,
             log=self._log,
             rng=self._rng,
@@ -218,6 +224,12 @@ class Datacenter:
         if changed:
             self._turns.changed(service, now=self._clock.monotonic(), unseen=False)
         return changed
+
+    def _tell_watched(self, service: str, trouble: IsthmusError | Doubt | None) -> None:
+        self._tell(f"service {service}", trouble)
+        if isinstance(trouble, TooLarge):
+            self._read.add(service)  # as in `_work`
+            self._check_live()
 
     def _take_failing(self, state: str, answer: Answer) -> bool:
         new = frozenset(read_checks(answer.body))
@@ -423,6 +435,7 @@ class Datacenter:
                 f"service {service}",
                 partial(self._client.health, self.name, service),
                 partial(self._take_watched, service),
+                partial(self._tell_watched, service),
             )
             self._begin(f"service {service}", watch)
 

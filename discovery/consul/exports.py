@@ -216,9 +216,10 @@ class Exports:
             found |= {service for service in tags if self.rules.first(datacenter, service) is not None}
         return found
 
-    def take_dirty(self) -> list[Key]:
-        """What is to be built; it is not dirty any more."""
-        taken, self._dirty = list(self._dirty), set()
+    def take_dirty(self, datacenters: Collection[str] | None = None) -> list[Key]:
+        """What is to be built, of these datacenters; it is not dirty any more."""
+        taken = [key for key in self._dirty if datacenters is None or key[0] in datacenters]
+        self._dirty.difference_update(taken)
         return taken
 
     def build(self, keys: Iterable[Key], *, wall_ns: int) -> frozenset[ServiceName]:
