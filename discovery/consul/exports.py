@@ -174,9 +174,18 @@ class Exports:
         """The services that have such instances."""
         return {key[1] for key in self._missing[datacenter]}
 
-    def confirm(self, datacenter: str, *, now: float) -> bool:
-        """All of `held` was looked at again: what is still missing is gone. Whether something is."""
-        return self._believe(datacenter, now, whole=True)
+    def ripe(self, datacenter: str, *, now: float) -> set[str]:
+        """Those of them that are to be looked at again now."""
+        ripe = self._removals[datacenter].ripe(now)
+        return {key[1] for key, ids in self._missing[datacenter].items() if any(_text(key, i) in ripe for i in ids)}
+
+    def confirm(self, datacenter: str, services: Collection[str], *, now: float) -> bool:
+        """These were looked at again: what of them has been missing for long enough is gone. Whether something is."""
+        return self._believe(datacenter, now, seen=services)
+
+    def doubt(self, datacenter: str, *, until: float) -> None:
+        """Whatever goes counts until then at least (monotonic)."""
+        self._removals[datacenter].doubt(until)
 
     def _lack(self, key: Key, missing: set[Id], now: float) -> bool:
         """The list of a service lacks these of its instances; whether some are believed to be gone."""
@@ -187,12 +196,16 @@ class Exports:
             lacking[key] = missing
         else:
             lacking.pop(key, None)
-        return self._believe(key[0], now, whole=False)
+        return self._believe(key[0], now)
 
-    def _believe(self, datacenter: str, now: float, *, whole: bool) -> bool:
+    def _believe(self, datacenter: str, now: float, *, seen: Collection[str] | None = None) -> bool:
+        """`seen`: the services that this is a second look at."""
         missing = {_text(key, id_): (key, id_) for key, ids in self._missing[datacenter].items() for id_ in ids}
         present = self._total[datacenter] - len(missing)
-        gone = self._removals[datacenter].look(set(missing), present=present, now=now, whole=whole)
+        confirmed = {text for text, (key, _) in missing.items() if seen is not None and key[1] in seen}
+        gone = self._removals[datacenter].look(
+            set(missing), present=present, now=now, whole=seen is not None, seen=confirmed
+        )
         for key, id_ in (missing[text] for text in gone):
             del self.instances[key][id_]
             self._total[datacenter] -= 1

@@ -92,10 +92,10 @@ def test_the_last_instance_goes_when_a_second_look_finds_the_same() -> None:
     assert made.exports.held("dc1") == {"web"}
     made.now = 1.0
     made.health()
-    assert not made.exports.confirm("dc1", now=1.0)
+    assert not made.exports.confirm("dc1", made.exports.held("dc1"), now=1.0)
     made.now = 2.5
     made.health()
-    assert made.exports.confirm("dc1", now=2.5)
+    assert made.exports.confirm("dc1", made.exports.held("dc1"), now=2.5)
     assert made.names() == []
     assert made.codes() == []
     assert made.exports.due("dc1") is None

@@ -468,6 +468,43 @@ async def test_a_mass_removal_is_believed_at_a_second_look(catalog: Catalog, fol
         await until(lambda: len(running.state.exports) == 0 and running.codes() == [])
 
 
+async def test_a_service_that_cannot_be_looked_at_again_keeps_no_other(catalog: Catalog, follow: Follow) -> None:
+    for number in range(1, 31):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(confirm=1.0) as running:
+        for number in range(1, 21):
+            del catalog.services["dc1"][f"s{number}"]
+        await catalog.move()
+        await until(lambda: "removal_held" in running.codes())
+        detail = next(p.detail for p in running.state.problems if p.code == "removal_held")
+        held = detail.partition(" of ")[2].partition(",")[0]
+        catalog.broken[held] = Unreachable("cut")
+        await until(lambda: len(running.state.exports) == 11)
+        assert running.claim(ServiceName("shop", held)) is not None
+        await until(lambda: "consul_unreachable" in running.codes())
+        catalog.broken.clear()
+        await until(lambda: len(running.state.exports) == 10 and running.codes() == [])
+
+
+async def test_a_second_look_that_sees_less_confirms_nothing(catalog: Catalog, follow: Follow) -> None:
+    for number in range(1, 31):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(confirm=0.3) as running:
+        for number in range(1, 21):
+            del catalog.services["dc1"][f"s{number}"]
+        await catalog.move()
+        await until(lambda: "removal_held" in running.codes())
+        catalog.meta = {"filtered": True}
+        await catalog.move()
+        await until(lambda: "consul_filtered" in running.codes())
+        before = len(running.state.exports)
+        asked = len(catalog.asked)
+        await until(lambda: len(catalog.asked) > asked + 100)
+        assert len(running.state.exports) == before
+        catalog.meta = {}
+        await until(lambda: len(running.state.exports) == 10 and running.codes() == [])
+
+
 async def test_an_error_that_lasts_is_told_and_changes_nothing(catalog: Catalog, follow: Follow) -> None:
     await catalog.put("web")
     async with follow() as running:
