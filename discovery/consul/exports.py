@@ -24,6 +24,8 @@ from federation.model.shared import SharedMap
 
 Key: TypeAlias = tuple[str, str]
 """(datacenter, Consul's name of the service)."""
+MOST_ENDED = 20_000
+"""Exports that ended and are remembered."""
 FORGET_NS = 24 * 3600 * 10**9
 """For so long it is remembered of an export that ended since when it was one: a service of one instance is away for a
 moment whenever that is replaced."""
@@ -59,6 +61,8 @@ class Exports:
         """Every service that can have a name in the federation, exported or not."""
         self.rules = Rules()
         self.memory: dict[Key, Memory] = {}
+        self._over: dict[Key, int] = {}
+        """Those of its exports that ended, and when; the longest ago first."""
         self.instances: dict[Key, dict[Id, Instance]] = {}
         """Of services that were read because they are, or may be, exported."""
         self._context = context
@@ -149,6 +153,20 @@ class Exports:
         self.instances[key] = {one.key: one for one in instances}
         self._total[key[0]] += len(self.instances[key])
         self._dirty.add(key)
+
+    def remember(self, key: Key, memory: Memory) -> None:
+        """What stays of the export of `key` is this."""
+        self.memory[key] = memory
+        self._over.pop(key, None)
+        if memory.ended_ns:
+            self._over[key] = memory.ended_ns
+
+    def _forget(self, wall_ns: int) -> None:
+        while self._over:
+            key, ended_ns = next(iter(self._over.items()))
+            if len(self._over) <= MOST_ENDED and ended_ns > wall_ns - FORGET_NS:
+                return
+            del self._over[key], self.memory[key]
 
     def is_exported(self, key: Key) -> bool:
         """Whether a service is, or is to be, exported as far as it was built."""
@@ -313,9 +331,10 @@ class Exports:
             ports = claim.ports or {}
             if memory is None or memory.ended_ns or memory.ports != ports:
                 since = memory.since_ns if memory else claim.service.exported_at_ns
-                self.memory[key] = Memory(since_ns=since, ports=ports)
+                self.remember(key, Memory(since_ns=since, ports=ports))
         elif memory is not None and not memory.ended_ns:
-            self.memory[key] = Memory(since_ns=memory.since_ns, ports=memory.ports, ended_ns=wall_ns)
+            self.remember(key, Memory(since_ns=memory.since_ns, ports=memory.ports, ended_ns=wall_ns))
+            self._forget(wall_ns)
         self._note(key, claim.faults)
         if claim.exported:
             self._built[key] = claim

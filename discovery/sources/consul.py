@@ -391,11 +391,10 @@ class ConsulSource:
             self._novel = self._alone and self._first is not None and self._first.exists()
             return
         exports, known = self._exports, self._settings.datacenters
-        for one in loaded.memory:
+        for one in sorted(loaded.memory, key=lambda memory: memory.ended_ns):
             if one.datacenter in known:
-                exports.memory[one.datacenter, one.service] = Memory(
-                    since_ns=one.since_ns, ports=one.ports, ended_ns=one.ended_ns
-                )
+                memory = Memory(since_ns=one.since_ns, ports=one.ports, ended_ns=one.ended_ns)
+                exports.remember((one.datacenter, one.service), memory)
         if self._rules is not None and loaded.rules:
             self._rules.remember(loaded.rules)
         for held in loaded.services:
