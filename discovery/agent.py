@@ -18,6 +18,7 @@ from functools import partial
 
 from discovery import gateways, metrics
 from discovery.admin import AdminServer
+from discovery.consul.cache import NEW
 from discovery.consul.imports.writers import import_aliases, make_writers
 from discovery.consul.lock import Locks, make_locks
 from discovery.consumers import Consumers
@@ -73,6 +74,9 @@ VIEW, GATEWAYS, ALLOCATIONS, PINS, WORKLOADS = (
     "pins.state",
     "vms.services",
 )
+
+BEFORE = 1_000_000_000
+"""Epochs are seconds: so far below the present one there is none of an agent that has read its source."""
 
 
 class Agent:
@@ -164,7 +168,7 @@ class Agent:
         self.locks: Locks | None = make_locks(
             settings,
             elects=self.replicas is None,
-            fallback=self.epoch,
+            fallback=self._fallback(),
             on_problems=lambda found: self.problems.set("locks", found),
             clock=self.clock,
             log=log,
@@ -227,6 +231,7 @@ class Agent:
             heartbeat=settings.heartbeat,
             write_timeout=settings.write_timeout,
             addressed=self.writer is not None or (self.consul is not None and self.consul.addressed),
+            unread=lambda: self.source.state.value.unread,
         )
         self.identity = IdentityServer(
             self.path / "identity.sock",
@@ -517,6 +522,13 @@ class Agent:
 
     # --- state -------------------------------------------------------------------------------------------------------
 
+    def _fallback(self) -> int:
+        """The epoch to report with while nobody can say which agent leads.
+
+        One that has never read Consul gives way to any that has: its epoch is below all those by the clock.
+        """
+        return max(1, self.epoch - BEFORE) if (self.path / NEW).exists() else self.epoch
+
     def _replica(self) -> Replica:
         return self.folder.load(VIEW, Replica.load) or Replica()
 
@@ -539,6 +551,7 @@ class Agent:
             suffix=self.settings.suffix,
             cluster=self.settings.cluster,
             known=self._told.is_set,
+            unread=lambda name: name.namespace in self.source.state.value.unread,
             has_namespace=self.source.has_namespace,
             clock=self.clock,
             log=self.log,

@@ -48,6 +48,8 @@ def records(imp: Import, *, suffix: str) -> dict[str, NameRecords]:
 
 class ClusterDns:
     """Serves `view`. `known`: whether the view says all there is; until then a name that it lacks is not denied.
+    `unread`: whether this cluster may export a service of that name and has not read yet whether it does; nor is such a
+    name denied.
 
     `has_namespace`: as Source has it; services of a namespace that this cluster has not are not imported.
     """
@@ -60,12 +62,13 @@ class ClusterDns:
         suffix: str,
         cluster: str,
         known: Callable[[], bool],
+        unread: Callable[[ServiceName], bool] = lambda _: False,
         has_namespace: Callable[[str], bool | None],
         clock: Clock,
         log: Logger,
     ) -> None:
         self._settings, self._view, self._suffix, self._cluster = settings, view, suffix, cluster
-        self._known, self._has_namespace, self._log = known, has_namespace, log
+        self._known, self._unread, self._has_namespace, self._log = known, unread, has_namespace, log
         self.table = Table([names.CLUSTERSET_ZONE, suffix], ttl=settings.ttl)
         self._held: dict[ServiceName, Mapping[str, NameRecords]] = {}
         servers = settings.servers()
@@ -104,6 +107,8 @@ class ClusterDns:
             self._hold(imp)
             if self.table.get(text) is not None:
                 return True
+        if self._unread(wanted.service):
+            raise Unavailable(f"what this cluster exports in {wanted.service.namespace} has never been read yet")
         return names.absent(wanted, known_clusters=self._clusters(), imp=imp)
 
     def changed(self, services: Collection[ServiceName]) -> None:

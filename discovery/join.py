@@ -17,6 +17,7 @@ import msgspec
 import yaml
 
 from discovery import settings as parse
+from discovery.consul.cache import NEW
 from discovery.consul.settings import ConsulSettings
 from discovery.kube import shared
 from discovery.kube.client import KubeClient
@@ -129,6 +130,8 @@ async def join(
             await shared.reserve(client, kubernetes.namespace, root=root_of(directory))
         authority, joined = await _redeem(directory, token, invitation.trust_domain, place, clock, timeout)
         keep_floor(directory / EPOCH, joined.epoch_floor)
+        if not joined.epoch_floor:  # the registry has never had a report of a cluster of this name
+            write_atomic(directory / NEW, b"")
         bundle = bundle_to_pb(joined.registry_bundle).SerializeToString()
         write_state(directory / REGISTRY_BUNDLE, bundle)
         settings = msgspec.structs.replace(

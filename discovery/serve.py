@@ -7,7 +7,7 @@ names it: so what comes on the stream is that machine's, and one that was remove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import grpc
@@ -88,11 +88,13 @@ class ViewServer:
         heartbeat: float,
         write_timeout: float,
         addressed: bool = False,
+        unread: Callable[[], Collection[str]] = tuple,
     ) -> None:
-        """`addressed`: see gateway_sees."""
+        """`addressed`: see gateway_sees. `unread`: the namespaces in which a service may exist that nobody has read
+        yet."""
         self._records, self._consumers, self._bundle, self._svid = log_, consumers, bundle, svid
         self._clock, self._log = clock, log
-        self._addressed = addressed
+        self._addressed, self._unread = addressed, unread
         self._vms, self._workloads = vms, workloads
         self._closers: dict[str, set[Callable[..., None]]] = {}  # of the streams of each virtual machine
         vms.listen(self._vm_removed)
@@ -136,6 +138,9 @@ class ViewServer:
         while True:
             version, via = await self._consumers.via_gateway.newer(version)
             self._gateway_view.set(self._gateway_sees(via))
+
+    def _deniable(self, name: str) -> bool:
+        return name.partition("/")[0] not in self._unread()
 
     def _gateway_sees(self, via: frozenset[str]) -> Visible:
         return gateway_sees(via, addressed=self._addressed)
@@ -185,6 +190,7 @@ class ViewServer:
         return Offer(
             log=self._records,
             visible=sidecar_sees,
+            deniable=self._deniable,
             refilter=self._gateway_view if role is Role.GATEWAY else None,
             on_ack=on_ack,
             on_presence=on_presence,

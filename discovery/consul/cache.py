@@ -14,6 +14,8 @@ from discovery.consul.types import Instance
 from federation.errors import CorruptState
 
 VERSION = 1
+NEW = "consul.new"
+"""The file in a state directory that says, while it is there, that nothing was ever reported from Consul."""
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True):

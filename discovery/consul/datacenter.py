@@ -125,8 +125,9 @@ class Datacenter:
             self._enqueue(service)
         self._check_live()
 
-    async def fetch(self, service: str) -> None:
-        """Read a service that nobody follows yet, now. Raises what the client does, and ServerFailed."""
+    async def fetch(self, service: str) -> bool:
+        """Read a service now, whether anybody follows it or not; whether the list is whole. Raises what the client
+        does, and ServerFailed."""
         answer = await self._client.health(self.name, service)
         if (reason := self._doubt(answer)) is not None:
             raise ServerFailed(f"Consul {self.name}: {reason.detail}", code=reason.code)
@@ -134,6 +135,7 @@ class Datacenter:
             self._take_health(service, answer)
         except msgspec.MsgspecError as error:
             raise ServerFailed(f"Consul {self.name}: no answer that makes sense: {error}") from error
+        return is_whole(answer.meta)
 
     def problems(self) -> list[Problem]:
         """What is wrong with the reading, each kind once."""
@@ -159,7 +161,13 @@ class Datacenter:
 
     # --- what answers say --------------------------------------------------------------------------------------------
 
-    def _watch(self, what: str, read: Callable[..., object], take: Callable[[Answer], bool]) -> Watch:
+    def _watch(
+        self,
+        what: str,
+        read: Callable[..., object],
+        take: Callable[[Answer], bool],
+        tell: Callable[[IsthmusError | Doubt | None], None] | None = None,
+    ) -> Watch:
         return Watch(
             read,  # type: ignore[arg-type]
             take,
@@ -167,7 +175,7 @@ class Datacenter:
             wait=self._settings.wait,
             stale=self._stale,
             max_stale=self._settings.max_stale,
-            tell=partial(self._tell, what),
+            tell=tell or partial(self._tell, what),
             clock=self._clock,
             log=self._log,
             rng=self._rng,
@@ -218,6 +226,12 @@ class Datacenter:
         if changed:
             self._turns.changed(service, now=self._clock.monotonic(), unseen=False)
         return changed
+
+    def _tell_watched(self, service: str, trouble: IsthmusError | Doubt | None) -> None:
+        self._tell(f"service {service}", trouble)
+        if isinstance(trouble, TooLarge):
+            self._read.add(service)  # as in `_work`
+            self._check_live()
 
     def _take_failing(self, state: str, answer: Answer) -> bool:
         new = frozenset(read_checks(answer.body))
@@ -401,17 +415,27 @@ class Datacenter:
                 await self._held.wait()
                 continue
             await self._clock.sleep(max(0.0, due - self._clock.monotonic()))
-            try:
-                for service in sorted(self._exports.held(self.name)):
-                    await self.fetch(service)
-            except IsthmusError as error:
-                self._tell("second look", error)
-                await self._clock.sleep(_LOOK_SECONDS)
-                continue
-            self._tell("second look", None)
-            self._exports.confirm(self.name, now=self._clock.monotonic())
-            self.assign()
+            ripe = sorted(self._exports.ripe(self.name, now=self._clock.monotonic()))
+            looks: dict[str, bool | IsthmusError] = {}
+            async with asyncio.TaskGroup() as tasks:
+                for number in range(min(WORKERS, len(ripe))):
+                    tasks.create_task(self._look_again(ripe, looks), name=f"consul-{self.name}-again-{number}")
+            self._tell("second look", next((e for e in looks.values() if isinstance(e, IsthmusError)), None))
+            seen = {service for service, whole in looks.items() if whole is True}
+            if self._exports.confirm(self.name, seen, now=self._clock.monotonic()):
+                self.assign()
             self._on_change()
+            if len(seen) < len(looks):  # the others count as they were, and nothing else waits for them
+                await self._clock.sleep(_LOOK_SECONDS)
+
+    async def _look_again(self, services: list[str], looks: dict[str, bool | IsthmusError]) -> None:
+        """Read `services`, and note in `looks` whether the list of each is whole, or why there is none."""
+        while services:
+            service = services.pop()
+            try:
+                looks[service] = await self.fetch(service)
+            except IsthmusError as error:
+                looks[service] = error
 
     # --- watches -----------------------------------------------------------------------------------------------------
 
@@ -423,6 +447,7 @@ class Datacenter:
                 f"service {service}",
                 partial(self._client.health, self.name, service),
                 partial(self._take_watched, service),
+                partial(self._tell_watched, service),
             )
             self._begin(f"service {service}", watch)
 

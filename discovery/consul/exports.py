@@ -24,6 +24,8 @@ from federation.model.shared import SharedMap
 
 Key: TypeAlias = tuple[str, str]
 """(datacenter, Consul's name of the service)."""
+MOST_ENDED = 20_000
+"""Exports that ended and are remembered."""
 FORGET_NS = 24 * 3600 * 10**9
 """For so long it is remembered of an export that ended since when it was one: a service of one instance is away for a
 moment whenever that is replaced."""
@@ -59,6 +61,8 @@ class Exports:
         """Every service that can have a name in the federation, exported or not."""
         self.rules = Rules()
         self.memory: dict[Key, Memory] = {}
+        self._over: dict[Key, int] = {}
+        """Those of its exports that ended, and when; the longest ago first."""
         self.instances: dict[Key, dict[Id, Instance]] = {}
         """Of services that were read because they are, or may be, exported."""
         self._context = context
@@ -150,6 +154,20 @@ class Exports:
         self._total[key[0]] += len(self.instances[key])
         self._dirty.add(key)
 
+    def remember(self, key: Key, memory: Memory) -> None:
+        """What stays of the export of `key` is this."""
+        self.memory[key] = memory
+        self._over.pop(key, None)
+        if memory.ended_ns:
+            self._over[key] = memory.ended_ns
+
+    def _forget(self, wall_ns: int) -> None:
+        while self._over:
+            key, ended_ns = next(iter(self._over.items()))
+            if len(self._over) <= MOST_ENDED and ended_ns > wall_ns - FORGET_NS:
+                return
+            del self._over[key], self.memory[key]
+
     def is_exported(self, key: Key) -> bool:
         """Whether a service is, or is to be, exported as far as it was built."""
         return key in self._built
@@ -174,9 +192,18 @@ class Exports:
         """The services that have such instances."""
         return {key[1] for key in self._missing[datacenter]}
 
-    def confirm(self, datacenter: str, *, now: float) -> bool:
-        """All of `held` was looked at again: what is still missing is gone. Whether something is."""
-        return self._believe(datacenter, now, whole=True)
+    def ripe(self, datacenter: str, *, now: float) -> set[str]:
+        """Those of them that are to be looked at again now."""
+        ripe = self._removals[datacenter].ripe(now)
+        return {key[1] for key, ids in self._missing[datacenter].items() if any(_text(key, i) in ripe for i in ids)}
+
+    def confirm(self, datacenter: str, services: Collection[str], *, now: float) -> bool:
+        """These were looked at again: what of them has been missing for long enough is gone. Whether something is."""
+        return self._believe(datacenter, now, seen=services)
+
+    def doubt(self, datacenter: str, *, until: float) -> None:
+        """Whatever goes counts until then at least (monotonic)."""
+        self._removals[datacenter].doubt(until)
 
     def _lack(self, key: Key, missing: set[Id], now: float) -> bool:
         """The list of a service lacks these of its instances; whether some are believed to be gone."""
@@ -187,12 +214,16 @@ class Exports:
             lacking[key] = missing
         else:
             lacking.pop(key, None)
-        return self._believe(key[0], now, whole=False)
+        return self._believe(key[0], now)
 
-    def _believe(self, datacenter: str, now: float, *, whole: bool) -> bool:
+    def _believe(self, datacenter: str, now: float, *, seen: Collection[str] | None = None) -> bool:
+        """`seen`: the services that this is a second look at."""
         missing = {_text(key, id_): (key, id_) for key, ids in self._missing[datacenter].items() for id_ in ids}
         present = self._total[datacenter] - len(missing)
-        gone = self._removals[datacenter].look(set(missing), present=present, now=now, whole=whole)
+        confirmed = {text for text, (key, _) in missing.items() if seen is not None and key[1] in seen}
+        gone = self._removals[datacenter].look(
+            set(missing), present=present, now=now, whole=seen is not None, seen=confirmed
+        )
         for key, id_ in (missing[text] for text in gone):
             del self.instances[key][id_]
             self._total[datacenter] -= 1
@@ -216,9 +247,10 @@ class Exports:
             found |= {service for service in tags if self.rules.first(datacenter, service) is not None}
         return found
 
-    def take_dirty(self) -> list[Key]:
-        """What is to be built; it is not dirty any more."""
-        taken, self._dirty = list(self._dirty), set()
+    def take_dirty(self, datacenters: Collection[str] | None = None) -> list[Key]:
+        """What is to be built, of these datacenters; it is not dirty any more."""
+        taken = [key for key in self._dirty if datacenters is None or key[0] in datacenters]
+        self._dirty.difference_update(taken)
         return taken
 
     def build(self, keys: Iterable[Key], *, wall_ns: int) -> frozenset[ServiceName]:
@@ -299,9 +331,10 @@ class Exports:
             ports = claim.ports or {}
             if memory is None or memory.ended_ns or memory.ports != ports:
                 since = memory.since_ns if memory else claim.service.exported_at_ns
-                self.memory[key] = Memory(since_ns=since, ports=ports)
+                self.remember(key, Memory(since_ns=since, ports=ports))
         elif memory is not None and not memory.ended_ns:
-            self.memory[key] = Memory(since_ns=memory.since_ns, ports=memory.ports, ended_ns=wall_ns)
+            self.remember(key, Memory(since_ns=memory.since_ns, ports=memory.ports, ended_ns=wall_ns))
+            self._forget(wall_ns)
         self._note(key, claim.faults)
         if claim.exported:
             self._built[key] = claim

@@ -23,7 +23,9 @@ class SourceState:
 
     `exports` are the exported services with their local endpoints; unchanged services are the same objects from state
     to state, so that a change is found by identity. `services` names every service, exported or not. `complete` is
-    False until the source has read everything once: nothing may be deleted on the word of an incomplete state.
+    False until the source has read everything once: nothing may be deleted on the word of an incomplete state. What was
+    never read here, so that nothing of it was ever reported, is not waited for: `unread` has the namespaces in which it
+    may have services, and of a name there nobody may say that it does not exist.
     `changed` holds every name whose export, or entry in `unexported`, may differ from the state numbered one less;
     None: any may. The mappings never change; federation.model.shared makes the next ones for what the change costs.
     """
@@ -33,6 +35,7 @@ class SourceState:
     services: Collection[ServiceName] = frozenset()
     problems: tuple[Problem, ...] = ()
     complete: bool = False
+    unread: frozenset[str] = frozenset()
     number: int = 0
     changed: frozenset[ServiceName] | None = None
 
@@ -45,6 +48,7 @@ def successor(
     problems: tuple[Problem, ...],
     complete: bool,
     changed: frozenset[ServiceName],
+    unread: frozenset[str] = frozenset(),
 ) -> SourceState | None:
     """The state after `last`, None where it would say the same. `changed`: the names that were built anew.
 
@@ -52,13 +56,15 @@ def successor(
     """
     complete = last.complete or complete
     same = all(exports.get(name) is last.exports.get(name) for name in changed)
-    if same and services is last.services and problems == last.problems and complete == last.complete:
+    told = (problems, complete, unread) == (last.problems, last.complete, last.unread)
+    if same and services is last.services and told:
         return None
     return SourceState(
         exports=exports,
         services=services,
         problems=problems,
         complete=complete,
+        unread=unread,
         number=last.number + 1,
         changed=changed,
     )
@@ -116,7 +122,7 @@ class Source(Protocol):
 def no_service(name: ServiceName, state: SourceState, *, what: str) -> IsthmusError:
     """Why a service that was not found cannot be exported: before everything was read, nobody knows that it is not
     there."""
-    if not state.complete:
+    if not state.complete or name.namespace in state.unread:
         return Unavailable(
             f"it is not known yet whether there is a Service {name}: {what} could not be read",
             hint=next((f"{p.subject}: {p.detail}" for p in state.problems), "try again in a moment"),

@@ -123,10 +123,11 @@ class Combined:
     def _hand_on(self) -> None:
         """The state of the first part as it is."""
         state = self._seen[0]
-        if state.complete and not all(other.complete for other in self._seen):
-            state = replace(state, complete=False)
+        unread = self._unread()
+        if (state.complete and not all(other.complete for other in self._seen)) or state.unread != unread:
+            state = replace(state, complete=all(other.complete for other in self._seen), unread=unread)
         last = self.state.value
-        if state.number != last.number or state.complete != last.complete:
+        if (state.number, state.complete, state.unread) != (last.number, last.complete, last.unread):
             self.state.set(state)
 
     def _offers(self, name: ServiceName, *, instead: Mapping[int, Service | None] | None = None) -> list[Offer]:
@@ -166,7 +167,9 @@ class Combined:
         services: Collection[ServiceName] = last.services
         given = tuple(state.services for state in self._seen)
         same = isinstance(services, _Names) and all(a is b for a, b in zip(services.parts, given, strict=True))
-        if same and not changed and problems == last.problems and complete == last.complete:
+        unread = self._unread()
+        told = (problems, complete, unread) == (last.problems, last.complete, last.unread)
+        if same and not changed and told:
             return
         self.state.set(
             SourceState(
@@ -174,10 +177,14 @@ class Combined:
                 services=services if same else _Names(given),
                 problems=problems,
                 complete=complete,
+                unread=unread,
                 number=last.number + 1,
                 changed=changed,
             )
         )
+
+    def _unread(self) -> frozenset[str]:
+        return frozenset().union(*(state.unread for state in self._seen))
 
     # --- what is asked -----------------------------------------------------------------------------------------------
 

@@ -2,7 +2,8 @@
 
 Arrives: what discovery.consul.datacenter reads into the Exports of discovery.consul.exports, and the rule file. Leaves:
 SourceState for discovery.report and discovery.view. A Consul that is away changes nothing but the problems; what was
-known is on disk (discovery.consul.cache), so that an agent started meanwhile serves as well.
+known is on disk (discovery.consul.cache), so that an agent started meanwhile serves as well. A datacenter that was
+never read here is not waited for, and says nothing before all of it was read: of what nobody has heard nothing is lost.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import random
 from collections.abc import Collection
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import msgspec
@@ -34,6 +36,7 @@ from federation.model.ids import ServiceName
 from federation.model.service import Grant, Locality
 
 _YIELD_EVERY = 100
+_PATIENCE = 5.0
 
 
 class ConsulSource:
@@ -50,8 +53,13 @@ class ConsulSource:
         log: Logger,
         rng: random.Random | None = None,
         cache_seconds: float = 10.0,
+        first: Path | None = None,
+        alone: bool = True,
         client: ConsulClient | None = None,
     ) -> None:
+        """`first`: a file that says, while it is there, that nothing was ever reported from Consul; it is removed
+        before something is. Without it, and without what was read before on disk, everything has to be read first.
+        `alone`: no other agent of this cluster may have reported what this one has not read."""
         self.state: Latest[SourceState] = Latest(SourceState())
         self.client = client or ConsulClient(settings, clock=clock, log=log)
         self.live: Latest[bool] = Latest(False)
@@ -90,7 +98,13 @@ class ConsulSource:
         )
         self._changed: set[ServiceName] = set()
         self._cached: dict[Key, msgspec.Raw] = {}
-        self._from_cache = False
+        self._first, self._alone = first, alone
+        self._known: set[str] = set()
+        """Datacenters of which something may have been reported: they were read, now or before."""
+        self._novel = False
+        """Of the other ones it is known that nothing was."""
+        self._settled = False
+        """They are not waited for any more."""
         self._saver = Saver(
             cache_path, self._dump, interval=cache_seconds, clock=clock, log=log, on_problem=self._wake.set
         )
@@ -114,6 +128,7 @@ class ConsulSource:
                 tasks.create_task(self._saver.run(), name="consul-cache")
                 tasks.create_task(self._build(), name="consul-build")
                 tasks.create_task(self.client.follow_token(self._wake.set), name="consul-token")
+                tasks.create_task(self._patience(), name="consul-patience")
                 if self._rules is not None:
                     tasks.create_task(self._rules.run(), name="consul-rules")
                 for name, datacenter in self._datacenters.items():
@@ -262,17 +277,61 @@ class ConsulSource:
             if not self.live.value and all(d.live for d in self._datacenters.values()):
                 self.live.set(True)
                 self._saver.touch()
-            keys = self._exports.take_dirty()
+            away = (d for d in self._datacenters.values() if not d.live and d.name not in self._known)
+            self._settled = self._settled or (self._novel and all(d.problems() for d in away))
+            read = self._read()
+            keys = self._exports.take_dirty(read)
             for start in range(0, len(keys), _YIELD_EVERY):
                 if start:
                     await asyncio.sleep(0)
                 self._build_keys(keys[start : start + _YIELD_EVERY])
+            if self._complete and not read <= self._known:
+                await self._remember(read)
             self._publish()
 
     def _built_now(self) -> None:
         """Build all that is dirty: a command is to see what it did."""
-        self._build_keys(self._exports.take_dirty())
+        self._build_keys(self._exports.take_dirty(self._read()))
         self._publish()
+
+    async def _patience(self) -> None:
+        """A datacenter that says nothing at all is waited for no longer than this."""
+        await self._clock.sleep(_PATIENCE)
+        self._settled = self._settled or self._novel
+        self._wake.set()
+
+    @property
+    def _complete(self) -> bool:
+        return self.live.value or self._settled
+
+    def _read(self) -> set[str]:
+        """The datacenters of which exports are built: not the half of one, because who restarts then would not know
+        that something of it was reported. Where all have to be read before anything is, that does not matter."""
+        if not self._novel and not self.live.value:
+            return set(self._datacenters)
+        return self._known | {name for name, datacenter in self._datacenters.items() if datacenter.live}
+
+    async def _remember(self, read: set[str]) -> None:
+        """Datacenters were read for the first time. That is on the disk before anything of them is reported."""
+        self._known |= read
+        if self._first is not None:
+            try:
+                await asyncio.to_thread(self._first.unlink, missing_ok=True)
+            except OSError as error:
+                self._log.warning("the file stays", file=self._first.name, error=str(error))
+            self._first = None
+        self._saver.touch()
+        await self._saver.flush()
+
+    def _unread(self) -> frozenset[str]:
+        """The namespaces of datacenters that were never read."""
+        names = self._datacenters.keys() - self._read()
+        ruled = (
+            r
+            for r in self._exports.rules.rules
+            if r.namespace and any(fnmatchcase(name, r.datacenter) for name in names)
+        )
+        return frozenset({self._settings.datacenters[name] for name in names} | {rule.namespace for rule in ruled})
 
     def _build_keys(self, keys: Collection[Key]) -> None:
         exports = self._exports
@@ -282,7 +341,7 @@ class ConsulSource:
                 self._cached[key] = cache.encode_service(*key, exports.instances[key].values())
             else:
                 self._cached.pop(key, None)
-        if keys and (self.live.value or self._from_cache):  # a part would be taken for the whole at the next start
+        if keys and self._complete:  # a part would be taken for the whole at the next start
             self._saver.touch()
         ended, exports.ended = exports.ended, set()
         for name in ended:
@@ -296,19 +355,27 @@ class ConsulSource:
             exports=self._exports.claims,
             services=self._exports.names,
             problems=self._problems(),
-            complete=self.live.value or self._from_cache,
+            complete=self._complete,
             changed=changed,
+            unread=self._unread(),
         )
         if state is not None:
             self.state.set(state)
 
     def _problems(self) -> tuple[Problem, ...]:
         found = [p for datacenter in self._datacenters.values() for p in datacenter.problems()]
-        if found and self._from_cache:
-            away = [d.name for d in self._datacenters.values() if not d.live]
+        if found and self._settled:
+            away = [d.name for d in self._datacenters.values() if not d.live and d.name in self._known]
             if away:
                 detail = "not read since the agent started; what was known before counts"
                 found.append(Problem("consul_from_disk", f"Consul {', '.join(away)}", detail))
+            never = [d.name for d in self._datacenters.values() if not d.live and d.name not in self._known]
+            if never:
+                detail = (
+                    "never read yet, and not waited for: nothing of it is exported, and whoever asks for a service of "
+                    f"{', '.join(sorted(self._unread()))} that no other cluster exports gets no answer"
+                )
+                found.append(Problem("consul_unread", f"Consul {', '.join(never)}", detail))
         found += self.client.problems()
         if self._rules is not None and self._rules.problem is not None:
             found.append(self._rules.problem)
@@ -321,20 +388,21 @@ class ConsulSource:
     def _load(self) -> None:
         loaded = load_or_none(self._cache_path, cache.decode, self._log)
         if loaded is None:
+            self._novel = self._alone and self._first is not None and self._first.exists()
             return
         exports, known = self._exports, self._settings.datacenters
-        for one in loaded.memory:
+        for one in sorted(loaded.memory, key=lambda memory: memory.ended_ns):
             if one.datacenter in known:
-                exports.memory[one.datacenter, one.service] = Memory(
-                    since_ns=one.since_ns, ports=one.ports, ended_ns=one.ended_ns
-                )
+                memory = Memory(since_ns=one.since_ns, ports=one.ports, ended_ns=one.ended_ns)
+                exports.remember((one.datacenter, one.service), memory)
         if self._rules is not None and loaded.rules:
             self._rules.remember(loaded.rules)
         for held in loaded.services:
             if held.datacenter in known:
                 exports.restore((held.datacenter, held.service), held.instances)
-        # A datacenter that was added since has not been read, so nobody knows what it exports.
-        self._from_cache = set(known) <= set(loaded.datacenters)
+        self._known = set(known) & set(loaded.datacenters)
+        self._settled = self._known == set(known)
+        self._novel = self._settled or self._alone  # of a datacenter that was added since, nothing was reported
         self._build_keys(exports.take_dirty())
         self._publish()
 
@@ -346,7 +414,9 @@ class ConsulSource:
             if not m.ended_ns or m.ended_ns > now - FORGET_NS
         ]
         rule_text = self._rules.good if self._rules is not None else b""
-        return cache.encode(self._cached.values(), memory, rule_text, self._settings.datacenters)
+        read = self._read()
+        services = [held for key, held in self._cached.items() if key[0] in read]
+        return cache.encode(services, memory, rule_text, [name for name in self._settings.datacenters if name in read])
 
 
 def _time(wall_ns: int) -> datetime:

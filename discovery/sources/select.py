@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from discovery.consul.cache import NEW
 from discovery.settings import AgentSettings
 from discovery.sources.combined import Part
 from discovery.sources.consul import ConsulSource
@@ -39,6 +40,8 @@ def make_parts(settings: AgentSettings, *, clock: Clock, log: Logger) -> list[Pa
             clock=clock,
             log=log,
             cache_seconds=settings.save,
+            first=settings.path / NEW,
+            alone=settings.kubernetes is None,
         )
         parts.append(Part("consul", consul))
     if settings.files is not None:

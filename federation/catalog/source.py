@@ -8,7 +8,7 @@ same filter at the same cursor share the same bytes. The receiving end is federa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from federation.catalog.audience import Audience, Visible, everything
@@ -28,6 +28,13 @@ FRAME_BYTES = 256 * 1024
 """Where a batch is cut: far below gRPC's limit of 4 MiB for a message, large enough to be cheap."""
 
 ALL_KINDS = frozenset(Kind)
+_NO_DEMAND = 2**64 - 1
+"""Sinks count theirs from 0."""
+
+
+def anything(_: str) -> bool:
+    """Every name."""
+    return True
 
 
 class Cursor(NamedTuple):
@@ -46,6 +53,8 @@ class Source:
     """The session of one consumer over `log`. Call `receive` for every Subscribe, then `next_update` until None.
 
     `visible` filters the records; `refilter` replaces it while the session runs. `heartbeat_ms` is told to the sink.
+    `deniable`: whether it is known of a subscribed name that it does not exist where the log has no record of it. One
+    of which that is not known is not answered; it is asked about again at each heartbeat.
     """
 
     def __init__(
@@ -53,11 +62,12 @@ class Source:
         log: Log,
         *,
         visible: Visible = everything,
+        deniable: Callable[[str], bool] = anything,
         heartbeat_ms: int = 10_000,
         frame_bytes: int = FRAME_BYTES,
     ) -> None:
         self._log = log
-        self._visible = visible
+        self._visible, self._deniable = visible, deniable
         self._heartbeat_ms = heartbeat_ms
         self._frame_bytes = frame_bytes
         self._audience: Audience | None = None
@@ -67,6 +77,7 @@ class Source:
         self._names: dict[str, tuple[Key, ...]] = {}  # subscribed name -> keys of it that the sink holds
         self._todo: dict[Key, None] = {}  # to be looked at whatever their revision
         self._unanswered: dict[str, None] = {}
+        self._withheld: dict[str, None] = {}  # subscribed names without an answer that are not deniable
         self._demand = 0
 
     # --- what the consumer says --------------------------------------------------------------------------------------
@@ -81,6 +92,7 @@ class Source:
         dropped = {name for name in subscribe.dropped if self._names.pop(name, None) is not None}
         for name in dropped:
             self._unanswered.pop(name, None)
+            self._withheld.pop(name, None)
         added = set()
         for name in subscribe.names:
             if name not in self._names:
@@ -109,6 +121,8 @@ class Source:
         cursor = self._cursor
         if cursor is None or self._audience is None:
             return None
+        if self._withheld:
+            self._reconsider()
         if self._hello is None and self._log.floor > max(cursor.pos, cursor.snapshot):
             self._begin_snapshot(cursor.stated | cursor.asked)  # what it would resume from is kept no longer
         if self._hello is not None:
@@ -179,8 +193,10 @@ class Source:
                     digest += entry.digest
                     count += 1
         revision = self._log.revision
+        # The sink compares, and looks for names without an answer, where all that it has asked for is answered.
+        demand = _NO_DEMAND if self._withheld else self._demand
         frame = progress_frame(
-            revision=revision, since=cursor.told, digest=digest & DIGEST_MASK, count=count, demand=self._demand
+            revision=revision, since=cursor.told, digest=digest & DIGEST_MASK, count=count, demand=demand
         )
         self._cursor = cursor._replace(told=revision)
         return frame
@@ -222,6 +238,7 @@ class Source:
     def _begin_snapshot(self, origins: frozenset[str]) -> None:
         self._todo.clear()
         self._unanswered = dict.fromkeys(self._names)
+        self._withheld.clear()
         self._names = dict.fromkeys(self._names, ())
         self._hello = hello_frame(history=self._log.history, resumed=False, heartbeat_ms=self._heartbeat_ms)
         self._cursor = Cursor(0, 0, 0, self._log.revision, True, frozenset(), origins)
@@ -230,6 +247,12 @@ class Source:
         self._names.setdefault(name, ())
         self._unanswered[name] = None
         self._todo.update((entry.record.key, None) for entry in self._log.named(name))
+
+    def _reconsider(self) -> None:
+        answered = [name for name in self._withheld if self._names.get(name) or self._deniable(name)]
+        for name in answered:
+            del self._withheld[name]
+            self._unanswered[name] = None
 
     def _sees(self, record: Record) -> bool:
         return record.payload is not None and self._visible(record)
@@ -268,7 +291,13 @@ class Source:
             return frame, cursor._replace(pos=pos, part=cursor.part + 1)
         self._lose_gone_names(cursor.told)
         origins, stated, asked = self._statements(audience, cursor, touched)
-        absent = [name for name in self._unanswered if not self._names.get(name)]
+        absent = []
+        for name in self._unanswered:
+            if not self._names.get(name):
+                if self._deniable(name):
+                    absent.append(name)
+                else:
+                    self._withheld[name] = None
         self._unanswered.clear()
         revision = log.revision
         if not (records or origins or absent or cursor.restate or cursor.part):

@@ -20,6 +20,7 @@ from federation.aio.clock import Clock, SystemClock
 from federation.aio.latest import Latest
 from federation.aio.tasks import cancel
 from federation.catalog.replica import Log, Source, Visible, everything
+from federation.catalog.source import anything
 from federation.errors import InvalidInput, IsthmusError
 from federation.proto.v1 import catalog_pb2 as pb
 from federation.registry.publish import Intake, PublishStream, _nothing
@@ -44,6 +45,7 @@ SERVER_OPTIONS: tuple[tuple[str, int], ...] = (
 @dataclass(slots=True, kw_only=True)
 class Offer:
     """What one consumer gets. `visible` filters; a new predicate set in `refilter` takes over while the stream runs.
+    `deniable`: as Source has it.
 
     The callbacks must not block: `on_ack` for each Ack, `on_presence` for each Presence, `on_names` with the names
     (added, dropped) of a subscription by name, `on_open` once, with the function that ends the stream with a Goodbye
@@ -52,6 +54,7 @@ class Offer:
 
     log: Log
     visible: Visible = everything
+    deniable: Callable[[str], bool] = anything
     refilter: Latest[Visible] | None = None
     on_ack: Callable[[pb.Ack], None] = field(default=_nothing)
     on_presence: Callable[[pb.Presence], None] = field(default=_nothing)
@@ -95,7 +98,7 @@ class WatchStream:
         self._heard = clock.monotonic()
         self._patience = (HEARTBEATS + 1) * heartbeat
         visible = offer.refilter.value if offer.refilter is not None else offer.visible
-        self._source = Source(offer.log, visible=visible, heartbeat_ms=int(heartbeat * 1000))
+        self._source = Source(offer.log, visible=visible, deniable=offer.deniable, heartbeat_ms=int(heartbeat * 1000))
         self.pump = Pump(
             self._source, write=context.write, heartbeat=heartbeat, write_timeout=write_timeout, beat=self._beat
         )

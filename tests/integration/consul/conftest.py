@@ -12,6 +12,7 @@ import pytest
 
 from clusters.consul import Datacenter
 from clusters.waiting import until
+from discovery.consul.cache import NEW
 from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from discovery.sources.consul import ConsulSource
@@ -104,6 +105,7 @@ def follow(tmp_path: Path) -> Follow:
             clock=SystemClock(),
             log=log.get("test"),
             cache_seconds=0.1,
+            first=tmp_path / NEW,
         )
         task = asyncio.create_task(source.run(), name="source")
         try:

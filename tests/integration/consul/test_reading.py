@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +15,7 @@ from clusters.consul import Datacenter
 from clusters.consulclient import node, service
 from clusters.network import free_port
 from clusters.waiting import until
+from discovery.consul.cache import NEW
 from federation.errors import Unavailable
 from federation.model.ids import ServiceName
 from federation.model.service import AppProtocol, Grant, Locality, Readiness
@@ -195,15 +197,19 @@ async def test_without_watches_of_their_own_services_are_followed_by_what_the_ca
             assert census or problem is not None
 
 
-async def test_two_datacenters_of_one_consul(start_consul: Start, follow: Follow) -> None:
-    """One that is not known is a problem of its own; the other one is read."""
+async def test_two_datacenters_of_one_consul(start_consul: Start, follow: Follow, tmp_path: Path) -> None:
+    """One that is not known is a problem of its own; the other one is read, and reported where that one never was."""
     (dc1,) = await start_consul("dc1")
     async with dc1.connect() as consul:
         await consul.register("web", port=80, Address="10.0.0.1", Meta=EXPORT)
     async with follow(dc1, complete=False, datacenters={"dc1": "shop", "dc2": "lab"}) as running:
         await running.exported("web")
         assert "dc2" in (await running.told("consul_no_datacenter")).subject
-        assert not running.state.complete
+        assert not running.state.complete  # it may have been read before, and reported
+    (tmp_path / NEW).touch()
+    async with follow(dc1, live=False, datacenters={"dc1": "shop", "dc2": "lab"}) as running:
+        await running.exported("web")
+        assert running.state.unread == {"lab"}
 
 
 async def test_two_datacenters_over_wan_are_read_through_one_server(start_consul: Start, follow: Follow) -> None:

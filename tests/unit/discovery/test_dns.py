@@ -57,13 +57,14 @@ class View:
 
 class World:
     def __init__(self) -> None:
-        self.view, self.told, self.missing = View(), True, set[str]()
+        self.view, self.told, self.missing, self.unread = View(), True, set[str](), set[str]()
         self.dns = ClusterDns(
             ClusterDnsSettings(listen="127.0.0.1:0"),
             self.view,  # type: ignore[arg-type]
             suffix="global",
             cluster="east",
             known=lambda: self.told,
+            unread=lambda name: name.namespace in self.unread,
             has_namespace=lambda namespace: namespace not in self.missing,
             clock=FakeClock(),
             log=log.get("test"),
@@ -126,6 +127,17 @@ async def test_before_the_registry_has_told_anything_no_name_is_denied(world: Wo
     world.view.put(PLAIN)  # a service of the own cluster
     assert await world.found(BASE) == ["241.0.0.1"]
     world.told = True
+    assert "not exported" in await world.denied("pay.shop.global")
+
+
+async def test_what_this_cluster_may_export_and_has_not_read_is_not_denied(world: World) -> None:
+    world.unread.add("shop")
+    world.view.put(PLAIN)  # of another cluster
+    assert await world.found(BASE) == ["241.0.0.1"]
+    for name in ("pay.shop.global", f"db-0.east.{BASE}", f"_other._tcp.{BASE}"):
+        assert (await world.ask(name)).rcode() == dns.rcode.SERVFAIL
+    assert "not exported" in await world.denied("pay.lab.global")
+    world.unread.clear()
     assert "not exported" in await world.denied("pay.shop.global")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from discovery.consul.exports import Context, Exports, Key
+from discovery.consul.exports import FORGET_NS, Context, Exports, Key
 from discovery.consul.rules import Rule, Rules
 from discovery.consul.types import Entry
 from federation.model.ids import ServiceName
@@ -92,10 +92,10 @@ def test_the_last_instance_goes_when_a_second_look_finds_the_same() -> None:
     assert made.exports.held("dc1") == {"web"}
     made.now = 1.0
     made.health()
-    assert not made.exports.confirm("dc1", now=1.0)
+    assert not made.exports.confirm("dc1", made.exports.held("dc1"), now=1.0)
     made.now = 2.5
     made.health()
-    assert made.exports.confirm("dc1", now=2.5)
+    assert made.exports.confirm("dc1", made.exports.held("dc1"), now=2.5)
     assert made.names() == []
     assert made.codes() == []
     assert made.exports.due("dc1") is None
@@ -247,3 +247,18 @@ def test_many_bad_instances_are_one_problem() -> None:
     assert problem.code == "consul_address"
     assert problem.subject.startswith("Consul dc1/web, instance n")
     assert "(and 57 more instances)" in problem.detail
+
+
+def test_exports_that_ended_are_forgotten_after_a_day() -> None:
+    made = Made()
+    made.health(entry(0, "stays"), name="stays")
+    hour = FORGET_NS // 24
+    for number in range(100):
+        name, made.now = f"job-{number}", made.now + 10
+        made.health(entry(1, name), name=name)
+        made.built(number * hour + 1)
+        made.health(name=name)
+        made.built(number * hour + 2)
+    ended = {key for key, memory in made.exports.memory.items() if memory.ended_ns}
+    assert ended == {("dc1", f"job-{number}") for number in range(76, 100)}
+    assert made.exports.memory["dc1", "stays"].ended_ns == 0

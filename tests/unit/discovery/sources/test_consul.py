@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from clusters.waiting import until
+from discovery.consul.cache import NEW
 from discovery.consul.client import Answer, Meta
-from discovery.consul.errors import Forbidden, Refused, Unreachable
+from discovery.consul.errors import Forbidden, Refused, TooLarge, Unreachable
 from discovery.consul.settings import ConsulSettings
 from discovery.sources.base import SourceState
 from discovery.sources.consul import ConsulSource
@@ -39,6 +40,8 @@ class Catalog:
         self.services: dict[str, dict[str, dict[str, Any]]] = {"dc1": {}, "dc2": {}}
         self.index = 10
         self.errors: dict[str, Exception] = {}
+        self.broken: dict[str, Exception] = {}
+        """What reading the instances of a service raises."""
         self.meta: dict[str, Any] = {}
         self.hide: set[str] = set()
         self.streams = False
@@ -99,6 +102,8 @@ class Catalog:
 
     async def health(self, dc: str, service: str, *, index: int = 0, wait: float = 0.0, stale: bool = False) -> Answer:
         self.asked.append(service)
+        if service in self.broken:
+            raise self.broken[service]
 
         def make() -> Any:
             hidden = service in self.hide or "*" in self.hide
@@ -195,7 +200,9 @@ def follow(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr("discovery.consul.blocking.REFILL", 50.0)
 
     @contextlib.asynccontextmanager
-    async def following(*, complete: bool = True, live: bool = True, **settings: Any) -> AsyncIterator[Running]:
+    async def following(
+        *, complete: bool = True, live: bool = True, alone: bool = True, **settings: Any
+    ) -> AsyncIterator[Running]:
         given = ConsulSettings(**{"datacenters": {"dc1": "shop"}, "wait": 1.0, "confirm": 0.1, **settings})
         given.check()
         source = ConsulSource(
@@ -207,6 +214,8 @@ def follow(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) ->
             log=log.get("test"),
             rng=random.Random(1),
             cache_seconds=0.01,
+            first=tmp_path / NEW,
+            alone=alone,
             client=_Client(catalog),  # type: ignore[arg-type]
         )
         running = asyncio.create_task(source.run(), name="source")
@@ -309,6 +318,80 @@ async def test_without_a_disk_nothing_is_said_before_all_was_read(catalog: Catal
         await until(lambda: running.state.complete)
 
 
+TWO = {"dc1": "shop", "dc2": "lab"}
+
+
+async def test_where_nothing_was_ever_reported_a_datacenter_that_is_away_is_not_waited_for(
+    catalog: Catalog, follow: Follow, tmp_path: Path
+) -> None:
+    (tmp_path / NEW).touch()
+    await catalog.put("web")
+    await catalog.put("db", dc="dc2")
+    catalog.errors = {"dc1": Unreachable("dc1 is away"), "dc2": Unreachable("dc2 is away")}
+    async with follow(live=False, datacenters=TWO) as running:
+        assert running.state.unread == {"shop", "lab"}
+        await until(lambda: "consul_unread" in running.codes())
+        with pytest.raises(Unavailable, match="could not be read"):
+            await running.source.export(ServiceName("lab", "x"), ())
+        del catalog.errors["dc1"]
+        await running.has(1)
+        assert running.state.unread == {"lab"}
+        assert not (tmp_path / NEW).exists()  # from now on the cache says what was read
+        assert (tmp_path / "consul.state").exists()
+    catalog.errors["dc1"] = Unreachable("dc1 is away")
+    async with follow(live=False, datacenters=TWO) as running:
+        assert running.claim() is not None
+        assert running.state.unread == {"lab"}
+        await until(lambda: {"consul_unread", "consul_from_disk"} <= set(running.codes()))
+        catalog.errors.clear()
+        await running.has(1, ServiceName("lab", "db"))
+        assert not running.state.unread
+        await until(lambda: running.codes() == [])
+
+
+async def test_a_datacenter_that_is_added_and_away_keeps_nothing_else_back(catalog: Catalog, follow: Follow) -> None:
+    await catalog.put("web")
+    async with follow() as running:
+        await running.has(1)
+    catalog.errors["dc2"] = Unreachable("dc2 is away")
+    async with follow(live=False, datacenters=TWO) as running:
+        assert running.claim() is not None
+        await catalog.put("web", "2")
+        await running.has(2)
+    async with follow(complete=False, alone=False, datacenters=TWO) as running:  # another agent may have read it
+        await running.has(2)
+        await until(lambda: "consul_unreachable" in running.codes())
+        assert not running.state.complete
+
+
+async def test_of_half_a_datacenter_nothing_is_exported(catalog: Catalog, follow: Follow, tmp_path: Path) -> None:
+    """Who restarts then would not know that something of it was reported."""
+    (tmp_path / NEW).touch()
+    await catalog.put("web")
+    await catalog.put("db")
+    catalog.broken["db"] = Unreachable("cut")
+    async with follow(live=False) as running:
+        await until(lambda: "web" in catalog.asked and running.codes())
+        assert not running.state.exports
+        assert (tmp_path / NEW).exists()
+        catalog.broken.clear()
+        await running.has(1)
+        await running.has(1, ServiceName("shop", "db"))
+
+
+@pytest.mark.parametrize("watches", [0, 100])
+async def test_one_answer_that_is_too_long_keeps_nothing_else_back(
+    catalog: Catalog, follow: Follow, watches: int
+) -> None:
+    await catalog.put("web")
+    await catalog.put("db")
+    catalog.broken["db"] = TooLarge("instances of db")
+    async with follow(watches=watches) as running:
+        await running.has(1)
+        await until(lambda: running.codes() == [TooLarge.code])
+        assert running.claim(ServiceName("shop", "db")) is None
+
+
 async def test_a_token_that_sees_nothing_is_not_believed(catalog: Catalog, follow: Follow) -> None:
     await catalog.put("web")
     catalog.hide = {"*"}
@@ -383,6 +466,43 @@ async def test_a_mass_removal_is_believed_at_a_second_look(catalog: Catalog, fol
         catalog.services["dc1"].clear()
         await catalog.move()
         await until(lambda: len(running.state.exports) == 0 and running.codes() == [])
+
+
+async def test_a_service_that_cannot_be_looked_at_again_keeps_no_other(catalog: Catalog, follow: Follow) -> None:
+    for number in range(1, 31):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(confirm=1.0) as running:
+        for number in range(1, 21):
+            del catalog.services["dc1"][f"s{number}"]
+        await catalog.move()
+        await until(lambda: "removal_held" in running.codes())
+        detail = next(p.detail for p in running.state.problems if p.code == "removal_held")
+        held = detail.partition(" of ")[2].partition(",")[0]
+        catalog.broken[held] = Unreachable("cut")
+        await until(lambda: len(running.state.exports) == 11)
+        assert running.claim(ServiceName("shop", held)) is not None
+        await until(lambda: "consul_unreachable" in running.codes())
+        catalog.broken.clear()
+        await until(lambda: len(running.state.exports) == 10 and running.codes() == [])
+
+
+async def test_a_second_look_that_sees_less_confirms_nothing(catalog: Catalog, follow: Follow) -> None:
+    for number in range(1, 31):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(confirm=0.3) as running:
+        for number in range(1, 21):
+            del catalog.services["dc1"][f"s{number}"]
+        await catalog.move()
+        await until(lambda: "removal_held" in running.codes())
+        catalog.meta = {"filtered": True}
+        await catalog.move()
+        await until(lambda: "consul_filtered" in running.codes())
+        before = len(running.state.exports)
+        asked = len(catalog.asked)
+        await until(lambda: len(catalog.asked) > asked + 100)
+        assert len(running.state.exports) == before
+        catalog.meta = {}
+        await until(lambda: len(running.state.exports) == 10 and running.codes() == [])
 
 
 async def test_an_error_that_lasts_is_told_and_changes_nothing(catalog: Catalog, follow: Follow) -> None:

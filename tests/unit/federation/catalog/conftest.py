@@ -19,9 +19,17 @@ def make_record(
 class Wire:
     """A source and a sink with a perfect wire between them."""
 
-    def __init__(self, log: Log, sink: Sink, *, visible: Visible = everything, frame_bytes: int = 1 << 18) -> None:
+    def __init__(
+        self,
+        log: Log,
+        sink: Sink,
+        *,
+        visible: Visible = everything,
+        deniable: Callable[[str], bool] = lambda _: True,
+        frame_bytes: int = 1 << 18,
+    ) -> None:
         self.log, self.sink = log, sink
-        self.source = Source(log, visible=visible, frame_bytes=frame_bytes)
+        self.source = Source(log, visible=visible, deniable=deniable, frame_bytes=frame_bytes)
         self.source.receive(sink.open().subscribe)
 
     def pump(self) -> list[Changes]:

@@ -331,6 +331,28 @@ def test_an_answer_that_is_lost_is_noticed_though_nothing_has_changed(log, wire)
     assert sink.replica.absent == {"n/none"}
 
 
+def test_a_name_of_which_nobody_knows_is_answered_when_somebody_does(wire, record):
+    log = Log(history="h1")
+    imports(log, record, "n/s")
+    unread = {"n/none", "n/late"}
+    sink = Sink(wildcard=False, names=["n/s", "n/none", "n/late", "other/none"])
+    w = wire(log, sink, deniable=lambda name: name not in unread)
+    (changes,) = w.pump()
+    assert changes.absent == ("other/none",)
+    assert w.source.caught_up  # it neither turns in a circle nor is it silent
+    assert w.pump() == []
+    sink.subscribe(["n/more"])
+    assert [c.absent for c in w.pump()] == [("n/more",)]
+    log.put([record("a", "n/late", (1, 2), b"now", Kind.IMPORT)])
+    w.pump()
+    assert w.view == {"a/n/s": b"i", "a/n/late": b"now"}
+    assert sink.replica.absent == {"other/none", "n/more"}
+    unread.clear()
+    (changes,) = w.pump()
+    assert changes.absent == ("n/none",)
+    assert w.pump() == []
+
+
 def test_known_names_are_not_sent_again(wire, record):
     log = Log(history="h1")
     imports(log, record, "n/s")
