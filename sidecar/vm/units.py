@@ -247,6 +247,8 @@ def _renew(command: Sequence[str]) -> str:
 # Written for isthmus by `fedctl`; `fedctl` also takes it away.
 [Unit]
 Description=Isthmus: the sidecar is the first nameserver again
+# A DHCP client may write the file many times in a row; at a limit the path unit would fail, and nobody look any more.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
