@@ -24,7 +24,10 @@ def process_of(kind: str, settings: Path, *, root: Path, programs: str) -> Proce
     where = str(settings.absolute())
     process = PROCESSES[kind](root / where.lstrip("/"), where, programs)
     return replace(
-        process, state=_inside(root, process.state), writes=tuple(_inside(root, path) for path in process.writes)
+        process,
+        state=_inside(root, process.state),
+        writes=tuple(_inside(root, path) for path in process.writes),
+        reads=tuple(_inside(root, path) for path in process.reads),
     )
 
 
@@ -55,6 +58,12 @@ def _agent(path: Path, where: str, programs: str) -> Process:
     ports = [split_address(found.listen, what="listen")[1]]
     if found.dns.listen:
         ports.append(split_address(found.dns.listen, what="dns.listen")[1])
+    writes = [found.files.folder] if found.files is not None else []
+    reads: list[str] = []
+    if (consul := found.consul) is not None:
+        reads += filter(None, (consul.token_file, consul.ca_file, consul.cert_file, consul.key_file))
+        if consul.rules:
+            writes.append(str(Path(consul.rules).parent))  # it is replaced by a file that is written beside it
     return Process(
         kind="agent",
         settings=where,
@@ -62,7 +71,8 @@ def _agent(path: Path, where: str, programs: str) -> Process:
         programs=programs,
         user=USER,
         low_ports=_low(*ports),
-        writes=(found.files.folder,) if found.files is not None else (),
+        writes=tuple(path for path in dict.fromkeys(writes) if not Path(path).is_relative_to(found.directory)),
+        reads=tuple(reads),
     )
 
 

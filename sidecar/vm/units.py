@@ -50,9 +50,9 @@ class Process:
     """One process: `kind` registry, agent, gateway or sidecar, its settings file and its state folder.
 
     `user` empty: a dynamic one. `low_ports`: it, or its Envoy, listens below 1024. `writes`: folders besides its
-    state. `local_agent`: it gets its identity from the agent of this host. `network`, `port`: of the redirect way, if
-    it is that. `drain`: seconds that its end may take. `credentials`: names and files that root alone reads and this
-    process gets to see (systemd 247).
+    state. `reads`: files besides its settings. `local_agent`: it gets its identity from the agent of this host.
+    `network`, `port`: of the redirect way, if it is that. `drain`: seconds that its end may take. `credentials`: names
+    and files that root alone reads and this process gets to see (systemd 247).
     """
 
     kind: str
@@ -62,6 +62,7 @@ class Process:
     user: str = ""
     low_ports: bool = False
     writes: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
     local_agent: bool = False
     network: str = ""
     port: int = 0
@@ -87,6 +88,8 @@ def render(process: Process) -> dict[str, Content]:
         _check(what, path)
     for path in process.writes:
         _check("folder", path)
+    for path in process.reads:
+        _check("file", path)
     units = {f"{FOLDER}/{process.unit}": Content.text(_service(process))}
     if process.user:
         units[SYSUSERS] = Content.text(
@@ -247,6 +250,8 @@ def _renew(command: Sequence[str]) -> str:
 # Written for isthmus by `fedctl`; `fedctl` also takes it away.
 [Unit]
 Description=Isthmus: the sidecar is the first nameserver again
+# A DHCP client may write the file many times in a row; at a limit the path unit would fail, and nobody look any more.
+StartLimitIntervalSec=0
 
 [Service]
 Type=oneshot
@@ -276,6 +281,7 @@ def _check(what: str, path: str) -> None:
             "settings": "keep the settings in /etc/isthmus",
             "state": "keep the state below /var/lib/isthmus",
             "programs": "install isthmus into a virtual environment in /opt/isthmus",
+            "file": "keep it in /etc/isthmus, readable by the user of the unit",
         }.get(what, "choose another folder")
         raise InvalidInput(f"{what} {path} lies in {hidden}, which units do not see", hint=hint, code="path_hidden")
     if what == "state" and (not clean.is_relative_to(STATE) or clean == PurePosixPath(STATE)):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import sys
@@ -33,7 +34,8 @@ from federation.errors import TimedOut, Unavailable
 
 pytestmark = pytest.mark.e2e
 
-PAGE = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs" / "vms.md"
+DOCS = next(p for p in Path(__file__).parents if (p / "pyproject.toml").exists()) / "docs"
+PAGE, CONSUL_PAGE = DOCS / "vms.md", DOCS / "consul.md"
 PAGE_SECONDS = 400
 NAME = "echo.shop.global"
 URL = f"http://{NAME}:8080/"
@@ -109,7 +111,8 @@ def operator(federation: ProcessFederation, machine: Machine, folder: Path) -> d
     inside = " ".join(machine.inside(["sh", "-c"]))
     for name, text in {
         "ssh": f'test "$1" = root@{machine.name} && shift && exec {inside} "cd /root; $*"',
-        "scp": f'test "$2" = root@{machine.name}: && exec {inside} "tee /root/kept.yaml > /root/$1" < "$1"',
+        "scp": 'eval "to=\\${$#}"\nwhile [ $# -gt 1 ]; do\n'
+        f'test "$to" = root@{machine.name}: && {inside} "tee /root/kept-$1 > /root/$1" < "$1" || exit 1\nshift\ndone',
     }.items():
         (commands / name).write_text(f"#!/bin/sh\n{text}\n")
         (commands / name).chmod(0o755)
@@ -129,41 +132,65 @@ class Story:
     told: str
 
 
-def called(machine: Machine) -> str:
+def called(machine: Machine, url: str = URL) -> str:
     """The cluster that answers a program of the machine; empty when none does."""
-    done = machine.attempt("curl", "-fsS", "--max-time", "15", URL)
+    done = machine.attempt("curl", "-fsS", "--max-time", "15", url)
     return str(json.loads(done.stdout)["cluster"]) if done.returncode == 0 else ""
 
 
-def reaches(machine: Machine, what: str) -> str:
+def reaches(machine: Machine, what: str, url: str = URL) -> str:
     """The cluster that answers, once one does."""
     try:
-        return str(until_now(lambda: called(machine), seconds=START, what=what))
+        return str(until_now(lambda: called(machine, url), seconds=START, what=what))
     except TimedOut as error:
-        told = machine.attempt("curl", "-sv", "--max-time", "15", URL).stderr
+        told = machine.attempt("curl", "-sv", "--max-time", "15", url).stderr
         raise TimedOut(f"{error}\n{told}\n{machine.journal('isthmus-sidecar')[-3000:]}") from error
 
 
-def script_of(kind: str) -> str:
-    """The commands of the page in fences of one kind."""
-    blocks = re.findall(rf"^```{kind}\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    return "\n".join(["set -eux", *blocks])
+def fences(kind: str, text: str) -> list[str]:
+    """What stands in a text in fences of one kind."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def story(running: ProcessFederation, web: Machine, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """1. the federation  2. a machine  3. every command of the page, in its order."""
-    before, folder = web.disk.listing(TOUCHED), tmp_path_factory.mktemp("page")
+def script_of(kind: str, text: str) -> str:
+    """The commands of a text, in its order."""
+    return "\n".join(["set -eux", *fences(kind, text)])
+
+
+def section(title: str, page: Path = PAGE) -> str:
+    """A part of a page."""
+    (found,) = re.findall(rf"^## {title}\n(.*?)(?=^## |\Z)", page.read_text(), re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+JOINING = (
+    *("1. The cluster lets machines in", "2. Invite it", "3. Install it", "4. Call a name"),
+    "What was done to the machine",
+)
+"""What the story does of the page; tests/integration/test_wheel.py installs the programs by it."""
+
+
+def follow(part: str, federation: ProcessFederation, machine: Machine, folder: Path) -> str:
+    """Run the commands of parts of the page as the operator; what they say."""
     log = folder / "log"
-    variables = [f"{k}={v}" for k, v in operator(running, web, folder).items()]
-    page = start_child(["env", f"--chdir={folder}", *variables, "bash", "-c", script_of("sh")], log)
+    variables = [f"{k}={v}" for k, v in operator(federation, machine, folder).items()]
+    page = start_child(["env", f"--chdir={folder}", *variables, "bash", "-c", script_of("sh", part)], log)
     try:
         until_now(lambda: page.poll() is not None, seconds=PAGE_SECONDS, what="the end of the page")
     except TimedOut:
         os.killpg(page.pid, signal.SIGKILL)
     told = log.read_text(errors="replace")
-    assert page.wait() == 0, f"{told[-3000:]}\n{web.journal('isthmus-sidecar')[-3000:]}"
+    assert page.wait() == 0, f"{told[-3000:]}\n{machine.journal('isthmus-sidecar')[-3000:]}"
     assert "Traceback" not in told
+    return told
+
+
+@pytest.fixture(scope="module")
+def story(running: ProcessFederation, web: Machine, tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """1. the federation  2. a machine  3. every command of the page, in its order."""
+    before = web.disk.listing(TOUCHED)
+    part = "\n".join(section(title) for title in JOINING)
+    told = follow(part, running, web, tmp_path_factory.mktemp("page"))
     return Story(running, web, before, told)
 
 
@@ -212,7 +239,7 @@ def test_it_survives_another_address_and_a_cut(story: Story, fedctl: Fedctl) -> 
 
 def test_what_was_done_to_it_is_taken_back(story: Story) -> None:
     """1. uninstalled, every file is as before  2. installed again with the used invitation: its key is enough."""
-    bundle = story.web("cat", "/root/kept.yaml")
+    bundle = story.web("cat", "/root/kept-web-1.yaml")
     story.web("fedctl", "vm", "uninstall")
     left = story.web.disk.listing(TOUCHED)
     assert left == story.before
@@ -303,6 +330,22 @@ def test_resolv_conf_and_the_loopback_way(
     assert "options ndots:2\n" in plain("cat", "/etc/resolv.conf")
     assert plain("cat", "/var/lib/isthmus/host/resolv.conf") == second
     assert called(plain)
+
+    # More often than systemd starts a unit by default, each after the last one has ended.
+    burst = """
+    for i in $(seq 8); do
+      until test "$(systemctl is-active isthmus-resolver.service)" = inactive; do sleep 0.05; done
+      cat /etc/third > /etc/resolv.conf
+      until grep -q 127.0.0.55 /etc/resolv.conf; do
+        systemctl is-active --quiet isthmus-resolver.path || exit 1
+        sleep 0.05
+      done
+    done
+    """
+    plain("sh", "-c", "cat > /etc/third", text=second)
+    plain("timeout", "300", "sh", "-c", burst, seconds=330)
+    assert plain("systemctl", "is-active", "isthmus-resolver.path").strip() == "active"
+    plain("rm", "/etc/third")
 
     plain("fedctl", "vm", "uninstall")
     assert plain("cat", "/etc/resolv.conf") == second
@@ -410,31 +453,20 @@ def test_networkmanager(
 
 # --- what a machine offers itself
 
-SERVICES = """
-services:
-- name: api
-  namespace: shop
-  ports:
-  - {port: 8080, name: http, target: 8081}
-  export: true
-  checks:
-  - http: {port: 8081, path: /}
-    interval: 1
-"""
-
 
 def test_a_service_of_a_machine_is_called_from_another_cluster(
-    story: Story, fedctl: Fedctl, machine: Callable[[str], Machine], west: Caller
+    story: Story, fedctl: Fedctl, machine: Callable[[str], Machine], west: Caller, tmp_path: Path
 ) -> None:
-    """1. a program on loopback  2. its services file  3. west calls it, by mutual TLS up to the machine's sidecar."""
+    """1. a program on loopback  2. by the page: its services file  3. west calls it, by mutual TLS up to the machine's
+    sidecar  4. by the page: it is taken out for good."""
     api = machine("api-1")
+    with_resolved(api)
     api.start()
     start_workload(api, "api", cluster="on-a-machine", address="127.0.0.1", port=8081)
-    api.disk.write("/etc/isthmus/services.yaml", SERVICES)
-    words = ("--cluster", "east", "--namespace", "shop", "--account", "api", "--service", "shop/api")
-    bundle = fedctl.ok("vm", "bootstrap", "api-1", *words).out
-    words = ("--dns", "none", "--services", "/etc/isthmus/services.yaml")
-    api("fedctl", "vm", "install", "-", *words, text=bundle)
+    before = api.disk.listing(("/etc/systemd", "/etc/isthmus"))
+    for folder in ("in", "out"):
+        (tmp_path / folder).mkdir()
+    follow(section("What it offers itself"), story.federation, api, tmp_path / "in")
 
     try:
         answer = until_now(lambda: west.answers("api.shop.global"), seconds=START, what="an answer of the machine")
@@ -446,6 +478,11 @@ def test_a_service_of_a_machine_is_called_from_another_cluster(
     assert row["identity"].endswith("/ns/shop/sa/api"), "the only way in is mutual TLS: it listens on loopback"
     assert (row["address"], row["source"]) == (api.address, "vm api-1")
 
+    follow(section("Take it out for good"), story.federation, api, tmp_path / "out")
+    assert "api-1" not in fedctl.ok("vm", "list", "--cluster", "east").out
+    left = set(api.disk.listing(("/etc/systemd", "/etc/isthmus"))) - set(before)
+    assert left == {"/etc/isthmus/services.yaml"}, "what was copied there by hand"
+
 
 # --- a cluster of plain hosts
 
@@ -456,13 +493,15 @@ def start_workload(machine: Machine, unit: str, *, cluster: str, address: str, p
     machine("systemd-run", f"--unit={unit}", f"{PROGRAMS}/python", "-m", "clusters.workloads", "http", *words)
 
 
-def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine]) -> None:
-    """1. registry, agent, gateway and sidecar by their units  2. a service by its name  3. killed, each comes back."""
+def test_a_cluster_of_plain_hosts_by_the_page(
+    machine: Callable[[str], Machine], consul_program: Path, tmp_path: Path
+) -> None:
+    """1. registry, agent, gateway and sidecar by their units  2. a service by its name  3. killed, each comes back
+    4. the agent reads a Consul with a token and writes a rule, under its unit  5. Consul's names beside ours."""
     host = machine("host-1")
     with_resolved(host)
     host.start()
-    host("mkdir", "-p", "/etc/isthmus")
-    host("bash", "-c", script_of("bash").replace("192.0.2.10", host.address), seconds=PAGE_SECONDS)
+    host("bash", "-c", script_of("bash", PAGE.read_text()).replace("192.0.2.10", host.address), seconds=PAGE_SECONDS)
     start_workload(host, "echo", cluster="east", address=host.address, port=8081)
     copy = manifests.Copy(address=host.address, port=8081, zone="")
     service, _, slice_ = manifests.exported("shop", "echo", port=8080, app="http", copy=copy)
@@ -486,6 +525,54 @@ def test_a_cluster_of_plain_hosts_by_the_page(machine: Callable[[str], Machine])
     )
     reaches(host, "a call after that")
     host("fedctl", "status", "--wait")
+    with_consul(host, consul_program, tmp_path)
+    try:
+        host("bash", "-c", script_of("bash", CONSUL_PAGE.read_text()), seconds=PAGE_SECONDS)
+    except Unavailable as error:
+        raise Unavailable(f"{error}\n{host.journal('isthmus-agent')[-3000:]}") from error
+    start_workload(host, "db", cluster="east", address=host.address, port=8082)
+    host("consul", "services", "register", f"-address={host.address}", "-name=db", "-port=8082", f"-token={MANAGEMENT}")
+    until_now(
+        lambda: host.attempt("fedctl", "export", "legacy/db", "--cluster", "east").returncode == 0,
+        seconds=START,
+        what="an export, which the agent writes into its file of rules",
+    )
+    assert "db" in host("cat", "/etc/isthmus/consul/exports.yaml")
+    reaches(host, "a call of a service of Consul", "http://db.legacy.global:8082/")
+    told = host("getent", "ahostsv4", "db.service.consul")
+    assert told.startswith(host.address), "Consul's own names, beside ours"
+
+
+MANAGEMENT, READING = "8d6ad8a0-6c3f-4d0a-8a4e-6e1d7f4f2a11", "0f0b0f6e-9a43-4c57-9d54-1c6b3d0c7e22"
+"""Tokens of a Consul that is gone with its machine."""
+CONSUL = f"""
+acl {{
+  enabled = true
+  default_policy = "deny"
+  tokens {{
+    initial_management = "{MANAGEMENT}"
+    default = "{MANAGEMENT}"
+  }}
+}}
+"""
+
+
+def with_consul(host: Machine, program: Path, folder: Path) -> None:
+    """A Consul that asks for tokens, and one that may what the page says, in the folder where commands run."""
+    disk = folder / "disk"  # the mode of which becomes that of the machine's root
+    (disk / "usr/local/bin").mkdir(parents=True)
+    shutil.copy(program, disk / "usr/local/bin/consul")
+    disk.chmod(0o755)
+    host.disk.copy(disk)
+    host.disk.write("/etc/consul.hcl", CONSUL)
+    words = ("-dev", "-datacenter=dc1", f"-advertise={host.address}", "-config-file=/etc/consul.hcl")
+    host("systemd-run", "--unit=consul", "/usr/local/bin/consul", "agent", *words)
+    (policy,) = fences("hcl", CONSUL_PAGE.read_text())
+    management = f"-token={MANAGEMENT}"
+    made = ("consul", "acl", "policy", "create", management, "-name=isthmus", "-rules=-")
+    until_now(lambda: host.attempt(*made, text=policy).returncode == 0, seconds=START, what="a Consul with its leader")
+    host("consul", "acl", "token", "create", management, "-policy-name=isthmus", f"-secret={READING}")
+    host("sh", "-c", "cat > /consul.token", text=READING)
 
 
 class Caller(Protocol):

@@ -228,6 +228,8 @@ def test_a_damaged_journal_stops_everything(root: Path, bundle: Path, capsys: py
 
 # --- units of plain hosts
 
+AGENT_OF_CONSUL = {"cluster": "east", "federation": "test.isthmus", "registry": "192.0.2.1:7400"}
+
 
 @pytest.mark.parametrize(
     ("kind", "settings", "lines"),
@@ -246,6 +248,11 @@ def test_a_damaged_journal_stops_everything(root: Path, bundle: Path, capsys: py
                 "files": {"folder": "/var/lib/isthmus/manifests"},
             },
             ["User=isthmus", "ReadWritePaths=-/var/lib/isthmus/manifests", "StateDirectoryMode=0711"],
+        ),
+        (
+            "agent",
+            {**AGENT_OF_CONSUL, "consul": {"datacenters": {"dc1": "shop"}, "rules": "/etc/isthmus/consul/rules.yaml"}},
+            ["ReadWritePaths=-/etc/isthmus/consul"],
         ),
         (
             "gateway",
@@ -289,3 +296,26 @@ def test_a_unit_for_each_process(root: Path, kind: str, settings: dict[str, Any]
 )
 def test_what_is_no_unit(root: Path, capsys: pytest.CaptureFixture[str], words: list[str], code: str) -> None:
     assert failed(capsys, "install", "systemd", *words, "--root", str(root), PROGRAMS)["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("rules", "token", "outcome"),
+    [
+        ("rules.yaml", "/etc/isthmus/token", ""),
+        ("/home/me/rules.yaml", "/etc/isthmus/token", "path_hidden"),
+        ("/etc/isthmus/consul/rules.yaml", "/root/token", "path_hidden"),
+    ],
+)
+def test_what_an_agent_of_consul_writes_and_reads(
+    root: Path, capsys: pytest.CaptureFixture[str], rules: str, token: str, outcome: str
+) -> None:
+    """Rules in its state folder need no further folder; what units do not see is refused."""
+    where = "/var/lib/isthmus/agent/settings.yaml"
+    consul = {"datacenters": {"dc1": "shop"}, "rules": rules, "token_file": token}
+    Host(root).do([Step(where, Content.text(yaml.safe_dump({**AGENT_OF_CONSUL, "consul": consul})))])
+    words = ("install", "systemd", "agent", "--settings", where, "--root", str(root), PROGRAMS)
+    if outcome:
+        assert failed(capsys, *words)["code"] == outcome
+    else:
+        assert run(list(words)) == 0
+        assert "ReadWritePaths" not in (root / "etc/systemd/system/isthmus-agent.service").read_text()
