@@ -36,6 +36,8 @@ key_prefix "isthmus/" { policy = "write" }
 """What the agent may do: the policy of docs/consul.md."""
 WAIT = 2.0
 """Of the agent's blocking queries (s): one that waits does not hear that its token was revoked."""
+RESYNC = 5.0
+"""Of its agent: what servers lack that were restored is gone sooner than elsewhere."""
 NODE = "vm"
 _FAILED = 4
 """Of serf's states of a member."""
@@ -85,7 +87,7 @@ class GuardedDatacenter(WithConsul):
         if cluster == NAME:
             tree = yaml.safe_load(settings.read_text())
             address = f"http://{self.network.address}"
-            tree["consul"] |= {"address": address, "token_file": str(self._token_file), "wait": WAIT}
+            tree["consul"] |= {"address": address, "token_file": str(self._token_file), "wait": WAIT, "resync": RESYNC}
             write_atomic(settings, yaml.safe_dump(tree, sort_keys=False).encode())
 
 

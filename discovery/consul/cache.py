@@ -44,6 +44,8 @@ class Cache(msgspec.Struct, frozen=True):
     rules: bytes
     memory: list[Remembered]
     services: list[Held]
+    indexes: dict[str, int] = {}
+    """Of the catalogues, as last seen: servers that begin anew while nobody reads them have lower ones."""
 
 
 _encoder = msgspec.msgpack.Encoder()
@@ -56,7 +58,11 @@ def encode_service(datacenter: str, service: str, instances: Iterable[Instance])
 
 
 def encode(
-    services: Iterable[msgspec.Raw], memory: Iterable[Remembered], rules: bytes, datacenters: Iterable[str]
+    services: Iterable[msgspec.Raw],
+    memory: Iterable[Remembered],
+    rules: bytes,
+    datacenters: Iterable[str],
+    indexes: Mapping[str, int],
 ) -> bytes:
     """The cache, of entries that `encode_service` made: one call of C, so it is short whatever their number."""
     tree: Mapping[str, object] = {
@@ -65,6 +71,7 @@ def encode(
         "rules": rules,
         "memory": list(memory),
         "services": list(services),
+        "indexes": dict(indexes),
     }
     return _encoder.encode(tree)
 

@@ -48,6 +48,8 @@ class Meta:
     last_contact: float = 0.0
     filtered: bool = False
     """X-Consul-Results-Filtered-By-ACLs: the token may not see all there is."""
+    default_deny: bool = False
+    """X-Consul-Default-ACL-Policy: who has no token may see nothing, unless the anonymous token may."""
     streamed: bool = False
     """X-Consul-Query-Backend: streaming. Consul answers from a view of its agent, and then says neither that it knows
     its leader nor that ACLs have filtered (seen in 1.22; its code sets neither)."""
@@ -410,6 +412,7 @@ def read_meta(headers: Mapping[str, str]) -> Meta:
         known_leader=headers.get("X-Consul-KnownLeader", "true").lower() != "false",
         last_contact=_number(headers.get("X-Consul-LastContact", "")) / 1000,
         filtered=headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true",
+        default_deny=headers.get("X-Consul-Default-ACL-Policy", "").lower() == "deny",
         streamed=headers.get("X-Consul-Query-Backend", "").lower() == "streaming",
     )
 

@@ -21,7 +21,7 @@ from functools import partial
 
 import msgspec
 
-from discovery.consul.belief import Doubt, doubt, is_whole
+from discovery.consul.belief import Doubt, doubt, is_filtered, is_whole
 from discovery.consul.census import Comparison, read_census
 from discovery.consul.client import Answer, ConsulClient
 from discovery.consul.convert import EXPORT
@@ -84,7 +84,13 @@ class Datacenter:
         self._names_read = self._flags_read = False
         self._read: set[str] = set()
         self._indexes: dict[str, int] = {}
-        self._catalog_index = -1
+        self._plain: dict[str, int] = {}
+        """The same of answers that were not streamed: those of one service never fall, unless servers begin anew."""
+        self.catalog_index = 0
+        """As last seen, now or before this process began."""
+        self._anonymous = not settings.token_file
+        self._emptied = False
+        self._began_anew = float("-inf")
         self._look, self._moved, self._held = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._comparison = Comparison()
         self._failing: dict[str, frozenset[FailingCheck]] = {}
@@ -117,6 +123,7 @@ class Datacenter:
             self._exports.drop((self.name, service))
             self._read.discard(service)
             self._indexes.pop(service, None)
+            self._plain.pop(service, None)
             self._filtered.discard(_instances_of(service))
             self._troubles.pop(_instances_of(service), None)
         self._move(self._turns.want(wanted, now=self._clock.monotonic()))
@@ -135,7 +142,7 @@ class Datacenter:
             self._take_health(service, answer)
         except msgspec.MsgspecError as error:
             raise ServerFailed(f"Consul {self.name}: no answer that makes sense: {error}") from error
-        return is_whole(answer.meta)
+        return is_whole(answer.meta, anonymous=self._anonymous)
 
     def problems(self) -> list[Problem]:
         """What is wrong with the reading, each kind once."""
@@ -152,9 +159,11 @@ class Datacenter:
         if self._filtered:
             what = min(self._filtered)
             more = f" and {len(self._filtered) - 1} more lists" if len(self._filtered) > 1 else ""
+            who = "without a token one" if self._anonymous else "the token"
+            needs = "set consul.token_file; the policy of that token" if self._anonymous else "its policy"
             detail = (
-                f"the token may not see all of {what}{more}; what is missing there counts as it was: "
-                'its policy needs node_prefix "" and service_prefix "" with read'
+                f"{who} may not see all of {what}{more}; what is missing there counts as it was: "
+                f'{needs} needs node_prefix "" and service_prefix "" with read'
             )
             found["consul_filtered"] = Problem("consul_filtered", f"Consul {self.name}", detail)
         return list(found.values())
@@ -187,9 +196,15 @@ class Datacenter:
     def _take_names(self, answer: Answer) -> bool:
         services = read_services(answer.body)
         filtered = self._note_filtered("the catalog", answer)
+        if 0 < answer.meta.index < self.catalog_index:
+            self._went_back()
+        if not services and not filtered and not self._emptied:
+            self._log.warning("Consul lists no service at all", held_for=self._settings.resync)
+            self._doubt_removals()
+        self._emptied = not services
         changed = self._exports.catalog(self.name, services, filtered=filtered)
-        if answer.meta.index != self._catalog_index or not self._names_read:
-            self._catalog_index = answer.meta.index
+        if answer.meta.index != self.catalog_index or not self._names_read:
+            self.catalog_index = answer.meta.index
             self._look.set()
             self._moved.set()
         # A filtered list of nothing is what a token without rights sees: nobody knows what there is.
@@ -199,20 +214,35 @@ class Datacenter:
         self._on_change()
         return changed
 
+    def _went_back(self) -> None:
+        """The servers are others, or were restored: agents of Consul will register again what these do not know."""
+        if self._clock.monotonic() < self._began_anew + _LOOK_SECONDS:
+            return  # all watches tell it
+        self._began_anew = self._clock.monotonic()
+        self._log.warning("Consul begins anew", held_for=self._settings.resync)
+        self._doubt_removals()
+
+    def _doubt_removals(self) -> None:
+        self._exports.doubt(self.name, until=self._clock.monotonic() + self._settings.resync)
+
     def _take_health(self, service: str, answer: Answer, *, plain: bool = True) -> bool:
         """`plain`: asked without an index, so that nothing better is to be had."""
         entries, unreadable = read_health(answer.body)
         entries = [entry for entry in entries if not written_by_us(entry.service.meta or {})]
-        key, whole = (self.name, service), is_whole(answer.meta)
+        key, whole = (self.name, service), is_whole(answer.meta, anonymous=self._anonymous)
         if not answer.meta.streamed:
             self._note_filtered(_instances_of(service), answer)
+            # That of the catalogue is told last: Consul lets the query that waits end first.
+            if not self._stale and 0 < answer.meta.index < self._plain.get(service, 0):
+                self._went_back()
+            self._plain[service] = answer.meta.index
         elif not plain and self._exports.lacks(key, entries, unreadable):
             self._doubtful.add(service)  # the same without streaming says whether that is so
             self._enqueue(service)
         now = self._clock.monotonic()
         changed = self._exports.health(key, entries, unreadable, whole=whole, now=now)
         self._indexes[service] = answer.meta.index
-        if entries or not answer.meta.filtered:
+        if entries or not is_filtered(answer.meta, anonymous=self._anonymous):
             self._read.add(service)
         if self._exports.due(self.name) is not None:
             self._held.set()
@@ -288,7 +318,7 @@ class Datacenter:
                     self._tell("flags", None)
                     backoff.reset()
                     self._flags_read = self._flags_read or self._names_read
-                    filtered = answer.meta.filtered
+                    filtered = is_filtered(answer.meta, anonymous=self._anonymous)
                     if self._exports.flagged(self.name, services, filtered=filtered) or not self.live:
                         self.assign()
                     await self._clock.sleep(_LOOK_SECONDS)
@@ -496,11 +526,11 @@ class Datacenter:
             self._on_change()
 
     def _note_filtered(self, what: str, answer: Answer) -> bool:
-        before = len(self._filtered)
-        (self._filtered.add if answer.meta.filtered else self._filtered.discard)(what)
+        before, filtered = len(self._filtered), is_filtered(answer.meta, anonymous=self._anonymous)
+        (self._filtered.add if filtered else self._filtered.discard)(what)
         if len(self._filtered) != before:
             self._on_change()
-        return answer.meta.filtered
+        return filtered
 
 
 def _instances_of(service: str) -> str:

@@ -55,6 +55,9 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     Consul does not list all instances at once (/v1/internal/ui/nodes)."""
     confirm: float = 2.0
     """Many instances that vanish at once are believed to be gone when a second look so much later finds the same."""
+    resync: float = 90.0
+    """When servers were restored or begin anew (the index of the catalogue goes backwards), or list nothing at all,
+    what is missing counts for so long at least: agents of Consul register their services again meanwhile."""
     max_bytes: int = 64 << 20
     """Longer answers are refused."""
     rules: str = ""
@@ -102,8 +105,10 @@ class ConsulSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise InvalidSettings(f"consul.{tls[0]} is set and consul.address is not https://")
         if not 1 <= self.wait <= 600:
             raise InvalidSettings(f"consul.wait {self.wait:g} is not between 1 and 600 seconds")
-        if not self.max_stale > 0 or not self.confirm >= 0:
-            raise InvalidSettings("consul.max_stale must be above 0 seconds, and consul.confirm not below")
+        if not self.max_stale > 0 or not self.confirm >= 0 or not self.resync >= 0:
+            raise InvalidSettings(
+                "consul.max_stale must be above 0 seconds, and neither consul.confirm nor consul.resync below"
+            )
         if not 0 <= self.watches <= 20_000:
             raise InvalidSettings(f"consul.watches {self.watches} is not between 0 and 20000")
         if not 0.1 <= self.sweep <= 1000:

@@ -400,6 +400,8 @@ class ConsulSource:
         for held in loaded.services:
             if held.datacenter in known:
                 exports.restore((held.datacenter, held.service), held.instances)
+        for name in known:
+            self._datacenters[name].catalog_index = loaded.indexes.get(name, 0)
         self._known = set(known) & set(loaded.datacenters)
         self._settled = self._known == set(known)
         self._novel = self._settled or self._alone  # of a datacenter that was added since, nothing was reported
@@ -416,7 +418,10 @@ class ConsulSource:
         rule_text = self._rules.good if self._rules is not None else b""
         read = self._read()
         services = [held for key, held in self._cached.items() if key[0] in read]
-        return cache.encode(services, memory, rule_text, [name for name in self._settings.datacenters if name in read])
+        names = [name for name in self._settings.datacenters if name in read]
+        return cache.encode(
+            services, memory, rule_text, names, {name: self._datacenters[name].catalog_index for name in names}
+        )
 
 
 def _time(wall_ns: int) -> datetime:

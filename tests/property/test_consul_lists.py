@@ -69,11 +69,11 @@ def test_no_instance_goes_on_the_word_of_a_list_in_doubt(
         if doubt(meta, stale=stale, max_stale=5.0) is not None:
             continue
         before = set(exports.instances[key])
-        exports.health(key, found, {}, whole=is_whole(meta), now=float(now))
+        exports.health(key, found, {}, whole=is_whole(meta, anonymous=False), now=float(now))
         there = {(e.node.node, e.service.id) for e in found}
         after = set(exports.instances[key])
         assert there <= after
-        if not is_whole(meta):
+        if not is_whole(meta, anonymous=False):
             assert before <= after
         whole = after
     assert whole == set(exports.instances[key])

@@ -11,6 +11,7 @@ import pytest
 
 from clusters.consul import Datacenter
 from clusters.waiting import until
+from discovery.consul.client import ConsulClient
 from discovery.consul.lock import Locks
 from discovery.consul.settings import ConsulSettings
 from federation import log
@@ -74,6 +75,38 @@ async def test_tokens(start_consul: Start, follow: Follow, tmp_path: Path, capsy
     assert "reading Consul" in said
     for secret in (reader["SecretID"], wider["SecretID"], again["SecretID"]):
         assert secret not in said
+
+
+async def test_without_a_token_nothing_goes_when_consul_no_longer_shows_it(start_consul: Start, follow: Follow) -> None:
+    """An answer to somebody without a token does not say that it was filtered."""
+    (dc1,) = await start_consul("dc1", acl=True)
+    anonymous = "00000000-0000-0000-0000-000000000002"
+    async with dc1.connect() as consul:
+        for name in ("web", "db"):
+            await consul.register(name, port=80, Address="10.0.0.1", Meta=EXPORT)
+        policy = await consul.put("/v1/acl/policy", {"Name": "anybody", "Rules": READER})
+
+        async def grant(*policies: dict[str, str]) -> None:
+            body = {"AccessorID": anonymous, "SecretID": "anonymous", "Policies": list(policies)}
+            await consul.put(f"/v1/acl/token/{anonymous}", body)
+
+        await grant({"ID": policy["ID"]})
+        async with follow(dc1, token_file="", wait=1.0, confirm=0.2, resync=0.2) as running:
+            assert "set consul.token_file" in (await running.told("consul_filtered")).detail
+            await grant()
+            reader = running.source.client
+            await until(lambda: sees(reader, b"{}"), what="a catalogue that shows nothing")
+            for _ in range(20):  # each time that a watch is answered, and what was held would have been confirmed
+                await asyncio.sleep(0.1)
+                assert running.claim("web") is not None
+                assert running.claim("db") is not None
+            await grant({"ID": policy["ID"]})
+            await consul.register("web", port=80, Address="10.0.0.2", Meta=EXPORT)
+            await running.exported("web", lambda s: ready(s) == ["10.0.0.2"])
+
+
+async def sees(client: ConsulClient, body: bytes) -> bool:
+    return (await client.services("dc1")).body.strip() == body
 
 
 async def test_tls(start_consul: Start, follow: Follow) -> None:

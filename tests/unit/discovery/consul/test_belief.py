@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from discovery.consul.belief import doubt
+from discovery.consul.belief import doubt, is_whole
 from discovery.consul.client import Meta
 
 
@@ -23,3 +23,18 @@ from discovery.consul.client import Meta
 def test_doubt(meta: Meta, stale: bool, code: str) -> None:
     found = doubt(meta, stale=stale, max_stale=5.0)
     assert (found.code if found else "") == code
+
+
+@pytest.mark.parametrize(
+    ("meta", "anonymous", "whole"),
+    [
+        (Meta(index=1), False, True),
+        (Meta(index=1), True, True),
+        (Meta(index=1, filtered=True), False, False),
+        (Meta(index=1, streamed=True), False, False),
+        (Meta(index=1, default_deny=True), False, True),  # a token that may not see all of it says so
+        (Meta(index=1, default_deny=True), True, False),  # who has none is not told
+    ],
+)
+def test_what_a_list_lacks_is_not_there_only_if_it_is_whole(meta: Meta, anonymous: bool, whole: bool) -> None:
+    assert is_whole(meta, anonymous=anonymous) is whole

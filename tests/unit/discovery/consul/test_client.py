@@ -21,6 +21,7 @@ HEADERS = {
     "X-Consul-KnownLeader": "true",
     "X-Consul-LastContact": "1500",
     "X-Consul-Results-Filtered-By-ACLs": "true",
+    "X-Consul-Default-ACL-Policy": "deny",
 }
 Connect = Callable[..., ConsulClient]
 
@@ -29,7 +30,7 @@ async def test_a_blocking_query(server: Server, connect: Connect) -> None:
     server.answer = lambda _: web.json_response([], headers=HEADERS)
     answer = await connect().health("dc1", "web", index=41, wait=10.0, stale=True)
     assert answer.body == b"[]"
-    assert answer.meta == Meta(index=42, known_leader=True, last_contact=1.5, filtered=True)
+    assert answer.meta == Meta(index=42, known_leader=True, last_contact=1.5, filtered=True, default_deny=True)
     (request,) = server.seen
     assert request.path == "/v1/health/service/web"
     assert dict(request.query) == {"dc": "dc1", "index": "41", "wait": "10000ms", "stale": ""}

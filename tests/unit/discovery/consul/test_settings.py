@@ -83,6 +83,7 @@ def test_whether_others_can_read_the_token(given: dict[str, Any], plain: bool) -
         ({"wait": 601}, "consul.wait"),
         ({"max_stale": 0}, "consul.max_stale"),
         ({"confirm": -1}, "consul.confirm"),
+        ({"resync": -1}, "consul.resync"),
         ({"watches": -1}, "consul.watches"),
         ({"sweep": 0}, "consul.sweep"),
         ({"max_bytes": 10}, "consul.max_bytes"),

@@ -203,7 +203,9 @@ def follow(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) ->
     async def following(
         *, complete: bool = True, live: bool = True, alone: bool = True, **settings: Any
     ) -> AsyncIterator[Running]:
-        given = ConsulSettings(**{"datacenters": {"dc1": "shop"}, "wait": 1.0, "confirm": 0.1, **settings})
+        given = ConsulSettings(
+            **{"datacenters": {"dc1": "shop"}, "wait": 1.0, "confirm": 0.1, "resync": 0.2, **settings}
+        )
         given.check()
         source = ConsulSource(
             given,
@@ -484,6 +486,62 @@ async def test_a_service_that_cannot_be_looked_at_again_keeps_no_other(catalog: 
         await until(lambda: "consul_unreachable" in running.codes())
         catalog.broken.clear()
         await until(lambda: len(running.state.exports) == 10 and running.codes() == [])
+
+
+async def test_without_a_token_nothing_is_missing_where_consul_denies_by_default(
+    catalog: Catalog, follow: Follow
+) -> None:
+    for number in range(1, 4):
+        await catalog.put(f"s{number}", str(number))
+    async with follow() as running:
+        catalog.meta = {"default_deny": True}
+        held = dict(catalog.services["dc1"])
+        catalog.services["dc1"].clear()  # as it looks to somebody who may see nothing
+        await catalog.move()
+        await until(lambda: "consul_filtered" in running.codes())
+        assert "consul.token_file" in next(p.detail for p in running.state.problems if p.code == "consul_filtered")
+        asked = len(catalog.asked)
+        await until(lambda: len(catalog.asked) > asked + 10)
+        assert len(running.state.exports) == 3
+        catalog.meta, catalog.services["dc1"] = {}, held
+        await catalog.move()
+        await until(lambda: running.codes() == [])
+
+
+@pytest.mark.parametrize("how", ["restored", "empty", "begun anew while away"])
+async def test_servers_that_begin_anew_are_given_time(catalog: Catalog, follow: Follow, how: str) -> None:
+    for number in range(1, 31):
+        await catalog.put(f"s{number}", str(number))
+    async with follow(resync=3600.0) as running:
+        held = dict(catalog.services["dc1"])
+
+        async def lose() -> None:
+            for number in range(1, 31 if how == "empty" else 4):
+                del catalog.services["dc1"][f"s{number}"]
+            if how != "empty":
+                catalog.index = 3
+            async with catalog.moved:
+                catalog.moved.notify_all()
+
+        if how != "begun anew while away":
+            await lose()
+            await until(lambda: "removal_held" in running.codes())
+            catalog.index += 50
+            await catalog.move()
+            asked = len(catalog.asked)
+            await until(lambda: len(catalog.asked) > asked + 10)
+            # That the catalogue is empty may be read after the first lists, of which the ordinary part is believed.
+            assert len(running.state.exports) >= (24 if how == "empty" else 30)
+            catalog.services["dc1"] = held
+            await catalog.move()
+            await until(lambda: running.codes() == [])
+    if how == "begun anew while away":
+        await lose()
+        async with follow(resync=3600.0) as running:
+            await until(lambda: "removal_held" in running.codes())
+            assert len(running.state.exports) == 30
+        async with follow(resync=0.2) as running:
+            await until(lambda: len(running.state.exports) == 27)
 
 
 async def test_a_second_look_that_sees_less_confirms_nothing(catalog: Catalog, follow: Follow) -> None:
