@@ -20,11 +20,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.clusters("two-kind", installed=True)]
 EAST, WEST = "east", "west"
 SIDECAR = "isthmus-sidecar"
 _STOP = """
-crictl ps --quiet --name "^$1$" --label io.kubernetes.pod.namespace="$2" | xargs -r crictl stop --timeout 0
+crictl --timeout 60s ps --quiet --name "^$1$" --label io.kubernetes.pod.namespace="$2" |
+xargs -r crictl --timeout 60s stop --timeout 0
 """
 _STOP_ALL = """
-crictl ps --quiet --label io.kubernetes.pod.namespace="$1" --label io.kubernetes.pod.name="$2" |
-xargs -r crictl stop --timeout 0
+crictl --timeout 60s ps --quiet --label io.kubernetes.pod.namespace="$1" --label io.kubernetes.pod.name="$2" |
+xargs -r crictl --timeout 60s stop --timeout 0
 """
 _KEEP_DOWN = """
 rm -f "/tmp/$2.up"
