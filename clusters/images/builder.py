@@ -76,6 +76,8 @@ class Builder:
     source: Path = SOURCE
     version: str = __version__
     """What the image says of itself, in its tag and in its code: another one than ours for tests of upgrades."""
+    changes: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """What else another version has: by file of the source a text in it, and what stands in its place."""
 
     @property
     def cache(self) -> Path:
@@ -233,13 +235,18 @@ class Builder:
         return self._layer(f"code {' '.join(packages)}", key, make)
 
     def _stamped(self, path: Path) -> bytes:
-        """A file of ours, with the version of the image in the one line that says it."""
+        """A file of ours, with the version of the image in the one line that says it, and with the other changes."""
         content = path.read_bytes()
         if self.version != __version__ and path == self.source / "federation" / "__init__.py":
             before = f'__version__ = "{__version__}"'.encode()
             if before not in content:
                 raise ImageFailed(f"{path} does not say its version")
             content = content.replace(before, f'__version__ = "{self.version}"'.encode())
+        if (change := self.changes.get(str(path.relative_to(self.source)))) is not None:
+            here, there = (text.encode() for text in change)
+            if content.count(here) != 1:
+                raise ImageFailed(f"{path} does not say {change[0].strip()!r} once")
+            content = content.replace(here, there)
         return content
 
     def _programs(self, root: Path, python: str, project: Mapping[str, object]) -> None:

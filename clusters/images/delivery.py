@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from clusters import disk
@@ -64,9 +64,14 @@ def load_into_kind(images: Sequence[Image], cluster: str) -> None:
             _feed(missing, ["docker", "exec", "--interactive", node, *importing])
 
 
-def bring(clusters: Sequence[str], *variants: str, version: str = __version__) -> None:
-    """Build images of this source, with another version if wanted, and load them into the nodes of kind clusters."""
-    builder = Builder(say=silent, version=version)
+def bring(
+    clusters: Sequence[str],
+    *variants: str,
+    version: str = __version__,
+    changes: Mapping[str, tuple[str, str]] | None = None,
+) -> None:
+    """Build images of this source and load them into the nodes of kind clusters; `version`, `changes`: of a Builder."""
+    builder = Builder(say=silent, version=version, changes=changes or {})
     images = [builder.image(name) for name in variants]
     for cluster in clusters:
         load_into_kind(images, cluster)

@@ -1,7 +1,8 @@
 """The story of an upgrade: every component of both clusters gets the next version while pods call all the while.
 
-The next version is the image of this source with another number in it. Pods of east call west, one that nobody
-injected and one with a sidecar. There is no way back over a minor version: nobody goes on with these clusters.
+The next version is the image of this source with another number in it and a key of the settings that this one refuses,
+as it refuses all that it does not know. Pods of east call west, one that nobody injected and one with a sidecar. There
+is no way back over a minor version: nobody goes on with these clusters.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 from clusters.images import delivery
+from clusters.kind import engine
 from clusters.kind.installation import LABEL
 from clusters.kind.operator import Operator
 from clusters.kind.shop import Shop
@@ -31,9 +33,21 @@ EAST, WEST = "east", "west"
 _MAJOR, _MINOR, _ = __version__.split(".")
 NEXT = f"{_MAJOR}.{int(_MINOR) + 1}.0"
 TOO_FAR = f"{_MAJOR}.{int(_MINOR) + 2}.0"
-CHANGED = ("--set", "gateway.drainSeconds=20", "--set", "agent.settings.log.level=debug")
+MISSING = f"{_MAJOR}.{int(_MINOR) + 1}.9"
+"""A version of which there is no image."""
+_LEVEL = '    level: str = "info"\n'
+ADDED = {"federation/settings.py": (_LEVEL, f'{_LEVEL}    flavour: str = ""\n')}
+"""`log.flavour` of every component."""
+COMPONENTS = ("registry", "agent", "gateway", "injector")
+CHANGED = (
+    "--set=gateway.drainSeconds=20",
+    "--set=agent.settings.log.level=debug",
+    *(f"--set={component}.settings.log.flavour=new" for component in COMPONENTS),
+)
 LONG = 4 * START
 """Seconds for what takes several calls of fedctl, or a roll of all components."""
+TIMEOUT, SLOWEST = 30.0, 15.0
+"""Seconds that a request waits, and in which every one is answered: none is held for as long as something is away."""
 
 
 async def test_every_component_of_both_clusters_rolls_under_requests(
@@ -42,16 +56,17 @@ async def test_every_component_of_both_clusters_rolls_under_requests(
     names = [want.name for want in (await clusters.harness.wanted()).values()]
     await finish_together(
         {
-            "image": asyncio.to_thread(delivery.bring, names, "isthmus", version=NEXT),
+            "image": asyncio.to_thread(delivery.bring, names, "isthmus", version=NEXT, changes=ADDED),
             "names": operator.serve_names(EAST),
+            **{f"gateways-{name}": _two_gateways(operator, name) for name in (EAST, WEST)},
             "echo": shop.offer(WEST, "echo"),
         }
     )
     async with (
         clusters.connect(EAST) as east,
         clusters.connect(WEST) as west,
-        shop.calling(EAST, shop.clusterset("echo"), timeout=30.0) as plain,
-        shop.calling(EAST, shop.name("echo"), way="redirect", timeout=30.0) as injected,
+        shop.calling(EAST, shop.clusterset("echo"), timeout=TIMEOUT) as plain,
+        shop.calling(EAST, shop.name("echo"), way="redirect", timeout=TIMEOUT) as injected,
     ):
         for calls in (plain, injected):
             await calls.answered_by(WEST)
@@ -64,13 +79,19 @@ async def test_every_component_of_both_clusters_rolls_under_requests(
         assert await _pods(east) == before
         assert {version for _, version in before} == {__version__}
 
-        # 2. east, with changed values: registry, agent, gateway and webhook, each when the one before it is ready
+        # 2. somebody mistypes the version: the registry's pod waits for an image that is not there, all else goes on.
+        # There is no way back, and the right version replaces that pod
+        await _stuck(operator, EAST)
+        await east.until(lambda: _waits(east, "isthmus-registry-0"), timeout=LONG, what="a pod without an image")
+        await _refused(operator, EAST, __version__, "downgrade_refused")
+
+        # 3. east, with changed values: registry, agent, gateway and webhook, each when the one before it is ready
         await _upgrade(operator, EAST)
         assert await _pods(east) == {(component, NEXT) for component, _ in before}
         for calls in (plain, injected):
             await calls.answered_by(WEST)
 
-        # 3. neighbours work together: a new pod of east, with the next version's sidecar, calls west; checks say who is
+        # 4. neighbours work together: a new pod of east, with the next version's sidecar, calls west; checks say who is
         # of which version, and find nothing wrong in it
         await until(lambda: _old_ones_have_ended(east), seconds=LONG, what="the end of the old pods")
         async with shop.calling(EAST, shop.name("echo"), way="redirect") as late:
@@ -81,7 +102,15 @@ async def test_every_component_of_both_clusters_rolls_under_requests(
         (versions,) = [one for one in (await operator.told("check"))["findings"] if one["code"] == "versions"]
         assert (versions["level"], versions["detail"].partition(":")[0]) == ("ok", "within one minor version")
 
-        # 4. west: whoever upgrades it is killed in the midst, and somebody runs the same command again
+        # 5. west: the roll of the agent is stuck. The agent of before, whose container begins anew, finds the settings
+        # that it knows
+        (agent,) = await _of(west, "agent")
+        await _stuck(operator, WEST)
+        assert agent["metadata"]["name"] in {pod["metadata"]["name"] for pod in await _of(west, "agent")}
+        await _ends(agent)
+        await west.until(lambda: _began_anew(west, agent), timeout=LONG, what="the agent of before, ready again")
+
+        # 6. whoever upgrades it is killed in the midst, and somebody runs the same command again
         await _killed(operator, west)
         await _upgrade(operator, WEST)
         assert {version for _, version in await _pods(west)} == {NEXT}
@@ -91,24 +120,71 @@ async def test_every_component_of_both_clusters_rolls_under_requests(
         await until(lambda: _told(operator, {EAST: NEXT, WEST: NEXT}), seconds=LONG, what="the next version")
         await until(operator.finds, seconds=LONG, what="a whole federation")
 
-        # 5. back over a minor version is refused, and nothing changes
+        # 7. back over a minor version is refused, and nothing changes
         after = await _pods(east)
         await _refused(operator, EAST, __version__, "downgrade_refused")
         assert await _pods(east) == after
 
-        # 6. not one request of all this has failed
+        # 8. settings of before are nowhere left, and not one request of all this has failed, or was held
+        for client in (east, west):
+            assert len(await _settings(client)) == len(await _pods(client))
         sent = [one for calls in (plain, injected) for one in await calls.since(began)]
         lost = [one for one in sent if one.error]
         record_property("requests", len(sent))
         took, slowest = time.monotonic() - began, max(one.end - one.begin for one in sent)
+        record_property("slowest", round(slowest, 1))
         print(f"{len(sent)} requests in {took:.0f} s, {len(lost)} failed, the slowest took {slowest:.1f} s")
         assert len(sent) > 500
         assert lost == [], lost[:3]
+        assert slowest < SLOWEST
 
 
 async def _upgrade(operator: Operator, cluster: str) -> None:
     done = await operator("upgrade", *await operator.place(cluster), "--to", NEXT, *CHANGED, seconds=2 * LONG)
     assert done.status == 0, done.err
+
+
+async def _two_gateways(operator: Operator, cluster: str) -> None:
+    """As many as the chart has by default; the harness has one."""
+    place = await operator.place(cluster)
+    await operator.ok("install", "gateway", *place, "--set=gateway.replicas=2", "--wait", seconds=LONG)
+
+
+async def _stuck(operator: Operator, cluster: str) -> None:
+    """Upgrade it to a version of which there is no image: it ends when its time is over."""
+    words = ("upgrade", *await operator.place(cluster), "--to", MISSING, *CHANGED, "--timeout", "5")
+    done = await operator(*words, seconds=LONG)
+    assert (done.status, json.loads(done.err.splitlines()[-1])["error"]["code"]) == (11, "not_ready"), done.err
+
+
+async def _of(client: KubeClient, component: str) -> list[dict[str, Any]]:
+    pods = await client.list("v1", "Pod", SYSTEM_NAMESPACE, labelSelector=f"{LABEL}={component}")
+    return [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+
+
+async def _waits(client: KubeClient, name: str) -> bool:
+    """Whether the pod is of the version that there is not, and so cannot begin."""
+    pod = await client.get("v1", "Pod", name, SYSTEM_NAMESPACE)
+    states = [one["state"] for one in pod["status"].get("containerStatuses") or ()]
+    return _version(pod["spec"]["containers"][0]) == MISSING and any("waiting" in state for state in states)
+
+
+async def _ends(pod: dict[str, Any]) -> None:
+    """End the only container of a pod, whose node makes another one."""
+    (container,) = pod["status"]["containerStatuses"]
+    await engine.execute(pod["spec"]["nodeName"], "crictl", "stop", container["containerID"].partition("://")[2])
+
+
+async def _began_anew(client: KubeClient, pod: dict[str, Any]) -> bool:
+    now = await client.get("v1", "Pod", pod["metadata"]["name"], SYSTEM_NAMESPACE)
+    (before,), (after,) = (one["status"]["containerStatuses"] for one in (pod, now))
+    return bool(after["ready"] and after["restartCount"] > before["restartCount"])
+
+
+async def _settings(client: KubeClient) -> list[str]:
+    """The ConfigMaps of the components."""
+    found = await client.list("v1", "ConfigMap", SYSTEM_NAMESPACE, labelSelector=LABEL)
+    return [one["metadata"]["name"] for one in found]
 
 
 async def _killed(operator: Operator, client: KubeClient) -> None:

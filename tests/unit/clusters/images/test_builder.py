@@ -118,6 +118,18 @@ def test_another_version_changes_one_line_of_the_code(tmp_path: Path) -> None:
         moved._stamped(tmp_path / "federation" / "__init__.py")
 
 
+def test_another_version_may_have_more_than_its_number() -> None:
+    settings = SOURCE / "federation" / "settings.py"
+    level = '    level: str = "info"\n'
+    more = level + '    flavour: str = ""\n'
+    other = Builder(say=print, environ={}, version="7.8.9", changes={"federation/settings.py": (level, more)})
+    assert other._stamped(settings) == settings.read_bytes().replace(level.encode(), more.encode())
+    assert other._stamped(SOURCE / "federation" / "errors.py") == (SOURCE / "federation" / "errors.py").read_bytes()
+    gone = Builder(say=print, environ={}, changes={"federation/settings.py": ("nonsense\n", more)})
+    with pytest.raises(ImageFailed, match="does not say 'nonsense' once"):
+        gone._stamped(settings)
+
+
 def test_what_nobody_used_for_long_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Packages(tmp_path / "packages", monkeypatch)
     building = Builder(say=lambda _: None, environ={"XDG_CACHE_HOME": str(tmp_path)})
