@@ -150,7 +150,7 @@ def translate(
     if status in (400, 413, 415, 422):
         return Invalid(f"{what}: {message}")
     if status == 429 or (status == 503 and retry_after):
-        return TooMany(f"the API server is busy ({what})", retry_after=retry_after)
+        return TooMany(f"the API server is busy ({what})", hint="try again in a moment", retry_after=retry_after)
     if status >= 500:
         return ServerFailed(f"the API server fails: {message} ({what})")
     return Unreachable(f"{what}: unexpected answer {status}: {message}")

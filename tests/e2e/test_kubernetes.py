@@ -56,8 +56,14 @@ async def test_a_service_of_one_cluster_is_called_by_its_global_name_from_the_ot
     await until(lambda: asyncio.to_thread(answered, east, "only.shop.global", "west"), what="an answer of west")
     found = await until(lambda: with_ips(get), what="the ClusterSetIP")
     assert [c["cluster"] for c in found["status"]["clusters"]] == ["west"]
+    await until(lambda: ready(get), what="the export's condition Ready")
+
+
+async def ready(get: Get) -> bool:
+    """Written apart from the import, once the registry has acknowledged the export."""
     export = await get("west", MCS, "ServiceExport", "only")
-    assert {c["type"]: c["status"] for c in export["status"]["conditions"]}["Ready"] == "True"
+    found = {c["type"]: c["status"] for c in export.get("status", {}).get("conditions", ())}
+    return found.get("Ready") == "True"
 
 
 async def with_ips(get: Get) -> Any:

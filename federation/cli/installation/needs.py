@@ -54,12 +54,16 @@ async def look(worker: Worker, components: Iterable[str]) -> Needs:
     return Needs(
         components=[one for one in components if one in ("gateway", "webhook")],
         pods=await injected_pods(worker),
-        imports=await _imports(worker),
+        imports=await worker.patiently(lambda: _imports(worker)),
     )
 
 
 async def injected_pods(worker: Worker) -> list[str]:
     """The pods of the cluster that run with a sidecar."""
+    return await worker.patiently(lambda: _injected_pods(worker))
+
+
+async def _injected_pods(worker: Worker) -> list[str]:
     from sidecar.injector.options import INJECTED
 
     found = []

@@ -7,9 +7,9 @@ nothing that the next run does not know.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -27,10 +27,13 @@ from federation.cli.installation.record import LABEL, NAME, Record, begin, end
 from federation.cli.installation.rollout import missing, reasons, unregistered
 from federation.errors import Conflict, NotFound, TimedOut
 
+T = TypeVar("T")
 Say = Callable[[str], None]
 """Told a line of progress."""
 _POLL_SECONDS = 1.0
 _ATTEMPTS = 10
+_BUSY_SECONDS = 30.0
+"""For which a busy API server is asked again."""
 _ORPHAN_SECONDS = 60.0
 """In which a StatefulSet leaves its pods and goes."""
 _POLICY = "podManagementPolicy"
@@ -221,6 +224,20 @@ class Worker:
         """What the workloads of the wave make pods of now."""
         found = [await self.held(name) for name in wave.workloads]
         return [{"metadata": {}, **one["spec"]["template"]} for one in found if one is not None]
+
+    async def patiently(self, read: Callable[[], Awaitable[T]]) -> T:
+        """What `read` gives. While the API server is busy, as with a kind that it has just heard of, it is asked again.
+
+        Raises what `read` does, TooMany after half a minute.
+        """
+        deadline = self.clock.monotonic() + _BUSY_SECONDS
+        while True:
+            try:
+                return await read()
+            except kube.TooMany as error:
+                if self.clock.monotonic() >= deadline:
+                    raise
+                await self.clock.sleep(max(error.retry_after, _POLL_SECONDS))
 
     # --- what goes ---------------------------------------------------------------------------------------------------
 
