@@ -32,7 +32,7 @@ class Server:
 
 
 def worker(clock: Clock) -> Worker:
-    return Worker(cast(Any, None), "isthmus-system", clock, lambda _line: None)
+    return Worker(client=cast(Any, None), namespace="isthmus-system", clock=clock, say=lambda _line: None)
 
 
 async def test_a_busy_server_is_asked_again_when_it_says() -> None:
