@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -140,11 +141,12 @@ def test_a_whole_cluster_stands_still(
         with load(east, GLOBAL_NAME, timeout=20) as requests:
             goes_on(requests, eventually, cluster="west")
             since = len(requests)
-            running.pause("west")
+            paused = running.pause("west")
             try:
                 goes_on(requests, eventually, cluster="edge")
                 eventually(lambda: ("agent_unreachable", "west") in of(findings()), what="the truth about west")
                 goes_on(requests, eventually, cluster="edge")
+                assert time.monotonic() - paused < 60  # the longest that a silent peer may pass for a live one
             finally:
                 running.resume("west")
             goes_on(requests, eventually, cluster="west")
